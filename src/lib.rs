@@ -1,0 +1,8 @@
+//! ringway: a thread-per-core API gateway and edge proxy for Linux.
+//!
+//! The modules stand in the order of a request's way; `docs/architecture.md` draws it.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod limits;

@@ -1,0 +1,1 @@
+//! Every bound of the process, with the default that users get.
