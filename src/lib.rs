@@ -5,4 +5,8 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod error;
+pub mod http;
 pub mod limits;
+pub mod sys;
+pub mod time;

@@ -1,1 +1,88 @@
 //! Every bound of the process, with the default that users get.
+//!
+//! A bound that a configuration key can change has its default here and its meaning in the configuration reference; the
+//! others are fixed. Modules with tables of their own name their bounds beside the table and are listed in `docs/limits.md`.
+
+/// Head room kept before the filled part of every pooled buffer: a chunk-size line or an HTTP/2 frame header is written
+/// there in place, so that a relayed payload is never copied to gain a prefix.
+pub const BUF_HEADROOM_BYTES: usize = 32;
+/// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy.
+pub const BUF_TAILROOM_BYTES: usize = 16;
+/// Usable size of a small pooled buffer: most request heads, and small responses.
+pub const BUF_SMALL_BYTES: usize = 4 * 1024;
+/// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
+/// its response can hold (F11).
+pub const BUF_LARGE_BYTES: usize = 32 * 1024;
+/// Free small buffers that a worker keeps; more are given back to the allocator.
+pub const BUF_SMALL_FREE_MAX: usize = 512;
+/// Free large buffers that a worker keeps.
+pub const BUF_LARGE_FREE_MAX: usize = 64;
+
+/// Header section of a request or response, start line included (431, R182; `header_bytes_max`).
+pub const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// One field line (`field_bytes_max`).
+pub const FIELD_BYTES_MAX: usize = 16 * 1024;
+/// Request target (414; `target_bytes_max`).
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Field lines of one section, trailers counted (`fields_max`).
+pub const FIELDS_MAX: usize = 100;
+/// The largest `fields_max` that can be configured: the parser's table is this long.
+pub const FIELDS_CEILING: usize = 256;
+/// Request body streamed through (413; `body_bytes_max`).
+pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// Chunk-size line with its extensions.
+pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
+/// Trailer section.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// Interim (1xx) responses before the final one (F35).
+pub const INTERIM_RESPONSES_MAX: u32 = 16;
+/// Empty lines that may stand before a request line (RFC 9112 section 2.2).
+pub const LEADING_CRLF_MAX: usize = 4;
+
+/// Whole request header, from its first byte (F38), in milliseconds.
+pub const HEADER_TIMEOUT_MS: u64 = 10_000;
+/// Idle kept-alive downstream connection.
+pub const IDLE_TIMEOUT_MS: u64 = 75_000;
+/// Pause between two reads of a request body.
+pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Pause between two writes to a client that does not read.
+pub const WRITE_TIMEOUT_MS: u64 = 30_000;
+/// Requests on one downstream connection.
+pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
+/// Age of a downstream connection, after which it is closed at the next response.
+pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
+/// Downstream connections of one worker.
+pub const CONNECTIONS_PER_WORKER_MAX: usize = 65_536;
+/// Whole request, head to last byte of the response (R132, C51).
+pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
+/// Connecting to an endpoint.
+pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// First byte of the response head.
+pub const FIRST_BYTE_TIMEOUT_MS: u64 = 15_000;
+/// Pause between two reads of a response.
+pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
+/// Idle upstream connections kept by one worker for one endpoint.
+pub const POOL_IDLE_MAX: usize = 128;
+/// Idle upstream connection, after which it is closed.
+pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
+/// An idle upstream connection older than this is probed before it is used again.
+pub const POOL_PROBE_AFTER_MS: u64 = 1_000;
+/// An idle downstream connection gives its read buffer back after this.
+pub const IDLE_RELEASE_MS: u64 = 1_000;
+/// Body bytes that are read and thrown away so that a connection can be kept or closed without losing the answer.
+pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
+/// How long a closing connection is drained of unread bytes (lingering close).
+pub const LINGER_MS: u64 = 2_000;
+/// Timer tick of a worker: deadlines are late by at most this.
+pub const TICK_MS: u64 = 20;
+/// Response body bytes copied behind the head so that both leave in one send.
+pub const COALESCE_BYTES_MAX: usize = 16 * 1024;
+/// Graceful stop (R132's drain).
+pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
+/// Recycled exchanges (per-request state) that a worker keeps.
+pub const EXCHANGES_FREE_MAX: usize = 256;
+
+const _: () = assert!(HEADER_BYTES_MAX <= BUF_LARGE_BYTES, "a header section must fit one large buffer");
+const _: () = assert!(TARGET_BYTES_MAX < HEADER_BYTES_MAX && FIELD_BYTES_MAX < HEADER_BYTES_MAX);
+const _: () = assert!(FIELDS_MAX <= FIELDS_CEILING);
+const _: () = assert!(BUF_SMALL_BYTES < BUF_LARGE_BYTES);

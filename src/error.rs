@@ -1,0 +1,208 @@
+//! Why an exchange failed: one enum of reasons, from which status, log word and metric label derive (A16).
+//!
+//! A [`Failure`] is made where the fault is seen and becomes a response at one place, `pipeline::reply`.
+
+use std::fmt;
+
+/// Whose fault it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The client sent something wrong, or left.
+    Downstream,
+    /// The gateway refused or could not do it.
+    Gateway,
+    /// The endpoint failed.
+    Upstream,
+}
+
+/// May the same request be sent again, elsewhere?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Never.
+    No,
+    /// Nothing of the request left the gateway: any method may be retried.
+    Unsent,
+    /// The request may have been acted on: idempotent methods only (RFC 9110 section 9.2.2).
+    IfIdempotent,
+}
+
+macro_rules! reasons {
+    ($( $(#[$doc:meta])+ $variant:ident = $word:literal, $status:literal, $origin:ident, $retry:ident, $text:literal; )+) => {
+        /// The reason of a failure. Each has a stable word (log, metric, problem document), the status that the gateway
+        /// answers with, an [`Origin`] and a [`Retry`] rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason { $( $(#[$doc])+ $variant, )+ }
+
+        impl Reason {
+            /// All reasons, in declaration order.
+            pub const ALL: &'static [Reason] = &[ $( Reason::$variant, )+ ];
+
+            /// The stable word, for logs, metrics and error bodies.
+            pub const fn word(self) -> &'static str {
+                match self { $( Reason::$variant => $word, )+ }
+            }
+
+            /// The status that the gateway answers with.
+            pub const fn status(self) -> u16 {
+                match self { $( Reason::$variant => $status, )+ }
+            }
+
+            /// Whose fault it is.
+            pub const fn origin(self) -> Origin {
+                match self { $( Reason::$variant => Origin::$origin, )+ }
+            }
+
+            /// Whether another attempt is allowed.
+            pub const fn retry(self) -> Retry {
+                match self { $( Reason::$variant => Retry::$retry, )+ }
+            }
+
+            /// What the client reads: a sentence without internals.
+            pub const fn text(self) -> &'static str {
+                match self { $( Reason::$variant => $text, )+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request line is not `method SP target SP version CRLF` (RFC 9112 section 3).
+    BadRequestLine = "bad_request_line", 400, Downstream, No, "Malformed request line";
+    /// A field line breaks RFC 9112 section 5.
+    BadHeader = "bad_header", 400, Downstream, No, "Malformed header field";
+    /// Content-Length and Transfer-Encoding are ambiguous or wrong (RFC 9112 section 6).
+    BadFraming = "bad_framing", 400, Downstream, No, "Ambiguous or invalid message framing";
+    /// The chunked coding is broken (RFC 9112 section 7.1).
+    BadChunk = "bad_chunk", 400, Downstream, No, "Malformed chunked body";
+    /// Host is missing, repeated, invalid or disagrees with the target (RFC 9112 section 3.2).
+    BadHost = "bad_host", 400, Downstream, No, "Missing or invalid Host";
+    /// The request target cannot be made canonical without a guess.
+    BadPath = "bad_path", 400, Downstream, No, "Invalid request target";
+    /// `Connection` names a protected field.
+    BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
+    /// The method is not served by the gateway (CONNECT, TRACE).
+    MethodRefused = "method_refused", 405, Downstream, No, "Method not allowed";
+    /// The path has routes, but none for this method (R7).
+    MethodNotAllowed = "method_not_allowed", 405, Downstream, No, "Method not allowed";
+    /// An Expect other than 100-continue (RFC 9110 section 10.1.1).
+    ExpectationFailed = "expectation_failed", 417, Downstream, No, "Expectation failed";
+    /// The HTTP version is not 1.0 or 1.1.
+    VersionUnsupported = "version_unsupported", 505, Downstream, No, "HTTP version not supported";
+    /// The header section is over `header_bytes_max`, a field over `field_bytes_max`, or there are too many fields.
+    HeaderTooLarge = "header_too_large", 431, Downstream, No, "Request header fields too large";
+    /// The request target is over `target_bytes_max`.
+    UriTooLong = "uri_too_long", 414, Downstream, No, "URI too long";
+    /// The body is over `body_bytes_max` (R182, C53).
+    BodyTooLarge = "body_too_large", 413, Downstream, No, "Request too large";
+    /// The header section did not arrive in `header_timeout`.
+    HeaderTimeout = "header_timeout", 408, Downstream, No, "Request header timeout";
+    /// The body paused longer than `body_timeout`.
+    BodyTimeout = "body_timeout", 408, Downstream, No, "Request body timeout";
+    /// The client closed or reset before its answer was complete. Never sent; logged as 499.
+    ClientClosed = "client_closed", 499, Downstream, No, "Client closed the connection";
+    /// The client did not read its answer within `write_timeout`. Never sent.
+    ClientStalled = "client_stalled", 499, Downstream, No, "Client stopped reading";
+    /// No route matches (R21, C19).
+    NoRoute = "no_route", 404, Gateway, No, "Route not found";
+    /// An address rule refused the client (R71).
+    IpDenied = "ip_denied", 403, Gateway, No, "Forbidden";
+    /// A rate limit refused the request (R89).
+    RateLimited = "rate_limited", 429, Gateway, No, "Rate limit exceeded";
+    /// The service has no endpoint that can take the request (R106).
+    NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// A bound of the gateway itself was reached.
+    Overloaded = "overloaded", 503, Gateway, No, "Gateway overloaded";
+    /// The gateway is stopping.
+    Draining = "draining", 503, Gateway, No, "Gateway is shutting down";
+    /// An invariant of the gateway broke; only this request is lost (R136).
+    Internal = "internal", 500, Gateway, No, "Internal gateway error";
+    /// The rewritten request would not be a valid message.
+    BadRewrite = "bad_rewrite", 500, Gateway, No, "Internal gateway error";
+    /// The endpoint refused the connection.
+    ConnectRefused = "connect_refused", 502, Upstream, Unsent, "Bad gateway";
+    /// Connecting failed otherwise (no route, no local port, no descriptor).
+    ConnectFailed = "connect_failed", 502, Upstream, Unsent, "Bad gateway";
+    /// Connecting took longer than `connect` (R134).
+    ConnectTimeout = "connect_timeout", 504, Upstream, Unsent, "Gateway timeout";
+    /// The endpoint reset the connection before its answer.
+    UpstreamReset = "upstream_reset", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint closed the connection without an answer.
+    UpstreamClosed = "upstream_closed", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint did not answer in time (R134).
+    UpstreamTimeout = "upstream_timeout", 504, Upstream, No, "Gateway timeout";
+    /// The whole request was not done within its `timeout` (C51).
+    RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
+    /// The endpoint's answer is not valid HTTP.
+    UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint's header section is over the bound.
+    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
+    /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
+    UpstreamTruncated = "upstream_truncated", 502, Upstream, No, "Bad gateway";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A failed exchange: the reason, and for operators a static detail that never reaches the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// More for logs and `explain`; empty when the reason says it all.
+    pub detail: &'static str,
+}
+
+impl Failure {
+    /// A failure without detail.
+    pub const fn new(reason: Reason) -> Self {
+        Self { reason, detail: "" }
+    }
+
+    /// A failure with a detail for operators.
+    pub const fn with(reason: Reason, detail: &'static str) -> Self {
+        Self { reason, detail }
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.detail {
+            "" => f.write_str(self.reason.word()),
+            detail => write!(f, "{} ({detail})", self.reason.word()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn words_are_unique_and_statuses_legal() {
+        let words: HashSet<_> = Reason::ALL.iter().map(|r| r.word()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().all(|r| (400..600).contains(&r.status())));
+    }
+
+    #[test]
+    fn only_upstream_failures_may_be_retried() {
+        for reason in Reason::ALL {
+            if reason.retry() != Retry::No {
+                assert_eq!(reason.origin(), Origin::Upstream, "{reason}");
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The state of one request and its response, from the first byte to the log line.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::fields::Fields;
+use super::message::{RequestHead, ResponseHead};
+use crate::error::{Failure, Reason};
+use crate::time::Now;
+
+/// The scheme that the client used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Without TLS.
+    #[default]
+    Http,
+    /// With TLS.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// A request's identity in logs, traces and headers (R30, C18): a version 4 UUID, or what a trusted peer sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    text: [u8; RequestId::BYTES_MAX],
+    len: u8,
+}
+
+impl RequestId {
+    /// Longest identity taken from a trusted peer.
+    pub const BYTES_MAX: usize = 64;
+
+    /// A version 4 UUID from 128 random bits.
+    pub fn from_random(high: u64, low: u64) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let high = (high & !0xf000) | 0x4000;
+        let low = (low & (u64::MAX >> 2)) | (1 << 63);
+        let bits = u128::from(high) << 64 | u128::from(low);
+        let mut id = Self { text: [0; Self::BYTES_MAX], len: 36 };
+        let mut at = 0;
+        for digit in 0..32 {
+            if matches!(digit, 8 | 12 | 16 | 20) {
+                id.text[at] = b'-';
+                at += 1;
+            }
+            id.text[at] = DIGITS[(bits >> (124 - 4 * digit)) as usize & 15];
+            at += 1;
+        }
+        id
+    }
+
+    /// An identity that a trusted peer sent: 1 to 64 letters, digits, `-`, `_`, `.`, `:`, `+`, `/` or `=`. None otherwise.
+    pub fn from_peer(value: &[u8]) -> Option<Self> {
+        let legal = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(b);
+        if value.is_empty() || value.len() > Self::BYTES_MAX || !value.iter().all(legal) {
+            return None;
+        }
+        let mut id = Self { text: [0; Self::BYTES_MAX], len: value.len() as u8 };
+        id.text[..value.len()].copy_from_slice(value);
+        Some(id)
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len as usize]
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self { text: [0; Self::BYTES_MAX], len: 0 }
+    }
+}
+
+/// A response that the gateway makes itself.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// Why; None for an answer that is no failure (redirect, fixed answer).
+    pub reason: Option<Reason>,
+    /// Content type of `body`; empty when there is no body, or when the error shape is to be made (C19).
+    pub content_type: &'static str,
+    /// Body. An empty body with a reason becomes the JSON error shape.
+    pub body: Bytes,
+    /// More fields, checked when they are serialised.
+    pub fields: Vec<(Bytes, Bytes)>,
+}
+
+impl Reply {
+    /// The answer for a failure, in the gateway's one error shape.
+    pub fn failure(reason: Reason) -> Self {
+        Self { status: reason.status(), reason: Some(reason), ..Self::default() }
+    }
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The request.
+    pub request: RequestHead,
+    /// The response as it will leave, whether the endpoint or the gateway made it.
+    pub response: ResponseHead,
+    /// Fields that policies add to whatever response leaves, the gateway's own errors included (C13).
+    pub late_fields: Fields,
+    /// Identity of the request.
+    pub id: RequestId,
+    /// Address of the TCP peer.
+    pub peer: SocketAddr,
+    /// Address of the client, read from the right through trusted proxies (C15).
+    pub client_ip: IpAddr,
+    /// Port that the client connected to.
+    pub local_port: u16,
+    /// Scheme that the client used.
+    pub scheme: Scheme,
+    /// When the first byte of the request was read.
+    pub started: Now,
+    /// Index of the route in its snapshot; `NO_ROUTE` when none matched.
+    pub route: u32,
+    /// Index of the service in its snapshot; `NO_SERVICE` when none was asked.
+    pub service: u32,
+    /// Index of the endpoint in the service, when one was asked.
+    pub endpoint: Option<u32>,
+    /// Attempts made at endpoints.
+    pub attempts: u32,
+    /// Nanoseconds from sending the request to the response head.
+    pub upstream_ns: u64,
+    /// The endpoint's own status, 0 without one (C1: kept whatever leaves).
+    pub upstream_status: u16,
+    /// Why the gateway answered itself or cut the exchange.
+    pub failure: Option<Failure>,
+    /// Request body bytes read from the client.
+    pub request_bytes: u64,
+    /// Response body bytes sent to the client.
+    pub response_bytes: u64,
+    /// A value from the worker's generator, new for every request: policies and balancers that need chance take it.
+    pub random: u64,
+}
+
+impl Exchange {
+    /// `route` when no route matched.
+    pub const NO_ROUTE: u32 = u32::MAX;
+    /// `service` when none was asked.
+    pub const NO_SERVICE: u32 = u32::MAX;
+
+    /// Empties the exchange for the next request, keeping the allocated tables.
+    pub fn clear(&mut self) {
+        self.request.clear();
+        self.response.clear();
+        self.late_fields.clear();
+        self.route = Self::NO_ROUTE;
+        self.service = Self::NO_SERVICE;
+        self.endpoint = None;
+        self.attempts = 0;
+        self.upstream_ns = 0;
+        self.upstream_status = 0;
+        self.failure = None;
+        self.request_bytes = 0;
+        self.response_bytes = 0;
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self {
+            request: RequestHead::default(),
+            response: ResponseHead::default(),
+            late_fields: Fields::default(),
+            id: RequestId::default(),
+            peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            local_port: 0,
+            scheme: Scheme::Http,
+            started: Now::default(),
+            route: Self::NO_ROUTE,
+            service: Self::NO_SERVICE,
+            endpoint: None,
+            attempts: 0,
+            upstream_ns: 0,
+            upstream_status: 0,
+            failure: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            random: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_identities_are_version_4_uuids() {
+        let id = RequestId::from_random(0x0123_4567_89ab_cdef, u64::MAX);
+        assert_eq!(id.as_bytes(), b"01234567-89ab-4def-bfff-ffffffffffff");
+    }
+
+    #[test]
+    fn peer_identities_are_checked() {
+        assert!(RequestId::from_peer(b"abc-1").is_some());
+        assert!(RequestId::from_peer(b"").is_none());
+        assert!(RequestId::from_peer(b"a b").is_none());
+        assert!(RequestId::from_peer(&[b'a'; 65]).is_none());
+    }
+}

@@ -1,0 +1,136 @@
+//! Field names that the gateway gives a meaning to.
+
+macro_rules! known_names {
+    ($( $variant:ident = $text:literal; )+) => {
+        /// A field name that the gateway knows; everything else is [`Name::Other`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Name {
+            /// A name without meaning to the gateway.
+            Other,
+            $( #[doc = $text] $variant, )+
+        }
+
+        impl Name {
+            /// All known names.
+            pub const KNOWN: &'static [Name] = &[ $( Name::$variant, )+ ];
+
+            /// The name in lower case; empty for [`Name::Other`].
+            pub const fn text(self) -> &'static str {
+                match self { Name::Other => "", $( Name::$variant => $text, )+ }
+            }
+
+            /// Finds the known name, whatever its case.
+            #[inline]
+            pub fn of(name: &[u8]) -> Name {
+                // Each comparison looks at the length first, which decides nearly always.
+                $( if name.eq_ignore_ascii_case($text.as_bytes()) { return Name::$variant; } )+
+                Name::Other
+            }
+        }
+    };
+}
+
+known_names! {
+    Host = "host";
+    Connection = "connection";
+    ContentLength = "content-length";
+    TransferEncoding = "transfer-encoding";
+    Te = "te";
+    Trailer = "trailer";
+    Upgrade = "upgrade";
+    KeepAlive = "keep-alive";
+    ProxyConnection = "proxy-connection";
+    ProxyAuthenticate = "proxy-authenticate";
+    ProxyAuthorization = "proxy-authorization";
+    Expect = "expect";
+    Via = "via";
+    Forwarded = "forwarded";
+    XForwardedFor = "x-forwarded-for";
+    XForwardedProto = "x-forwarded-proto";
+    XForwardedHost = "x-forwarded-host";
+    XForwardedPort = "x-forwarded-port";
+    XForwardedPrefix = "x-forwarded-prefix";
+    XRealIp = "x-real-ip";
+    TrueClientIp = "true-client-ip";
+    XRequestId = "x-request-id";
+    XOriginalUrl = "x-original-url";
+    XRewriteUrl = "x-rewrite-url";
+    Proxy = "proxy";
+    XUserId = "x-user-id";
+    XUserRole = "x-user-role";
+    XClientId = "x-client-id";
+    XTargetService = "x-target-service";
+    XHttpMethodOverride = "x-http-method-override";
+    XHttpMethod = "x-http-method";
+    XMethodOverride = "x-method-override";
+    Authorization = "authorization";
+    Cookie = "cookie";
+    SetCookie = "set-cookie";
+    Accept = "accept";
+    UserAgent = "user-agent";
+    Referer = "referer";
+    Date = "date";
+    Server = "server";
+    ContentType = "content-type";
+    ContentEncoding = "content-encoding";
+    Location = "location";
+    RetryAfter = "retry-after";
+    Allow = "allow";
+}
+
+/// A set of known names, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameSet(u64);
+
+impl NameSet {
+    /// The set of these names.
+    pub const fn of(names: &[Name]) -> Self {
+        let mut bits = 0;
+        let mut at = 0;
+        while at < names.len() {
+            bits |= 1 << names[at] as u8;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// The empty set.
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// Both sets together.
+    pub const fn and(self, other: NameSet) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the set has this name.
+    #[inline]
+    pub const fn has(self, name: Name) -> bool {
+        self.0 & (1 << name as u8) != 0
+    }
+}
+
+const _: () = assert!(Name::KNOWN.len() < 64, "a NameSet has 64 bits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_name_is_found_in_any_case() {
+        for &name in Name::KNOWN {
+            assert_eq!(Name::of(name.text().as_bytes()), name);
+            assert_eq!(Name::of(name.text().to_ascii_uppercase().as_bytes()), name);
+        }
+        assert_eq!(Name::of(b"x-unknown"), Name::Other);
+        assert_eq!(Name::of(b""), Name::Other);
+    }
+
+    #[test]
+    fn sets_hold_what_they_were_given() {
+        let set = NameSet::of(&[Name::Host, Name::Allow]);
+        assert!(set.has(Name::Host) && set.has(Name::Allow) && !set.has(Name::Te) && !set.has(Name::Other));
+    }
+}

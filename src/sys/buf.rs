@@ -1,0 +1,336 @@
+//! Pooled buffers that the kernel may own while an operation is in flight.
+//!
+//! A [`Buf`] is a window `start..end` into fixed storage, with head room before it and tail room behind it. It goes back
+//! to its thread's pool when it is dropped, so that a worker neither allocates nor zeroes on the request path.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+
+use monoio::buf::{IoBuf, IoBufMut};
+
+use crate::limits::{
+    BUF_HEADROOM_BYTES, BUF_LARGE_BYTES, BUF_LARGE_FREE_MAX, BUF_SMALL_BYTES, BUF_SMALL_FREE_MAX, BUF_TAILROOM_BYTES,
+};
+
+const SMALL_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_SMALL_BYTES + BUF_TAILROOM_BYTES;
+const LARGE_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_LARGE_BYTES + BUF_TAILROOM_BYTES;
+
+type Storage = Box<[MaybeUninit<u8>]>;
+
+/// A byte buffer with a filled window, from the thread's pool.
+///
+/// Invariant: `start <= end <= storage.len()`, and the bytes of the window are initialised.
+pub struct Buf {
+    storage: Storage,
+    start: u32,
+    end: u32,
+}
+
+#[derive(Default)]
+struct Pool {
+    small: Vec<Storage>,
+    large: Vec<Storage>,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+impl Buf {
+    /// A buffer without storage; reading into it brings nothing.
+    pub fn empty() -> Self {
+        Self { storage: Box::default(), start: 0, end: 0 }
+    }
+
+    /// An empty buffer of [`BUF_SMALL_BYTES`].
+    pub fn small() -> Self {
+        Self::fresh(take(|pool| &mut pool.small, SMALL_STORAGE))
+    }
+
+    /// An empty buffer of [`BUF_LARGE_BYTES`].
+    pub fn large() -> Self {
+        Self::fresh(take(|pool| &mut pool.large, LARGE_STORAGE))
+    }
+
+    /// An empty buffer for at least `bytes`, pooled when a pooled size is enough.
+    pub fn with_room(bytes: usize) -> Self {
+        if bytes <= BUF_SMALL_BYTES {
+            Self::small()
+        } else if bytes <= BUF_LARGE_BYTES {
+            Self::large()
+        } else {
+            Self::fresh(Box::new_uninit_slice(BUF_HEADROOM_BYTES + bytes + BUF_TAILROOM_BYTES))
+        }
+    }
+
+    /// A buffer that holds a copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = Self::with_room(bytes.len());
+        buf.extend(bytes);
+        buf
+    }
+
+    fn fresh(storage: Storage) -> Self {
+        Self { storage, start: BUF_HEADROOM_BYTES as u32, end: BUF_HEADROOM_BYTES as u32 }
+    }
+
+    /// Length of the filled window.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether the window is empty.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Whether there is storage at all.
+    #[inline]
+    pub fn has_storage(&self) -> bool {
+        !self.storage.is_empty()
+    }
+
+    /// The filled window.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: start <= end <= storage.len(), and the window's bytes are initialised (invariant).
+        unsafe { std::slice::from_raw_parts(self.storage.as_ptr().add(self.start as usize).cast(), self.len()) }
+    }
+
+    /// The filled window, to change in place.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        let len = self.len();
+        // SAFETY: as for `as_slice`; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.storage.as_mut_ptr().add(self.start as usize).cast(), len) }
+    }
+
+    /// Bytes that a read may still bring; the tail room is not counted.
+    #[inline]
+    pub fn spare(&self) -> usize {
+        self.storage.len().saturating_sub(self.end as usize + BUF_TAILROOM_BYTES)
+    }
+
+    /// Takes `count` bytes off the front of the window.
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len(), "consume beyond the window");
+        self.start += count as u32;
+    }
+
+    /// Cuts the window to its first `len` bytes.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            self.end = self.start + len as u32;
+        }
+    }
+
+    /// Empties the window and restores the head room.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.start = (BUF_HEADROOM_BYTES as u32).min(self.storage.len() as u32);
+        self.end = self.start;
+    }
+
+    /// Moves the window to the front, so that all spare room is behind it.
+    pub fn compact(&mut self) {
+        let front = BUF_HEADROOM_BYTES.min(self.storage.len());
+        let (start, end) = (self.start as usize, self.end as usize);
+        if start != front {
+            self.storage.copy_within(start..end, front);
+            self.start = front as u32;
+            self.end = (front + end - start) as u32;
+        }
+    }
+
+    /// Appends `bytes`, moving to larger storage when they do not fit.
+    #[inline]
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if self.storage.len() - (self.end as usize) < bytes.len() {
+            self.reserve(bytes.len());
+        }
+        let end = self.end as usize;
+        // SAFETY: there is room for bytes.len() at `end` (checked above or made by `reserve`), and `bytes` cannot overlap
+        // storage that is borrowed exclusively here.
+        unsafe {
+            let to = self.storage.as_mut_ptr().add(end).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+        self.end += bytes.len() as u32;
+    }
+
+    /// Puts `bytes` before the window, in the head room. Returns false, changing nothing, when they do not fit.
+    pub fn prepend(&mut self, bytes: &[u8]) -> bool {
+        let Some(start) = (self.start as usize).checked_sub(bytes.len()) else { return false };
+        for (slot, byte) in self.storage[start..].iter_mut().zip(bytes) {
+            slot.write(*byte);
+        }
+        self.start = start as u32;
+        true
+    }
+
+    /// Makes room for `more` bytes behind the window.
+    #[cold]
+    pub fn reserve(&mut self, more: usize) {
+        let need = self.len() + more;
+        let mut bigger = Self::with_room(need.max(self.len() * 2));
+        bigger.extend(self.as_slice());
+        *self = bigger;
+    }
+
+    /// Splits off everything from `at` on into a buffer of its own; costs a copy of that tail.
+    pub fn split_off(&mut self, at: usize) -> Buf {
+        if at >= self.len() {
+            return Buf::empty();
+        }
+        let tail = Buf::copy_of(&self.as_slice()[at..]);
+        self.truncate(at);
+        tail
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        match self.storage.len() {
+            SMALL_STORAGE => give(|pool| &mut pool.small, &mut self.storage, BUF_SMALL_FREE_MAX),
+            LARGE_STORAGE => give(|pool| &mut pool.large, &mut self.storage, BUF_LARGE_FREE_MAX),
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for Buf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buf({} of {} bytes)", self.len(), self.storage.len())
+    }
+}
+
+impl Default for Buf {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+// SAFETY: the storage is boxed, so that moving the Buf does not move the bytes; the window is initialised (invariant).
+unsafe impl IoBuf for Buf {
+    fn read_ptr(&self) -> *const u8 {
+        self.as_slice().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: the kernel writes at most `bytes_total` bytes from `write_ptr`, which lie behind the window inside the storage;
+// `set_init` is called with the count that it wrote, so that the grown window is initialised.
+unsafe impl IoBufMut for Buf {
+    fn write_ptr(&mut self) -> *mut u8 {
+        let end = self.end as usize;
+        self.storage[end..].as_mut_ptr().cast()
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        self.spare()
+    }
+
+    unsafe fn set_init(&mut self, count: usize) {
+        assert!(count <= self.spare(), "the kernel wrote beyond the buffer");
+        self.end += count as u32;
+    }
+}
+
+/// Free buffers of this thread's pool: `(small, large)`; for tests and gauges.
+pub fn pool_free() -> (usize, usize) {
+    POOL.try_with(|pool| {
+        let pool = pool.borrow();
+        (pool.small.len(), pool.large.len())
+    })
+    .unwrap_or_default()
+}
+
+/// Gives the pool's buffers beyond `small` and `large` back to the allocator.
+pub fn pool_trim(small: usize, large: usize) {
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        pool.small.truncate(small);
+        pool.large.truncate(large);
+    });
+}
+
+#[inline]
+fn take(list: fn(&mut Pool) -> &mut Vec<Storage>, bytes: usize) -> Storage {
+    let pooled = POOL.try_with(|pool| list(&mut pool.borrow_mut()).pop()).ok().flatten();
+    pooled.unwrap_or_else(|| Box::new_uninit_slice(bytes))
+}
+
+#[inline]
+fn give(list: fn(&mut Pool) -> &mut Vec<Storage>, storage: &mut Storage, max: usize) {
+    // The pool is gone when a thread ends; then the storage is simply freed.
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        let free = list(&mut pool);
+        if free.len() < max {
+            free.push(std::mem::take(storage));
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_moves_and_grows() {
+        let mut buf = Buf::small();
+        buf.extend(b"hello world");
+        buf.consume(6);
+        assert_eq!(buf.as_slice(), b"world");
+        assert!(buf.prepend(b"big "));
+        assert_eq!(buf.as_slice(), b"big world");
+        buf.compact();
+        assert_eq!(buf.as_slice(), b"big world");
+        buf.extend(&[7; BUF_LARGE_BYTES * 2]);
+        assert_eq!(buf.len(), 9 + BUF_LARGE_BYTES * 2);
+        assert_eq!(&buf.as_slice()[..9], b"big world");
+        assert_eq!(buf.split_off(9).len(), BUF_LARGE_BYTES * 2);
+    }
+
+    #[test]
+    fn prepend_refuses_what_does_not_fit() {
+        let mut buf = Buf::small();
+        assert!(!buf.prepend(&[0; BUF_HEADROOM_BYTES + 1]));
+        assert!(buf.prepend(&[0; BUF_HEADROOM_BYTES]));
+        assert!(!buf.prepend(b"x"));
+        assert!(!Buf::empty().prepend(b"x"));
+    }
+
+    #[test]
+    fn storage_is_reused_and_bounded() {
+        std::thread::spawn(|| {
+            drop(Buf::small());
+            assert_eq!(pool_free(), (1, 0));
+            let many: Vec<_> = (0..BUF_SMALL_FREE_MAX + 9).map(|_| Buf::small()).collect();
+            assert_eq!(pool_free(), (0, 0));
+            drop(many);
+            assert_eq!(pool_free(), (BUF_SMALL_FREE_MAX, 0));
+            pool_trim(3, 0);
+            assert_eq!(pool_free(), (3, 0));
+        })
+        .join()
+        .expect("the pool thread ends well");
+    }
+
+    #[test]
+    fn empty_buffer_has_no_room() {
+        let mut buf = Buf::empty();
+        assert_eq!((buf.spare(), buf.bytes_total(), buf.len()), (0, 0, 0));
+        buf.clear();
+        buf.compact();
+        buf.extend(b"grows");
+        assert_eq!(buf.as_slice(), b"grows");
+    }
+}

@@ -1,0 +1,80 @@
+//! The only reader of the operating system's clocks.
+//!
+//! Deadlines, limits and durations use [`Now`], a monotonic count; only dates, certificates and tokens use the wall clock.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point on the monotonic clock, in nanoseconds since the process started. Pure code takes it as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// Reads the clock.
+    #[inline]
+    pub fn read() -> Self {
+        Self(saturating_ns(origin().elapsed()))
+    }
+
+    /// A point from milliseconds since the start, for tests.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms.saturating_mul(1_000_000))
+    }
+
+    /// Whole milliseconds since the start.
+    #[inline]
+    pub const fn ms(self) -> u64 {
+        self.0 / 1_000_000
+    }
+
+    /// Nanoseconds from `earlier` to here; 0 when `earlier` is later.
+    #[inline]
+    pub const fn since_ns(self, earlier: Now) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The point `ms` milliseconds later.
+    #[inline]
+    pub const fn plus_ms(self, ms: u64) -> Now {
+        Now(self.0.saturating_add(ms.saturating_mul(1_000_000)))
+    }
+
+    /// The point `ns` nanoseconds later.
+    #[inline]
+    pub const fn plus_ns(self, ns: u64) -> Now {
+        Now(self.0.saturating_add(ns))
+    }
+}
+
+/// The wall clock, in milliseconds since the Unix epoch; 0 before it.
+pub fn unix_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The wall clock in whole seconds since the Unix epoch.
+pub fn unix_seconds() -> u64 {
+    unix_ms() / 1000
+}
+
+fn origin() -> &'static Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now)
+}
+
+fn saturating_ns(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotonic_arithmetic_saturates() {
+        let a = Now::from_ms(5);
+        assert_eq!(a.since_ns(Now::from_ms(9)), 0);
+        assert_eq!(Now(u64::MAX).plus_ms(1), Now(u64::MAX));
+        assert!(Now::read() <= Now::read());
+    }
+}
