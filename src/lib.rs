@@ -8,5 +8,6 @@
 pub mod error;
 pub mod http;
 pub mod limits;
+pub mod net;
 pub mod sys;
 pub mod time;

@@ -1,6 +1,9 @@
-//! The only place of unsafe code: buffers that the kernel fills, sockets, the ring, processors.
+//! The only place of unsafe code: buffers that the kernel fills, sockets shared by two halves, the ring, limits.
 //!
 //! Every `unsafe` block states why it is sound. Nothing here knows HTTP.
 #![allow(unsafe_code)]
 
 pub mod buf;
+pub mod limit;
+pub mod ring;
+pub mod stream;

@@ -1,0 +1,90 @@
+//! What the wires need of a connection. Production passes TCP (later TLS over it), tests and benches pass [`super::mem`].
+//!
+//! Buffers are owned by the operation while it is under way. A future of these traits is never dropped before it is done
+//! by code that goes on with the connection: it is interrupted through its [`Interrupt`] and then awaited.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+
+use crate::sys::buf::Buf;
+
+/// A count or an error, and the buffer back.
+pub type Done = (io::Result<usize>, Buf);
+
+/// A bidirectional connection that comes apart into two halves.
+pub trait Io: 'static {
+    /// The reading half.
+    type Read: ReadHalf;
+    /// The writing half.
+    type Write: WriteHalf;
+
+    /// Takes the connection apart. The third part interrupts both halves.
+    fn split(self) -> (Self::Read, Self::Write, Rc<dyn Interrupt>);
+}
+
+/// The reading half of a connection.
+#[allow(async_fn_in_trait, reason = "workers are single-threaded; futures need not be Send")]
+pub trait ReadHalf: 'static {
+    /// Reads into the spare room of the buffer; 0 is the end.
+    async fn recv(&mut self, buf: Buf) -> Done;
+
+    /// As `recv`, but [`Interrupt::release`] may end it with `ErrorKind::Interrupted`, so that an idle connection can
+    /// give its buffer back.
+    async fn recv_idle(&mut self, buf: Buf) -> Done;
+
+    /// Waits, without a buffer, until there is something to read, the end included.
+    async fn readable(&mut self) -> io::Result<()>;
+}
+
+/// The writing half of a connection.
+#[allow(async_fn_in_trait, reason = "workers are single-threaded; futures need not be Send")]
+pub trait WriteHalf: 'static {
+    /// Sends the buffer's window; may send less.
+    async fn send(&mut self, buf: Buf) -> Done;
+}
+
+/// Ends operations that wait on a connection.
+pub trait Interrupt {
+    /// Shuts one or both directions down; operations under way end.
+    fn shutdown(&self, how: Shutdown);
+
+    /// Ends a `recv_idle` that is under way.
+    fn release(&self);
+
+    /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
+    fn is_quiet(&self) -> bool;
+}
+
+/// Opens connections to endpoints.
+#[allow(async_fn_in_trait, reason = "workers are single-threaded; futures need not be Send")]
+pub trait Connect: 'static {
+    /// The connection it gives.
+    type Io: Io;
+
+    /// Connects within `timeout_ms`.
+    ///
+    /// # Errors
+    /// `TimedOut` when the time is over, else what the connection attempt gave.
+    async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Self::Io>;
+}
+
+/// Sends the whole window. Returns the emptied buffer for reuse.
+///
+/// # Errors
+/// The first error of a send; a send of nothing is `WriteZero`.
+#[inline]
+pub async fn send_all<W: WriteHalf>(write: &mut W, mut buf: Buf) -> io::Result<Buf> {
+    while !buf.is_empty() {
+        let (sent, back) = write.send(buf).await;
+        buf = back;
+        match sent {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => buf.consume(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buf.clear();
+    Ok(buf)
+}

@@ -1,0 +1,7 @@
+//! Bytes in and out: the I/O traits, TCP, the in-memory network, timers, listeners.
+
+pub mod io;
+pub mod listener;
+pub mod mem;
+pub mod tcp;
+pub mod timer;

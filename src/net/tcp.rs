@@ -1,0 +1,105 @@
+//! TCP through the worker's runtime.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use monoio::net::TcpStream;
+
+use super::io::{Connect, Done, Interrupt, Io, ReadHalf, WriteHalf};
+use crate::sys::buf::Buf;
+use crate::sys::stream::SharedStream;
+
+/// A TCP connection.
+pub struct Tcp(Rc<SharedStream>);
+
+impl Tcp {
+    /// Wraps a stream of the worker's runtime.
+    pub fn new(stream: TcpStream) -> Self {
+        Self(SharedStream::new(stream))
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// What the system call gives.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl Io for Tcp {
+    type Read = TcpRead;
+    type Write = TcpWrite;
+
+    fn split(self) -> (TcpRead, TcpWrite, Rc<dyn Interrupt>) {
+        (TcpRead(self.0.clone()), TcpWrite(self.0.clone()), self.0)
+    }
+}
+
+/// The reading half of a TCP connection.
+pub struct TcpRead(Rc<SharedStream>);
+
+impl ReadHalf for TcpRead {
+    #[inline]
+    async fn recv(&mut self, buf: Buf) -> Done {
+        self.0.recv(buf).await
+    }
+
+    async fn recv_idle(&mut self, buf: Buf) -> Done {
+        let (result, buf) = self.0.recv_idle(buf).await;
+        match result {
+            Err(_) if self.0.is_released() => (Err(io::ErrorKind::Interrupted.into()), buf),
+            other => (other, buf),
+        }
+    }
+
+    async fn readable(&mut self) -> io::Result<()> {
+        self.0.readable().await
+    }
+}
+
+/// The writing half of a TCP connection.
+pub struct TcpWrite(Rc<SharedStream>);
+
+impl WriteHalf for TcpWrite {
+    #[inline]
+    async fn send(&mut self, buf: Buf) -> Done {
+        self.0.send(buf).await
+    }
+}
+
+impl Interrupt for SharedStream {
+    fn shutdown(&self, how: Shutdown) {
+        SharedStream::shutdown(self, how);
+    }
+
+    fn release(&self) {
+        SharedStream::release(self);
+    }
+
+    fn is_quiet(&self) -> bool {
+        SharedStream::is_quiet(self)
+    }
+}
+
+/// Connects over TCP, with TCP_NODELAY.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect;
+
+impl Connect for TcpConnect {
+    type Io = Tcp;
+
+    async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Tcp> {
+        let attempt = TcpStream::connect_addr(to);
+        // Dropping the attempt at the timeout is sound: nothing of it is used afterwards.
+        let stream = match monoio::time::timeout(Duration::from_millis(timeout_ms), attempt).await {
+            Ok(connected) => connected?,
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let shared = SharedStream::new(stream);
+        shared.set_nodelay()?;
+        Ok(Tcp(shared))
+    }
+}
