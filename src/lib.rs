@@ -9,5 +9,6 @@ pub mod error;
 pub mod http;
 pub mod limits;
 pub mod net;
+pub mod proto;
 pub mod sys;
 pub mod time;

@@ -2,6 +2,8 @@
 //!
 //! Deadlines, limits and durations use [`Now`], a monotonic count; only dates, certificates and tokens use the wall clock.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +45,32 @@ impl Now {
     #[inline]
     pub const fn plus_ns(self, ns: u64) -> Now {
         Now(self.0.saturating_add(ns))
+    }
+}
+
+/// Where [`Now`] comes from: the system, or a simulation.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// The monotonic clock.
+    #[default]
+    System,
+    /// A time that a simulation sets.
+    Virtual(Rc<Cell<Now>>),
+}
+
+impl Clock {
+    /// A virtual clock that stands at zero.
+    pub fn stopped() -> Self {
+        Self::Virtual(Rc::default())
+    }
+
+    /// Reads the clock.
+    #[inline]
+    pub fn read(&self) -> Now {
+        match self {
+            Self::System => Now::read(),
+            Self::Virtual(now) => now.get(),
+        }
     }
 }
 

@@ -183,6 +183,8 @@ pub struct ResponseHead {
     pub version: Version,
     /// How long the body is.
     pub body: BodyLength,
+    /// The Content-Length that the endpoint declared, also where the response has no body (HEAD, 304).
+    pub declared_length: Option<u64>,
     /// Header section.
     pub fields: Fields,
 }

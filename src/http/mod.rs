@@ -1,6 +1,11 @@
-//! The message model, without I/O and without a wire: heads, fields, names, the exchange.
+//! The message model, without I/O and without a wire: heads, fields, names, bodies, the exchange.
 
+pub mod body;
+pub mod downstream;
 pub mod exchange;
 pub mod fields;
+pub mod hop;
+pub mod ipset;
 pub mod message;
 pub mod name;
+pub mod path;

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 
 use super::io::Interrupt;
 use crate::limits::TICK_MS;
-use crate::time::Now;
+use crate::time::{Clock, Now};
 
 /// Slots of the wheel: its horizon is this many ticks.
 const SLOTS: usize = 128;
@@ -46,13 +46,30 @@ pub struct Deadline {
 pub struct Timers {
     slots: RefCell<Vec<Vec<Weak<Entry>>>>,
     tick: Cell<u64>,
+    clock: Clock,
+    known: Cell<Now>,
 }
 
 impl Timers {
-    /// An empty wheel that stands at `now`.
-    pub fn new(now: Now) -> Rc<Self> {
+    /// An empty wheel that stands at the clock's time.
+    pub fn new(clock: Clock) -> Rc<Self> {
         let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
-        Rc::new(Self { slots, tick: Cell::new(tick_of(now)) })
+        let now = clock.read();
+        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now) })
+    }
+
+    /// Reads the clock.
+    #[inline]
+    pub fn now(&self) -> Now {
+        let now = self.clock.read();
+        self.known.set(now);
+        now
+    }
+
+    /// The time that was read last: at most a tick old, unless the worker is stuck. It costs nothing.
+    #[inline]
+    pub fn known_now(&self) -> Now {
+        self.known.get()
     }
 
     /// A deadline for a connection; it is not armed.
@@ -70,6 +87,7 @@ impl Timers {
 
     /// Moves the wheel to `now` and interrupts what has passed. Returns how many were interrupted.
     pub fn advance(&self, now: Now) -> usize {
+        self.known.set(now);
         let target = tick_of(now);
         // After a pause longer than the horizon every slot is visited once (F18).
         let first = (self.tick.get() + 1).max(target.saturating_sub(SLOTS as u64 - 1));
@@ -165,6 +183,12 @@ impl Deadline {
         }
     }
 
+    /// Arms the deadline `ms` milliseconds from the time that was read last.
+    #[inline]
+    pub fn arm_in(&self, ms: u64, on_expiry: OnExpiry) {
+        self.arm(self.timers.known_now().plus_ms(ms), on_expiry);
+    }
+
     /// Disarms the deadline.
     #[inline]
     pub fn disarm(&self) {
@@ -237,7 +261,7 @@ mod tests {
     #[test]
     fn never_fires_early_and_at_most_two_ticks_late() {
         for due in [0, 1, TICK_MS, 300, 2_540, 2_560, 10_000, 75_000] {
-            let timers = Timers::new(Now::from_ms(0));
+            let timers = Timers::new(Clock::stopped());
             let (seen, deadline) = probe(&timers);
             deadline.arm(Now::from_ms(due), OnExpiry::ShutRead);
             run_to(&timers, 0, due);
@@ -250,7 +274,7 @@ mod tests {
 
     #[test]
     fn moving_a_deadline_forth_and_back() {
-        let timers = Timers::new(Now::from_ms(0));
+        let timers = Timers::new(Clock::stopped());
         let (seen, deadline) = probe(&timers);
         deadline.arm(Now::from_ms(60_000), OnExpiry::ShutBoth);
         deadline.arm(Now::from_ms(200), OnExpiry::Release);
@@ -270,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_long_pause_fires_each_once() {
-        let timers = Timers::new(Now::from_ms(0));
+        let timers = Timers::new(Clock::stopped());
         let all: Vec<_> = (0..50).map(|_| probe(&timers)).collect();
         all.iter().enumerate().for_each(|(n, (_, d))| d.arm(Now::from_ms(n as u64 * 100), OnExpiry::ShutBoth));
         assert_eq!(timers.advance(Now::from_ms(3_600_000)), 50);
@@ -279,7 +303,7 @@ mod tests {
 
     #[test]
     fn rearming_each_request_does_not_grow_the_wheel() {
-        let timers = Timers::new(Now::from_ms(0));
+        let timers = Timers::new(Clock::stopped());
         let (_, deadline) = probe(&timers);
         for ms in 0..20_000 {
             deadline.arm(Now::from_ms(ms + 10_000), OnExpiry::ShutRead);
@@ -294,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_drain_interrupts_only_idle_connections() {
-        let timers = Timers::new(Now::from_ms(0));
+        let timers = Timers::new(Clock::stopped());
         let ((idle, a), (busy, b)) = (probe(&timers), probe(&timers));
         [&a, &b].iter().for_each(|d| d.arm(Now::from_ms(75_000), OnExpiry::Release));
         a.set_idle(true);

@@ -1,0 +1,78 @@
+//! What the pipeline needs of a wire on the client's side. An HTTP/1 connection implements it, later an HTTP/2 or HTTP/3
+//! stream; tests implement it in memory.
+
+use super::body::Chunk;
+use super::exchange::Exchange;
+use crate::error::Failure;
+use crate::sys::buf::Buf;
+
+/// One request's client side, in two parts that are used at the same time: the body comes in while the response goes out.
+pub trait Downstream {
+    /// Where the request body comes from.
+    type Body: RequestBody;
+    /// Where the response goes.
+    type Response: ResponseSink;
+
+    /// Both parts.
+    fn split(&mut self) -> (&mut Self::Body, &mut Self::Response);
+}
+
+/// The request body.
+#[allow(async_fn_in_trait, reason = "workers are single-threaded; futures need not be Send")]
+pub trait RequestBody {
+    /// What has already arrived, without waiting. None when nothing has.
+    ///
+    /// # Errors
+    /// A broken body.
+    fn ready(&mut self) -> Result<Option<Chunk>, Failure>;
+
+    /// The next piece. After one with `end` it is not called again.
+    ///
+    /// # Errors
+    /// A broken body, a body over its bound, a client that stalls or leaves.
+    async fn next(&mut self) -> Result<Chunk, Failure>;
+
+    /// Whether the end was handed out.
+    fn is_done(&self) -> bool;
+
+    /// From now on the body is only read so that the connection can go on or close cleanly: within this bound of bytes and
+    /// time it may end, else it fails.
+    fn begin_drain(&mut self);
+}
+
+/// The response's way out.
+#[allow(async_fn_in_trait, reason = "workers are single-threaded; futures need not be Send")]
+pub trait ResponseSink {
+    /// Sends `100 Continue`.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_continue(&mut self) -> Result<(), Failure>;
+
+    /// Sends the interim response (1xx) in `x.response`.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_interim(&mut self, x: &Exchange) -> Result<(), Failure>;
+
+    /// Sends the head in `x.response` with the first piece of the body.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_head(&mut self, x: &mut Exchange, first: Chunk) -> Result<(), Failure>;
+
+    /// Sends a further piece. Returns its emptied buffer for reuse.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_body(&mut self, chunk: Chunk) -> Result<Buf, Failure>;
+
+    /// Whether a final response head was sent.
+    fn head_sent(&self) -> bool;
+
+    /// The response ends here without being complete: the client must see an error, never a whole message (F24).
+    fn abort(&mut self);
+
+    /// The connection ends after this response.
+    fn close_after(&mut self);
+}

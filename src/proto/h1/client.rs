@@ -1,0 +1,198 @@
+//! The client's side of an HTTP/1 connection to an endpoint.
+
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use super::body::{BodyError, BodyReader};
+use super::parse::{HeadLimits, Parsed};
+use super::response;
+use super::serialise;
+use super::server::part;
+use crate::error::{Failure, Reason};
+use crate::http::body::Chunk;
+use crate::http::message::{BodyLength, Method, ResponseHead};
+use crate::limits::BUF_LARGE_BYTES;
+use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::timer::{Deadline, OnExpiry, Timers};
+use crate::sys::buf::Buf;
+use crate::time::Now;
+
+/// One upstream connection.
+pub struct ClientConnection<I: Io> {
+    /// Where requests go.
+    pub sender: Sender<I::Write>,
+    /// Where responses come from.
+    pub receiver: Receiver<I::Read>,
+    /// Requests that were sent on it.
+    pub uses: u64,
+    /// When it became idle last.
+    pub idle_since: Now,
+}
+
+impl<I: Io> ClientConnection<I> {
+    /// Takes over a connected stream.
+    pub fn new(io: I, timers: &Rc<Timers>) -> Self {
+        let (read, write, interrupt) = io.split();
+        Self {
+            sender: Sender { write, deadline: timers.deadline(interrupt.clone()) },
+            receiver: Receiver {
+                read,
+                deadline: timers.deadline(interrupt),
+                body: BodyReader::new(BodyLength::None, Buf::empty()),
+                keeps: false,
+            },
+            uses: 0,
+            idle_since: timers.known_now(),
+        }
+    }
+
+    /// Whether an idle connection is still open and silent.
+    pub fn is_quiet(&self) -> bool {
+        self.receiver.deadline.target().is_quiet()
+    }
+
+    /// Whether the exchange left the connection fit for another one: the response is complete, the endpoint keeps it, and
+    /// nothing stands behind the response (F34).
+    pub fn is_reusable(&self) -> bool {
+        self.receiver.keeps && self.receiver.body.is_done() && !self.receiver.body.has_rest()
+    }
+}
+
+/// Sends requests.
+pub struct Sender<W> {
+    write: W,
+    deadline: Deadline,
+}
+
+impl<W: WriteHalf> Sender<W> {
+    /// Sends the whole window within `timeout_ms`. Returns the emptied buffer.
+    ///
+    /// # Errors
+    /// [`Reason::UpstreamTimeout`] or [`Reason::UpstreamReset`].
+    #[inline]
+    pub async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
+        self.deadline.arm_in(timeout_ms, OnExpiry::ShutBoth);
+        let sent = send_all(&mut self.write, buf).await;
+        self.deadline.disarm();
+        match sent {
+            Ok(buf) => Ok(buf),
+            Err(_) if self.deadline.fired() => Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read")),
+            Err(_) => Err(Failure::with(Reason::UpstreamReset, "sending failed")),
+        }
+    }
+
+    /// Sends a piece of the request body, chunked or as it is.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_body(&mut self, chunk: Chunk, chunked: bool, timeout_ms: u64) -> Result<Buf, Failure> {
+        let coded = if chunked { serialise::chunk(chunk) } else { chunk.data };
+        if coded.is_empty() {
+            return Ok(coded);
+        }
+        self.send(coded, timeout_ms).await
+    }
+
+    /// Ends whatever waits on the connection.
+    pub fn interrupt(&self) {
+        self.deadline.target().shutdown(Shutdown::Both);
+    }
+}
+
+/// Receives responses.
+pub struct Receiver<R> {
+    read: R,
+    deadline: Deadline,
+    body: BodyReader,
+    keeps: bool,
+}
+
+impl<R: ReadHalf> Receiver<R> {
+    /// Reads a response head into `head`; interim responses come as they are. Waits until `due`.
+    ///
+    /// # Errors
+    /// The reason why there is no valid head.
+    pub async fn recv_head(
+        &mut self,
+        head: &mut ResponseHead,
+        method: Method,
+        limits: &HeadLimits,
+        due: Now,
+    ) -> Result<(), Failure> {
+        head.clear();
+        let rest = BodyReader::new(BodyLength::None, Buf::empty());
+        // An interim response may have brought the next head along.
+        let mut buf = std::mem::replace(&mut self.body, rest).into_rest();
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        loop {
+            if !buf.is_empty()
+                && let Parsed::Complete(bytes) = response::parse_lines(buf.as_slice(), limits, head)?
+            {
+                self.deadline.disarm();
+                return self.accept_head(head, buf, bytes, method);
+            }
+            if !buf.has_storage() {
+                buf = Buf::large();
+            } else if buf.spare() == 0 {
+                buf.reserve(BUF_LARGE_BYTES);
+            }
+            let (count, back) = self.read.recv(buf).await;
+            buf = back;
+            match count {
+                Ok(count) if count > 0 => {}
+                _ if self.deadline.fired() => return Err(Reason::UpstreamTimeout.into()),
+                Ok(_) if buf.is_empty() => return Err(Reason::UpstreamClosed.into()),
+                Ok(_) => return Err(Failure::with(Reason::UpstreamInvalid, "response head ended early")),
+                Err(_) => return Err(Reason::UpstreamReset.into()),
+            }
+        }
+    }
+
+    fn accept_head(
+        &mut self,
+        head: &mut ResponseHead,
+        buf: Buf,
+        head_bytes: usize,
+        method: Method,
+    ) -> Result<(), Failure> {
+        let (head_buf, rest) = part(buf, head_bytes);
+        self.keeps = response::interpret(head, head_buf, method)?;
+        self.body = BodyReader::new(head.body, rest);
+        Ok(())
+    }
+
+    /// The piece of the body that came along with the head, without waiting.
+    ///
+    /// # Errors
+    /// [`Reason::UpstreamInvalid`].
+    #[inline]
+    pub fn first_body(&mut self) -> Result<Chunk, Failure> {
+        match self.body.ready() {
+            Ok(chunk) => Ok(chunk.unwrap_or_default()),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    /// The next piece of the body. Waits until `due`.
+    ///
+    /// # Errors
+    /// [`Reason::UpstreamTruncated`] or [`Reason::UpstreamTimeout`]: the response cannot be completed.
+    pub async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        match self.body.next(&mut self.read).await {
+            Ok(chunk) => {
+                self.deadline.disarm();
+                Ok(chunk)
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    fn failure(&self, error: &BodyError) -> Failure {
+        match error {
+            BodyError::Broken(what) => Failure::with(Reason::UpstreamTruncated, what),
+            _ if self.deadline.fired() => Reason::UpstreamTimeout.into(),
+            _ => Reason::UpstreamTruncated.into(),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Parsing a request head (RFC 9112 sections 3 to 6) into its typed form.
+
+use super::parse::{self, HeadLimits, Parsed};
+use crate::error::{Failure, Reason};
+use crate::http::fields::Text;
+use crate::http::hop::{self, ConnectionOptions};
+use crate::http::message::{BodyLength, Method, RequestHead, Version};
+use crate::http::name::Name;
+use crate::http::path::{self, PathPolicy};
+use crate::sys::buf::Buf;
+
+/// What parsing found besides the head itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What `Connection` says.
+    pub connection: ConnectionOptions,
+    /// Bytes of the head in the buffer.
+    pub head_bytes: usize,
+}
+
+/// Looks for a whole head at the front of `bytes` and enters its lines into `head`, as ranges of `bytes`.
+///
+/// # Errors
+/// The reason to refuse the request; framing is lost then and the connection closes after the answer.
+pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
+    let skip = parse::leading_empty_lines(bytes)?;
+    let message = &bytes[skip..];
+    let mut table = parse::header_table();
+    let mut request = httparse::Request::new(&mut []);
+    let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, message, &mut table);
+    match status {
+        Ok(httparse::Status::Complete(length)) => {
+            check_sizes(length, request.path.unwrap_or_default().len(), limits)?;
+            parse::check_line_ends(&message[..length], Reason::BadHeader)?;
+            head.version = version_of(request.version)?;
+            let method = request.method.unwrap_or_default().as_bytes();
+            head.method = Method::of(method);
+            head.method_text = parse::range_in(bytes, method);
+            head.target = parse::range_in(bytes, request.path.unwrap_or_default().as_bytes());
+            let too_large = Reason::HeaderTooLarge;
+            parse::enter_fields(request.headers, bytes, limits, &mut head.fields, too_large)?;
+            Ok(Parsed::Complete(skip + length))
+        }
+        Ok(httparse::Status::Partial) => {
+            check_partial(message, limits)?;
+            Ok(Parsed::Partial)
+        }
+        Err(error) => Err(refusal(error, message, limits)),
+    }
+}
+
+fn check_sizes(head_bytes: usize, target_bytes: usize, limits: &HeadLimits) -> Result<(), Failure> {
+    if target_bytes > limits.target_bytes_max {
+        return Err(Reason::UriTooLong.into());
+    }
+    if head_bytes > limits.header_bytes_max {
+        return Err(Failure::with(Reason::HeaderTooLarge, "header section too long"));
+    }
+    Ok(())
+}
+
+/// An unfinished head is refused as soon as it cannot become a legal one.
+fn check_partial(bytes: &[u8], limits: &HeadLimits) -> Result<(), Failure> {
+    let line_end = memchr::memchr(b'\n', bytes);
+    let line = &bytes[..line_end.unwrap_or(bytes.len())];
+    let target = line.split(|&b| b == b' ').nth(1).unwrap_or_default();
+    check_sizes(bytes.len(), target.len(), limits)?;
+    parse::check_line_ends(bytes, Reason::BadHeader)
+}
+
+fn version_of(minor: Option<u8>) -> Result<Version, Failure> {
+    match minor {
+        Some(0) => Ok(Version::Http10),
+        Some(1) => Ok(Version::Http11),
+        _ => Err(Reason::VersionUnsupported.into()),
+    }
+}
+
+#[cold]
+fn refusal(error: httparse::Error, bytes: &[u8], limits: &HeadLimits) -> Failure {
+    if let Err(failure) = check_partial(bytes, limits)
+        && failure.reason != Reason::BadHeader
+    {
+        return failure;
+    }
+    match error {
+        httparse::Error::TooManyHeaders => Failure::with(Reason::HeaderTooLarge, "too many field lines"),
+        httparse::Error::Version if names_other_version(bytes) => Reason::VersionUnsupported.into(),
+        httparse::Error::Version => Failure::with(Reason::BadRequestLine, "no HTTP version"),
+        httparse::Error::HeaderName => Failure::with(Reason::BadHeader, "invalid field name"),
+        httparse::Error::HeaderValue => Failure::with(Reason::BadHeader, "invalid field value"),
+        httparse::Error::NewLine => Failure::with(Reason::BadHeader, "bare CR"),
+        _ => Reason::BadRequestLine.into(),
+    }
+}
+
+/// `HTTP/` digit `.` digit, but not one that is served here (RFC 9110 section 15.6.6).
+fn names_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
+    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop fields
+/// are gone afterwards; `peer_is_trusted` says whether forwarding fields may stay (C15).
+///
+/// # Errors
+/// The reason to refuse the request.
+pub fn interpret(
+    head: &mut RequestHead,
+    buffer: Buf,
+    head_bytes: usize,
+    policy: PathPolicy,
+    peer_is_trusted: bool,
+) -> Result<Accepted, Failure> {
+    head.fields.set_buffer(buffer);
+    read_framing(head)?;
+    let connection = hop::take_connection(&mut head.fields)?;
+    read_target(head, policy)?;
+    read_expectation(head)?;
+    hop::strip_request(&mut head.fields, peer_is_trusted);
+    Ok(Accepted { connection, head_bytes })
+}
+
+fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
+    let framing = parse::framing(&head.fields, Reason::BadFraming)?;
+    if framing.chunked && head.version == Version::Http10 {
+        return Err(Failure::with(Reason::BadFraming, "transfer coding in HTTP/1.0"));
+    }
+    head.body = match framing {
+        parse::Framing { chunked: true, .. } => BodyLength::Streamed,
+        parse::Framing { length: Some(length), .. } => BodyLength::Known(length),
+        parse::Framing { length: None, .. } => BodyLength::None,
+    };
+    Ok(())
+}
+
+fn read_expectation(head: &mut RequestHead) -> Result<(), Failure> {
+    let Some(value) = head.fields.get(Name::Expect) else { return Ok(()) };
+    if !value.eq_ignore_ascii_case(b"100-continue") {
+        return Err(Reason::ExpectationFailed.into());
+    }
+    // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
+    head.expects_continue = head.version == Version::Http11 && has_body(head.body);
+    Ok(())
+}
+
+fn has_body(body: BodyLength) -> bool {
+    !matches!(body, BodyLength::None | BodyLength::Known(0))
+}
+
+fn read_target(head: &mut RequestHead, policy: PathPolicy) -> Result<(), Failure> {
+    if matches!(head.method, Method::Connect | Method::Trace) {
+        return Err(Reason::MethodRefused.into());
+    }
+    let host = the_host(head)?;
+    let target = head.fields.text(head.target);
+    match target.first() {
+        Some(b'/') => {
+            head.authority = host.unwrap_or_default();
+            split_target(head, head.target, policy)?;
+        }
+        Some(b'*') if target.len() == 1 && head.method == Method::Options => {
+            head.authority = host.unwrap_or_default();
+            head.path = head.target;
+        }
+        _ => read_absolute(head, host, policy)?,
+    }
+    read_host(head)
+}
+
+/// The Host field: just one in HTTP/1.1, at most one in 1.0 (RFC 9112 section 3.2).
+fn the_host(head: &RequestHead) -> Result<Option<Text>, Failure> {
+    let mut hosts = head.fields.lines().filter(|line| line.id == Name::Host);
+    let host = hosts.next().map(|line| line.value);
+    if hosts.next().is_some() {
+        return Err(Failure::with(Reason::BadHost, "several Host fields"));
+    }
+    if host.is_none() && head.version == Version::Http11 {
+        return Err(Failure::with(Reason::BadHost, "no Host"));
+    }
+    Ok(host)
+}
+
+/// `http://authority/path?query`: the authority must be the Host (F50).
+fn read_absolute(head: &mut RequestHead, host: Option<Text>, policy: PathPolicy) -> Result<(), Failure> {
+    let target = head.fields.text(head.target);
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|s| target.len() >= s.len() && target[..s.len()].eq_ignore_ascii_case(s.as_bytes()));
+    let Some(scheme) = scheme else { return Err(Failure::with(Reason::BadPath, "target form not served")) };
+    let rest = &target[scheme.len()..];
+    let authority_len = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let authority = head.target.part(scheme.len(), authority_len);
+    let matches_host = host.is_none_or(|h| head.fields.text(h).eq_ignore_ascii_case(&rest[..authority_len]));
+    if !matches_host {
+        return Err(Failure::with(Reason::BadHost, "Host differs from the target"));
+    }
+    head.authority = authority;
+    let path = head.target.part(scheme.len() + authority_len, target.len());
+    if head.fields.text(path).first() == Some(&b'/') {
+        return split_target(head, path, policy);
+    }
+    // RFC 9112 section 3.2.2: an empty path stands for the root.
+    head.query = (!path.is_empty()).then(|| path.part(1, path.len()));
+    head.path = head.fields.keep(b"/");
+    check_query(head)
+}
+
+fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Result<(), Failure> {
+    let bytes = head.fields.text(target);
+    let path_len = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
+    let path = target.part(0, path_len);
+    head.query = (path_len < bytes.len()).then(|| target.part(path_len + 1, bytes.len()));
+    if path::is_canonical(&bytes[..path_len]) {
+        head.path = path;
+    } else {
+        let mut canonical = Vec::with_capacity(path_len);
+        path::canonicalise(&bytes[..path_len], policy, &mut canonical)?;
+        head.path = head.fields.keep(&canonical);
+    }
+    check_query(head)
+}
+
+fn check_query(head: &RequestHead) -> Result<(), Failure> {
+    let legal = |b: &u8| (0x21..=0x7e).contains(b) && *b != b'#';
+    match head.query() {
+        Some(query) if !query.iter().all(legal) => {
+            Err(Failure::with(Reason::BadPath, "control, fragment or non-ASCII byte in the query"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the authority (RFC 3986 section 3.2, without user information) and keeps its host in lower case.
+fn read_host(head: &mut RequestHead) -> Result<(), Failure> {
+    let authority = head.fields.text(head.authority);
+    if authority.is_empty() {
+        return if head.version == Version::Http10 {
+            Ok(())
+        } else {
+            Err(Failure::with(Reason::BadHost, "empty Host"))
+        };
+    }
+    let host_len = host_length(authority).ok_or(Failure::with(Reason::BadHost, "invalid Host"))?;
+    let host = &authority[..host_len];
+    if host.iter().any(u8::is_ascii_uppercase) {
+        let lower = host.to_ascii_lowercase();
+        head.host = head.fields.keep(&lower);
+    } else {
+        head.host = head.authority.part(0, host_len);
+    }
+    Ok(())
+}
+
+/// Length of the host in `host[:port]`, if both are legal.
+fn host_length(authority: &[u8]) -> Option<usize> {
+    let host_len = if authority[0] == b'[' {
+        let end = memchr::memchr(b']', authority)?;
+        let literal = std::str::from_utf8(&authority[1..end]).ok()?;
+        literal.parse::<std::net::Ipv6Addr>().ok()?;
+        end + 1
+    } else {
+        let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
+        let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        if end == 0 || !authority[..end].iter().all(legal) {
+            return None;
+        }
+        end
+    };
+    match &authority[host_len..] {
+        [] => Some(host_len),
+        [b':', port @ ..] if port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => Some(host_len),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Result<(RequestHead, Accepted), Failure> {
+        let mut head = RequestHead::default();
+        match parse_lines(text.as_bytes(), &HeadLimits::default(), &mut head)? {
+            Parsed::Partial => Err(Failure::with(Reason::Internal, "partial")),
+            Parsed::Complete(length) => {
+                let buffer = Buf::copy_of(text.as_bytes());
+                let accepted = interpret(&mut head, buffer, length, PathPolicy::default(), false)?;
+                Ok((head, accepted))
+            }
+        }
+    }
+
+    fn refused(text: &str) -> Reason {
+        match request(text) {
+            Ok(_) => panic!("accepted: {text:?}"),
+            Err(failure) => failure.reason,
+        }
+    }
+
+    #[test]
+    fn a_plain_request_is_typed_without_copies() {
+        let (head, accepted) =
+            request("GET /a/b?x=1 HTTP/1.1\r\nHost: Ex.ample:80\r\nA: b\r\n\r\nrest").expect("legal");
+        assert_eq!((head.method, head.version, head.body), (Method::Get, Version::Http11, BodyLength::None));
+        assert_eq!((head.path(), head.query(), head.host()), (&b"/a/b"[..], Some(&b"x=1"[..]), &b"ex.ample"[..]));
+        assert_eq!(head.fields.text(head.authority), b"Ex.ample:80");
+        assert_eq!(accepted.head_bytes, 50);
+    }
+
+    #[test]
+    fn target_forms() {
+        let host = |text: &str| request(text).expect("legal").0;
+        assert_eq!(host("GET http://a.b/c?d HTTP/1.1\r\nHost: a.b\r\n\r\n").path(), b"/c");
+        assert_eq!(host("GET http://a.b HTTP/1.1\r\nHost: a.b\r\n\r\n").path(), b"/");
+        assert_eq!(host("GET http://a.b?q HTTP/1.1\r\nHost: a.b\r\n\r\n").query(), Some(&b"q"[..]));
+        assert_eq!(host("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").path(), b"*");
+        assert_eq!(host("GET / HTTP/1.0\r\n\r\n").host(), b"");
+        assert_eq!(host("GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n").host(), b"[::1]");
+        assert_eq!(host("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").path(), b"/");
+    }
+
+    #[test]
+    fn refusals_have_their_reason() {
+        use Reason::*;
+        for (text, reason) in [
+            ("GET / HTTP/1.1\r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\r\nHost: \r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", BadHost),
+            ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", BadHost),
+            ("GET / HTTP/1.1\nHost: a\n\n", BadHeader),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", BadHeader),
+            ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", BadHeader),
+            ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", BadHeader),
+            ("GET / HTTP/1.1\r\n: b\r\n\r\n", BadHeader),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", VersionUnsupported),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", VersionUnsupported),
+            ("GET / FTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
+            ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),
+            ("GET /%2f HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),
+            ("GET /?a#b HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),
+            ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", MethodRefused),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", MethodRefused),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", BadFraming),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", BadFraming),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", BadFraming),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Authorization\r\n\r\n", BadConnection),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", ExpectationFailed),
+        ] {
+            assert_eq!(refused(text), reason, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded_at_the_byte() {
+        let target = |n: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(n - 1));
+        assert!(request(&target(8192)).is_ok());
+        assert_eq!(refused(&target(8193)), Reason::UriTooLong);
+        let field = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(n - 1));
+        assert!(request(&field(16384)).is_ok());
+        assert_eq!(refused(&field(16385)), Reason::HeaderTooLarge);
+        let count = |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(n - 1));
+        assert!(request(&count(100)).is_ok());
+        assert_eq!(refused(&count(101)), Reason::HeaderTooLarge);
+        assert_eq!(refused(&count(400)), Reason::HeaderTooLarge);
+        assert_eq!(
+            refused(&format!("GET / HTTP/1.1\r\n{}", "X: yyyyyyyyyyyyy\r\n".repeat(2048))),
+            Reason::HeaderTooLarge
+        );
+        assert_eq!(refused(&format!("GET /{}", "a".repeat(9000))), Reason::UriTooLong);
+    }
+
+    #[test]
+    fn every_prefix_is_partial_or_refused_never_complete() {
+        let text = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n";
+        for end in 0..text.len() {
+            let parsed = parse_lines(&text.as_bytes()[..end], &HeadLimits::default(), &mut RequestHead::default());
+            assert_eq!(parsed, Ok(Parsed::Partial), "after {end} bytes");
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! The server's side of an HTTP/1 connection: waits for requests, reads their heads and bodies, writes responses.
+//!
+//! ```text
+//! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
+//! ```
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::body::{BodyError, BodyReader};
+use super::parse::{HeadLimits, Parsed};
+use super::request;
+use super::serialise;
+use crate::error::{Failure, Reason};
+use crate::http::body::Chunk;
+use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
+use crate::http::exchange::Exchange;
+use crate::http::ipset::IpSet;
+use crate::http::message::{BodyLength, Version};
+use crate::http::name::{Name, NameSet};
+use crate::http::path::PathPolicy;
+use crate::limits::{self, COALESCE_BYTES_MAX, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::timer::{Deadline, OnExpiry, Timers};
+use crate::sys::buf::Buf;
+use crate::time::Now;
+
+/// A listener's rules for its connections. Defaults stand in `limits.rs`.
+#[derive(Clone, Debug)]
+pub struct ServerRules {
+    /// Bounds of a request head.
+    pub head: HeadLimits,
+    /// Whole request head, from its first byte, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// Wait for the next request, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Pause in a request body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Pause of a client that does not read, in milliseconds.
+    pub write_timeout_ms: u64,
+    /// Request body, in bytes.
+    pub body_bytes_max: u64,
+    /// Requests on one connection.
+    pub requests_max: u64,
+    /// Age at which a connection is closed behind its next response, in milliseconds.
+    pub age_ms_max: u64,
+    /// Treatment of paths with several spellings.
+    pub path_policy: PathPolicy,
+    /// Peers whose forwarding fields are believed.
+    pub trusted_proxies: IpSet,
+}
+
+impl Default for ServerRules {
+    fn default() -> Self {
+        Self {
+            head: HeadLimits::default(),
+            header_timeout_ms: limits::HEADER_TIMEOUT_MS,
+            idle_timeout_ms: limits::IDLE_TIMEOUT_MS,
+            body_timeout_ms: limits::BODY_TIMEOUT_MS,
+            write_timeout_ms: limits::WRITE_TIMEOUT_MS,
+            body_bytes_max: limits::BODY_BYTES_MAX,
+            requests_max: limits::REQUESTS_PER_CONNECTION_MAX,
+            age_ms_max: limits::CONNECTION_AGE_MS_MAX,
+            path_policy: PathPolicy::default(),
+            trusted_proxies: IpSet::default(),
+        }
+    }
+}
+
+/// One downstream connection.
+pub struct Connection<I: Io> {
+    read: I::Read,
+    write: I::Write,
+    read_deadline: Deadline,
+    write_deadline: Deadline,
+    timers: Rc<Timers>,
+    rules: Arc<ServerRules>,
+    /// Bytes that were read and belong to no message yet.
+    carry: Buf,
+    requests: u64,
+    opened: Now,
+    keep: Keep,
+}
+
+/// Whether the connection outlives the present exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    /// Yes.
+    Alive,
+    /// It closes behind the response.
+    Close,
+    /// It closes, and the client may still be sending: read for a while, so that the close does not destroy the answer.
+    Linger,
+    /// It is cut at once.
+    Abort,
+}
+
+impl<I: Io> Connection<I> {
+    /// Takes over an accepted connection.
+    pub fn new(io: I, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Self {
+        let (read, write, interrupt) = io.split();
+        Self {
+            read,
+            write,
+            read_deadline: timers.deadline(interrupt.clone()),
+            write_deadline: timers.deadline(interrupt),
+            timers: timers.clone(),
+            rules,
+            carry: Buf::empty(),
+            requests: 0,
+            opened: timers.known_now(),
+            keep: Keep::Alive,
+        }
+    }
+
+    /// Waits for the first byte of the next request. False when the client left, was idle for too long, or the gateway
+    /// drains. An idle connection holds a read buffer only for its first second.
+    pub async fn wait_request(&mut self) -> bool {
+        if !self.carry.is_empty() {
+            return true;
+        }
+        self.carry = Buf::empty();
+        self.read_deadline.set_idle(true);
+        let patience_ms = match self.requests {
+            0 => self.rules.header_timeout_ms,
+            _ => self.rules.idle_timeout_ms,
+        };
+        let until = self.timers.known_now().plus_ms(patience_ms);
+        self.read_deadline.arm_in(IDLE_RELEASE_MS.min(patience_ms), OnExpiry::Release);
+        let (mut count, mut buf) = self.read.recv_idle(Buf::small()).await;
+        if count.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted) {
+            drop(buf);
+            self.read_deadline.arm(until, OnExpiry::ShutBoth);
+            if self.read.readable().await.is_err() || self.read_deadline.fired() {
+                return false;
+            }
+            (count, buf) = self.read.recv(Buf::small()).await;
+        }
+        self.read_deadline.disarm();
+        self.read_deadline.set_idle(false);
+        let arrived = matches!(count, Ok(count) if count > 0);
+        self.carry = buf;
+        arrived
+    }
+
+    /// Reads the head of the next request into `x`. On success the exchange's request is typed, canonical and stripped.
+    ///
+    /// # Errors
+    /// The reason to refuse it; answer it and call [`Self::finish`]. [`Reason::ClientClosed`] cannot be answered.
+    pub async fn read_head(&mut self, x: &mut Exchange) -> Result<(), Failure> {
+        x.started = self.timers.now();
+        self.requests += 1;
+        // Until the head is understood, the end of this request is not known.
+        self.keep = Keep::Linger;
+        let head_bytes = match self.parse_head(x)? {
+            Some(head_bytes) => head_bytes,
+            None => self.read_more_head(x).await?,
+        };
+        self.accept_head(x, head_bytes)
+    }
+
+    fn parse_head(&mut self, x: &mut Exchange) -> Result<Option<usize>, Failure> {
+        match request::parse_lines(self.carry.as_slice(), &self.rules.head, &mut x.request)? {
+            Parsed::Complete(bytes) => Ok(Some(bytes)),
+            Parsed::Partial => Ok(None),
+        }
+    }
+
+    async fn read_more_head(&mut self, x: &mut Exchange) -> Result<usize, Failure> {
+        self.read_deadline.arm(x.started.plus_ms(self.rules.header_timeout_ms), OnExpiry::ShutRead);
+        loop {
+            if self.carry.spare() == 0 {
+                self.carry.reserve(self.carry.len().max(1));
+            }
+            let before = self.carry.len();
+            let (count, buf) = self.read.recv(std::mem::take(&mut self.carry)).await;
+            self.carry = buf;
+            match count {
+                Ok(0) | Err(_) if self.read_deadline.fired() => return Err(Reason::HeaderTimeout.into()),
+                Ok(0) | Err(_) => return Err(Reason::ClientClosed.into()),
+                Ok(_) => {}
+            }
+            // A head that comes byte by byte is parsed again only where a line or a doubling makes it worth while.
+            let news = &self.carry.as_slice()[before..];
+            let worth = news.contains(&b'\n') || self.carry.len().is_power_of_two() || news.len() > before;
+            if !worth && self.carry.len() < self.rules.head.target_bytes_max {
+                continue;
+            }
+            x.request.clear();
+            if let Some(head_bytes) = self.parse_head(x)? {
+                self.read_deadline.disarm();
+                return Ok(head_bytes);
+            }
+        }
+    }
+
+    fn accept_head(&mut self, x: &mut Exchange, head_bytes: usize) -> Result<(), Failure> {
+        let (head, rest) = part(std::mem::take(&mut self.carry), head_bytes);
+        self.carry = rest;
+        let trusted = !self.rules.trusted_proxies.is_empty() && self.rules.trusted_proxies.contains(x.peer.ip());
+        let accepted = request::interpret(&mut x.request, head, head_bytes, self.rules.path_policy, trusted)?;
+        if matches!(x.request.body, BodyLength::Known(length) if length > self.rules.body_bytes_max) {
+            return Err(Reason::BodyTooLarge.into());
+        }
+        let wants_more = match x.request.version {
+            Version::Http10 => accepted.connection.keep_alive && !accepted.connection.close,
+            _ => !accepted.connection.close,
+        };
+        let spent = self.requests >= self.rules.requests_max
+            || x.started.since_ns(self.opened) >= self.rules.age_ms_max.saturating_mul(1_000_000);
+        self.keep = if wants_more && !spent { Keep::Alive } else { Keep::Close };
+        Ok(())
+    }
+
+    /// The request under way, for the pipeline.
+    pub fn downstream(&mut self, x: &Exchange) -> Http1<'_, I> {
+        let length = x.request.body;
+        // Bytes behind a bodiless request belong to the next one.
+        let raw = match length {
+            BodyLength::None | BodyLength::Known(0) => Buf::empty(),
+            _ => std::mem::take(&mut self.carry),
+        };
+        Http1 {
+            body: Body {
+                reader: BodyReader::new(length, raw),
+                read: &mut self.read,
+                deadline: &self.read_deadline,
+                timeout_ms: self.rules.body_timeout_ms,
+                bytes_left: self.rules.body_bytes_max,
+                draining: false,
+            },
+            response: Response {
+                write: &mut self.write,
+                deadline: &self.write_deadline,
+                timeout_ms: self.rules.write_timeout_ms,
+                version: x.request.version,
+                coding: Coding::Plain,
+                head_sent: false,
+                keep: self.keep,
+            },
+        }
+    }
+
+    /// Takes back what [`Self::downstream`] lent. Returns whether another request may follow.
+    pub fn finish(&mut self, lent: Finished) -> bool {
+        self.keep = match (lent.keep, lent.body_done) {
+            (Keep::Alive, false) => Keep::Linger,
+            (Keep::Close, false) => Keep::Linger,
+            (keep, _) => keep,
+        };
+        if self.carry.is_empty() {
+            self.carry = lent.rest;
+        }
+        self.keep == Keep::Alive
+    }
+
+    /// Ends the connection as its last exchange left it.
+    pub async fn close(mut self) {
+        let target = self.read_deadline.target();
+        match self.keep {
+            Keep::Alive | Keep::Close if self.carry.is_empty() => {}
+            Keep::Abort => target.shutdown(std::net::Shutdown::Both),
+            _ => {
+                target.shutdown(std::net::Shutdown::Write);
+                self.linger().await;
+            }
+        }
+    }
+
+    /// Reads and drops what the client still sends, so that the kernel does not answer it with a reset that destroys the
+    /// response on its way (RFC 9112 section 9.6).
+    async fn linger(&mut self) {
+        self.read_deadline.arm(self.timers.now().plus_ms(LINGER_MS), OnExpiry::ShutBoth);
+        let mut left = DRAIN_BODY_BYTES_MAX;
+        let mut buf = std::mem::take(&mut self.carry);
+        while left > 0 && !self.read_deadline.fired() {
+            buf = if buf.has_storage() { buf } else { Buf::small() };
+            buf.clear();
+            let (count, back) = self.read.recv(buf).await;
+            buf = back;
+            match count {
+                Ok(count) if count > 0 => left = left.saturating_sub(count as u64),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Parts a buffer at the end of its head. The smaller part is copied.
+pub(super) fn part(mut whole: Buf, head_bytes: usize) -> (Buf, Buf) {
+    if whole.len() - head_bytes <= head_bytes {
+        let rest = whole.split_off(head_bytes);
+        return (whole, rest);
+    }
+    let head = Buf::copy_of(&whole.as_slice()[..head_bytes]);
+    whole.consume(head_bytes);
+    (head, whole)
+}
+
+/// What is left of a lent request.
+pub struct Finished {
+    keep: Keep,
+    body_done: bool,
+    rest: Buf,
+}
+
+/// A request under way on an HTTP/1 connection.
+pub struct Http1<'c, I: Io> {
+    body: Body<'c, I::Read>,
+    response: Response<'c, I::Write>,
+}
+
+impl<I: Io> Http1<'_, I> {
+    /// Gives the connection back.
+    pub fn into_finished(self) -> Finished {
+        Finished {
+            keep: if self.body.draining && !self.body.reader.is_done() && self.response.keep == Keep::Alive {
+                Keep::Linger
+            } else {
+                self.response.keep
+            },
+            body_done: self.body.reader.is_done(),
+            rest: self.body.reader.into_rest(),
+        }
+    }
+}
+
+impl<'c, I: Io> Downstream for Http1<'c, I> {
+    type Body = Body<'c, I::Read>;
+    type Response = Response<'c, I::Write>;
+
+    fn split(&mut self) -> (&mut Self::Body, &mut Self::Response) {
+        (&mut self.body, &mut self.response)
+    }
+}
+
+/// The request body on an HTTP/1 connection.
+pub struct Body<'c, R> {
+    reader: BodyReader,
+    read: &'c mut R,
+    deadline: &'c Deadline,
+    timeout_ms: u64,
+    bytes_left: u64,
+    draining: bool,
+}
+
+impl<R: ReadHalf> Body<'_, R> {
+    fn account(&mut self, chunk: Chunk) -> Result<Chunk, Failure> {
+        match self.bytes_left.checked_sub(chunk.data.len() as u64) {
+            Some(left) => self.bytes_left = left,
+            None => return Err(Reason::BodyTooLarge.into()),
+        }
+        Ok(chunk)
+    }
+
+    fn failure(&self, error: &BodyError) -> Failure {
+        match error {
+            BodyError::Broken(what) => Failure::with(Reason::BadChunk, what),
+            _ if self.deadline.fired() => Reason::BodyTimeout.into(),
+            BodyError::Truncated => Failure::with(Reason::ClientClosed, "request body ended early"),
+            BodyError::Io(_) => Failure::with(Reason::ClientClosed, "reading the request body failed"),
+        }
+    }
+}
+
+impl<R: ReadHalf> RequestBody for Body<'_, R> {
+    fn ready(&mut self) -> Result<Option<Chunk>, Failure> {
+        match self.reader.ready() {
+            Ok(Some(chunk)) => self.account(chunk).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Chunk, Failure> {
+        if !self.draining {
+            self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutRead);
+        }
+        match self.reader.next(self.read).await {
+            Ok(chunk) => {
+                self.deadline.disarm();
+                self.account(chunk)
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.reader.is_done()
+    }
+
+    fn begin_drain(&mut self) {
+        if !self.draining {
+            self.draining = true;
+            self.bytes_left = DRAIN_BODY_BYTES_MAX;
+            self.deadline.arm_in(LINGER_MS, OnExpiry::ShutRead);
+        }
+    }
+}
+
+/// How the response body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// By its length, by the close, or not at all: bytes go out as they are.
+    Plain,
+    /// Chunked.
+    Chunked,
+}
+
+/// The response's way out on an HTTP/1 connection.
+pub struct Response<'c, W> {
+    write: &'c mut W,
+    deadline: &'c Deadline,
+    timeout_ms: u64,
+    version: Version,
+    coding: Coding,
+    head_sent: bool,
+    keep: Keep,
+}
+
+impl<W: WriteHalf> Response<'_, W> {
+    async fn send(&mut self, buf: Buf) -> Result<Buf, Failure> {
+        self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutBoth);
+        let sent = send_all(self.write, buf).await;
+        self.deadline.disarm();
+        match sent {
+            Ok(buf) => Ok(buf),
+            Err(_) => {
+                self.keep = Keep::Abort;
+                let stalled = self.deadline.fired();
+                Err(if stalled { Reason::ClientStalled } else { Reason::ClientClosed }.into())
+            }
+        }
+    }
+
+    /// Decides how the body is delimited and writes the fields that say so (RFC 9112 section 6.1).
+    fn write_framing(&mut self, out: &mut Buf, x: &Exchange, first: &Chunk) {
+        let whole = first.end && first.trailers.is_none();
+        match x.response.body {
+            BodyLength::None => {
+                // HEAD and 304 may say how long the body would be; 1xx and 204 may not (RFC 9110 section 8.6).
+                if let Some(length) = x.response.declared_length.filter(|_| x.response.status >= 200)
+                    && x.response.status != 204
+                {
+                    serialise::content_length(out, length);
+                }
+            }
+            BodyLength::Known(length) => serialise::content_length(out, length),
+            _ if whole => serialise::content_length(out, first.data.len() as u64),
+            _ if self.version == Version::Http10 => self.keep = Keep::Close,
+            _ => {
+                self.coding = Coding::Chunked;
+                out.extend(b"Transfer-Encoding: chunked\r\n");
+            }
+        }
+    }
+
+    fn write_connection(&self, out: &mut Buf) {
+        match (self.keep, self.version) {
+            (Keep::Alive, Version::Http10) => out.extend(b"Connection: keep-alive\r\n"),
+            (Keep::Alive, _) => {}
+            _ => out.extend(b"Connection: close\r\n"),
+        }
+    }
+
+    fn coded(&self, chunk: Chunk) -> Buf {
+        match self.coding {
+            Coding::Plain => chunk.data,
+            Coding::Chunked => serialise::chunk(chunk),
+        }
+    }
+}
+
+/// Fields that the serialiser writes itself.
+const WRITTEN_HERE: NameSet = NameSet::of(&[
+    Name::Connection,
+    Name::KeepAlive,
+    Name::ProxyConnection,
+    Name::ContentLength,
+    Name::TransferEncoding,
+    Name::Upgrade,
+    Name::XRequestId,
+]);
+
+impl<W: WriteHalf> ResponseSink for Response<'_, W> {
+    async fn send_continue(&mut self) -> Result<(), Failure> {
+        self.send(Buf::copy_of(b"HTTP/1.1 100 Continue\r\n\r\n")).await.map(drop)
+    }
+
+    async fn send_interim(&mut self, x: &Exchange) -> Result<(), Failure> {
+        // HTTP/1.0 clients do not know interim responses (RFC 9110 section 15.2).
+        if self.version == Version::Http10 {
+            return Ok(());
+        }
+        let mut out = Buf::small();
+        serialise::status_line(&mut out, x.response.status);
+        serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
+        out.extend(b"\r\n");
+        self.send(out).await.map(drop)
+    }
+
+    async fn send_head(&mut self, x: &mut Exchange, first: Chunk) -> Result<(), Failure> {
+        let mut out = Buf::with_room(first.data.len().min(COALESCE_BYTES_MAX) + 1024);
+        serialise::status_line(&mut out, x.response.status);
+        serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
+        serialise::fields(&mut out, &x.late_fields, WRITTEN_HERE);
+        serialise::field(&mut out, b"X-Request-ID", x.id.as_bytes());
+        self.write_framing(&mut out, x, &first);
+        self.write_connection(&mut out);
+        out.extend(b"\r\n");
+        self.head_sent = true;
+        x.response_bytes += first.data.len() as u64;
+        let body = self.coded(first);
+        if body.len() <= COALESCE_BYTES_MAX {
+            out.extend(body.as_slice());
+            return self.send(out).await.map(drop);
+        }
+        self.send(out).await?;
+        self.send(body).await.map(drop)
+    }
+
+    async fn send_body(&mut self, chunk: Chunk) -> Result<Buf, Failure> {
+        let coded = self.coded(chunk);
+        if coded.is_empty() {
+            return Ok(coded);
+        }
+        self.send(coded).await
+    }
+
+    fn head_sent(&self) -> bool {
+        self.head_sent
+    }
+
+    fn abort(&mut self) {
+        self.keep = Keep::Abort;
+    }
+
+    fn close_after(&mut self) {
+        if self.keep == Keep::Alive {
+            self.keep = Keep::Close;
+        }
+    }
+}

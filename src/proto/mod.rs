@@ -1,0 +1,3 @@
+//! One directory per wire: a pure codec, and a thin server and client that drive it.
+
+pub mod h1;
