@@ -10,5 +10,6 @@ pub mod http;
 pub mod limits;
 pub mod net;
 pub mod proto;
+pub mod route;
 pub mod sys;
 pub mod time;
