@@ -5,8 +5,10 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod control;
 pub mod error;
 pub mod http;
 pub mod limits;
 pub mod sys;
+pub mod telemetry;
 pub mod time;
