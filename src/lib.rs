@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod control;
 pub mod error;
 pub mod http;
 pub mod limits;
@@ -12,4 +13,5 @@ pub mod net;
 pub mod proto;
 pub mod route;
 pub mod sys;
+pub mod telemetry;
 pub mod time;

@@ -1,0 +1,7 @@
+//! The control thread: admin API, signals, service manager, file watch. It never touches the request path; workers are
+//! asked by message.
+
+pub mod admin;
+pub mod notify;
+pub mod signals;
+pub mod watch;

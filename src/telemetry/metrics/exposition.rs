@@ -1,0 +1,298 @@
+//! The metrics page: snapshots of all workers, merged and written at a scrape, on the control thread.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use super::VERSIONS;
+use super::instruments::{Deadline, INSTRUMENTS, Kind, Refusal};
+use super::page::Page;
+use super::process::ProcessFacts;
+use super::snapshot::WorkerSnapshot;
+use super::totals::{Admission, Labels, Totals};
+
+const QUANTILES: [(&str, f64); 4] = [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999)];
+const ACTIVE_CONNECTIONS: usize = 0;
+
+/// What the control thread knows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct ControlFacts {
+    /// Version of the program.
+    pub version: String,
+    /// Commit that it was built from; empty when unknown.
+    pub commit: String,
+    /// Hash of the configuration that serves.
+    pub config_hash: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Whether the last attempt to load a configuration succeeded (F02).
+    pub last_reload_ok: bool,
+    /// When a configuration was last loaded with success, in seconds since the Unix epoch.
+    pub last_reload_success_seconds: u64,
+    /// Reloads that succeeded.
+    pub reloads_ok: u64,
+    /// Reloads that were refused.
+    pub reloads_failed: u64,
+    /// Writes of the access log that failed.
+    pub log_write_errors: u64,
+    /// Lines of the process log that were dropped.
+    pub process_log_dropped: u64,
+}
+
+/// One worker's answer to the question for its counters.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// Number of the worker.
+    pub worker: u32,
+    /// Its counters; None when it did not answer in time. Then the last ones known are shown, and the worker as down.
+    pub snapshot: Option<WorkerSnapshot>,
+}
+
+/// Sums of everything since the start, for the health summary (R113, R114).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Requests finished.
+    pub requests: u64,
+    /// Requests answered with 5xx.
+    pub server_errors: u64,
+    /// Sum of their durations, in nanoseconds.
+    pub duration_ns: u64,
+    /// Open downstream connections.
+    pub active_connections: u64,
+}
+
+/// Makes the page, and remembers between scrapes what keeps counters from going down: which series were let in, and the
+/// counts of workers that were restarted.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    compat: bool,
+    admission: Admission,
+    last: BTreeMap<u32, WorkerSnapshot>,
+    retired: Totals,
+}
+
+impl Exposition {
+    /// With `compat` the page also has the names `gateway_request_duration`, `gateway_backend_duration` (R208, R210,
+    /// seconds) and `gateway_request_duration_ms` (R209, milliseconds) with their labels (C36).
+    pub fn new(compat: bool) -> Self {
+        Self { compat, ..Self::default() }
+    }
+
+    /// The page. Takes some milliseconds with thousands of series.
+    pub fn render(&mut self, reports: &[WorkerReport], process: &ProcessFacts, control: &ControlFacts) -> String {
+        self.take_in(reports);
+        let totals = self.totals();
+        let mut page = Page::default();
+        self.requests(&mut page, &totals);
+        self.durations(&mut page, &totals);
+        failures(&mut page, &totals);
+        quantiles(&mut page, &totals);
+        self.connections(&mut page, reports);
+        self.workers(&mut page);
+        control_families(&mut page, control);
+        process_families(&mut page, process);
+        page.into_text()
+    }
+
+    /// The sums, with these reports taken in.
+    pub fn summary(&mut self, reports: &[WorkerReport]) -> Summary {
+        self.take_in(reports);
+        let totals = self.totals();
+        Summary {
+            requests: totals.request_count(),
+            server_errors: totals.server_errors,
+            duration_ns: totals.duration_ns(),
+            active_connections: self.active_connections(),
+        }
+    }
+
+    fn take_in(&mut self, reports: &[WorkerReport]) {
+        for snapshot in reports.iter().filter_map(|report| report.snapshot.as_ref()) {
+            let before = self.last.insert(snapshot.worker, snapshot.clone());
+            if let Some(before) = before.filter(|before| before.epoch != snapshot.epoch) {
+                self.retired.add(&mut self.admission, &before);
+            }
+        }
+    }
+
+    fn totals(&mut self) -> Totals {
+        let mut totals = self.retired.clone();
+        for snapshot in self.last.values() {
+            totals.add(&mut self.admission, snapshot);
+        }
+        totals
+    }
+
+    fn active_connections(&self) -> u64 {
+        let sum: i64 = self.last.values().map(|snapshot| snapshot.own[ACTIVE_CONNECTIONS]).sum();
+        u64::try_from(sum).unwrap_or_default()
+    }
+
+    fn requests(&self, page: &mut Page, totals: &Totals) {
+        page.family("gateway_requests_total", "counter", "Requests finished.");
+        for (labels, count) in &totals.requests {
+            let [method, path, status, service] = texts(labels);
+            let labels =
+                [("method", method), ("path", path), ("status", status), ("service", service), ("client_type", "")];
+            page.count(&labels, *count);
+        }
+        page.family("gateway_upstream_status_total", "counter", "Statuses that endpoints answered with.");
+        for (labels, count) in &totals.upstream_status {
+            let [service, status] = texts(labels);
+            page.count(&[("service", service), ("status", status)], *count);
+        }
+    }
+
+    fn durations(&self, page: &mut Page, totals: &Totals) {
+        let requests = "Time from the first byte of a request to the last of its response.";
+        let backend = "Time from sending a request to an endpoint to its response head.";
+        request_durations(page, totals, "gateway_request_duration_seconds", requests, 1.0);
+        backend_durations(page, totals, "gateway_backend_duration_seconds", backend);
+        if self.compat {
+            request_durations(page, totals, "gateway_request_duration", requests, 1.0);
+            request_durations(page, totals, "gateway_request_duration_ms", requests, 1_000.0);
+            backend_durations(page, totals, "gateway_backend_duration", backend);
+        }
+    }
+
+    fn connections(&self, page: &mut Page, reports: &[WorkerReport]) {
+        page.family("gateway_active_connections", "gauge", "Open downstream connections.");
+        page.count(&[], self.active_connections());
+        page.family("gateway_worker_up", "gauge", "Whether the worker answered this scrape in time.");
+        for report in reports {
+            let worker = report.worker.to_string();
+            page.count(&[("worker", &worker)], u64::from(report.snapshot.is_some()));
+        }
+    }
+
+    fn workers(&self, page: &mut Page) {
+        for (at, (name, help, kind)) in INSTRUMENTS.iter().enumerate() {
+            let type_word = if *kind == Kind::Count { "counter" } else { "gauge" };
+            page.family(&format!("ringway_worker_{name}"), type_word, help);
+            for (number, snapshot) in &self.last {
+                let value = snapshot.own[at] as f64;
+                let value = if *kind == Kind::Nanoseconds { value / 1e9 } else { value };
+                page.number(&[("worker", &number.to_string())], value);
+            }
+        }
+        let help = "Deadlines that fired.";
+        self.tally(page, ("ringway_worker_deadlines_total", help, "deadline"), Deadline::WORDS, |s| &s.deadlines);
+        let help = "Connections refused.";
+        self.tally(page, ("ringway_worker_refused_total", help, "cause"), Refusal::WORDS, |s| &s.refusals);
+        let versions = VERSIONS.map(|version| version.text());
+        let help = "Requests by protocol.";
+        self.tally(page, ("ringway_worker_requests_total", help, "protocol"), &versions, |s| &s.protocols);
+    }
+
+    fn tally(
+        &self,
+        page: &mut Page,
+        (name, help, label): (&str, &str, &str),
+        words: &[&str],
+        counts: impl Fn(&WorkerSnapshot) -> &[u64],
+    ) {
+        page.family(name, "counter", help);
+        for (number, snapshot) in &self.last {
+            for (word, count) in words.iter().zip(counts(snapshot)) {
+                page.count(&[("worker", &number.to_string()), (label, word)], *count);
+            }
+        }
+    }
+}
+
+fn request_durations(page: &mut Page, totals: &Totals, name: &str, help: &str, per_second: f64) {
+    page.family(name, "histogram", help);
+    for (labels, buckets) in &totals.durations {
+        let [method, path, service] = texts(labels);
+        page.histogram(&[("method", method), ("path", path), ("service", service)], buckets, per_second);
+    }
+}
+
+fn backend_durations(page: &mut Page, totals: &Totals, name: &str, help: &str) {
+    page.family(name, "histogram", help);
+    for (labels, buckets) in &totals.backend {
+        let [service, endpoint] = texts(labels);
+        page.histogram(&[("service", service), ("endpoint", endpoint)], buckets, 1.0);
+    }
+}
+
+fn failures(page: &mut Page, totals: &Totals) {
+    page.family("gateway_errors_total", "counter", "Requests that the gateway answered itself or cut, by reason.");
+    for (labels, count) in &totals.errors {
+        let [error_type, service] = texts(labels);
+        page.count(&[("error_type", error_type), ("service", service)], *count);
+    }
+    page.family("gateway_rate_limit_hits_total", "counter", "Requests that a limiter refused.");
+    for (labels, count) in &totals.limiters {
+        let [limiter_type] = texts(labels);
+        page.count(&[("limiter_type", limiter_type)], *count);
+    }
+}
+
+fn quantiles(page: &mut Page, totals: &Totals) {
+    page.family("ringway_latency_quantile_seconds", "gauge", "Quantiles of request latency since the start.");
+    if let Some(latency) = &totals.latency_all {
+        quantile_samples(page, &[], latency);
+    }
+    let help = "Quantiles of request latency by service since the start.";
+    page.family("ringway_service_latency_quantile_seconds", "gauge", help);
+    for (labels, latency) in &totals.latency {
+        let [service] = texts(labels);
+        quantile_samples(page, &[("service", service)], latency);
+    }
+}
+
+fn quantile_samples(page: &mut Page, labels: &[(&str, &str)], latency: &Histogram<u64>) {
+    for (word, quantile) in QUANTILES {
+        let mut labels = labels.to_vec();
+        labels.push(("quantile", word));
+        page.number(&labels, latency.value_at_quantile(quantile) as f64 / 1e6);
+    }
+}
+
+fn control_families(page: &mut Page, facts: &ControlFacts) {
+    page.family("ringway_build_info", "gauge", "Version of the program.");
+    page.count(&[("version", &facts.version), ("commit", &facts.commit)], 1);
+    page.family("ringway_config_info", "gauge", "Hash of the configuration that serves.");
+    page.count(&[("hash", &facts.config_hash)], 1);
+    page.family("ringway_config_generation", "gauge", "Generation of the configuration that serves.");
+    page.count(&[], facts.generation);
+    page.family(
+        "ringway_config_last_reload_successful",
+        "gauge",
+        "Whether the last load of a configuration succeeded.",
+    );
+    page.count(&[], u64::from(facts.last_reload_ok));
+    let help = "When a configuration was last loaded with success.";
+    page.family("ringway_config_last_reload_success_timestamp_seconds", "gauge", help);
+    page.count(&[], facts.last_reload_success_seconds);
+    page.family("ringway_config_reloads_total", "counter", "Reloads by result.");
+    page.count(&[("result", "applied")], facts.reloads_ok);
+    page.count(&[("result", "rejected")], facts.reloads_failed);
+    page.family("ringway_access_log_write_errors_total", "counter", "Writes of the access log that failed.");
+    page.count(&[], facts.log_write_errors);
+    page.family("ringway_process_log_dropped_total", "counter", "Lines of the process log that were dropped.");
+    page.count(&[], facts.process_log_dropped);
+}
+
+fn process_families(page: &mut Page, facts: &ProcessFacts) {
+    page.family("process_cpu_seconds_total", "counter", "User and system processor time.");
+    page.number(&[], facts.cpu_seconds);
+    page.family("process_resident_memory_bytes", "gauge", "Resident memory.");
+    page.count(&[], facts.resident_bytes);
+    page.family("process_virtual_memory_bytes", "gauge", "Virtual memory.");
+    page.count(&[], facts.virtual_bytes);
+    page.family("process_open_fds", "gauge", "Open file descriptors.");
+    page.count(&[], facts.open_fds);
+    page.family("process_max_fds", "gauge", "The most file descriptors that may be open.");
+    page.count(&[], facts.max_fds);
+    page.family("process_threads", "gauge", "Threads.");
+    page.count(&[], facts.threads);
+    page.family("process_start_time_seconds", "gauge", "Start of the process since the Unix epoch.");
+    page.number(&[], facts.start_seconds);
+}
+
+/// The label values; a missing one is empty.
+fn texts<const N: usize>(labels: &Labels) -> [&str; N] {
+    std::array::from_fn(|at| labels.get(at).map_or("", |label| &**label))
+}

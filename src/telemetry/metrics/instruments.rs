@@ -1,0 +1,254 @@
+//! The instruments of a worker: one table from which the fields, the snapshot and the page derive.
+
+use std::cell::Cell;
+
+/// How a value is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Count,
+    /// Goes up and down.
+    Level,
+    /// Nanoseconds that go up and down; shown in seconds.
+    Nanoseconds,
+}
+
+/// A value of one worker: a counter or a level.
+#[derive(Debug, Default)]
+pub struct Instrument(Cell<i64>);
+
+impl Instrument {
+    /// One more.
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// One less; only for levels.
+    #[inline]
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+
+    /// That many more.
+    #[inline]
+    pub fn add(&self, more: i64) {
+        self.0.set(self.0.get().wrapping_add(more));
+    }
+
+    /// Replaces the value; only for levels.
+    #[inline]
+    pub fn set(&self, value: i64) {
+        self.0.set(value);
+    }
+
+    /// The value.
+    #[inline]
+    pub fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+/// A fixed row of counters, addressed by index.
+#[derive(Debug)]
+pub struct Tally<const N: usize>([Cell<u64>; N]);
+
+impl<const N: usize> Default for Tally<N> {
+    fn default() -> Self {
+        Self([const { Cell::new(0) }; N])
+    }
+}
+
+impl<const N: usize> Tally<N> {
+    /// One more at `index`; an index out of range is not counted.
+    #[inline]
+    pub fn add(&self, index: usize) {
+        if let Some(cell) = self.0.get(index) {
+            cell.set(cell.get() + 1);
+        }
+    }
+
+    /// The values.
+    pub fn values(&self) -> [u64; N] {
+        std::array::from_fn(|at| self.0[at].get())
+    }
+
+    /// Adds the counts of another row.
+    pub fn absorb(&self, other: &Self) {
+        for (cell, more) in self.0.iter().zip(&other.0) {
+            cell.set(cell.get() + more.get());
+        }
+    }
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])+ $name:ident { $( $(#[$variant_doc:meta])+ $variant:ident = $word:literal, )+ }) => {
+        $(#[$doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( $(#[$variant_doc])+ $variant, )+ }
+
+        impl $name {
+            /// The label values, in declaration order.
+            pub const WORDS: &'static [&'static str] = &[ $( $word, )+ ];
+        }
+    };
+}
+
+words! {
+    /// A deadline that fired.
+    Deadline {
+        /// The request header did not arrive in time.
+        Header = "header",
+        /// A kept-alive downstream connection stayed idle.
+        Idle = "idle",
+        /// A request body paused.
+        Body = "body",
+        /// A client did not read.
+        Write = "write",
+        /// Connecting to an endpoint took too long.
+        Connect = "connect",
+        /// The first byte of a response took too long.
+        FirstByte = "first_byte",
+        /// A response paused.
+        BetweenBytes = "between_bytes",
+        /// The whole request took too long.
+        Request = "request",
+        /// A connection reached its greatest age.
+        Age = "age",
+        /// A closing connection was not drained in time.
+        Linger = "linger",
+        /// Draining at a stop ended by force.
+        Drain = "drain",
+    }
+}
+
+words! {
+    /// Why a connection was refused.
+    Refusal {
+        /// The bound of connections of a worker.
+        Connections = "connections",
+        /// No file descriptor was left.
+        Descriptors = "descriptors",
+        /// Memory ran short.
+        Memory = "memory",
+        /// The gateway is stopping.
+        Draining = "draining",
+        /// Accepting failed otherwise.
+        Accept = "accept",
+    }
+}
+
+macro_rules! instruments {
+    ($( $(#[$doc:meta])+ $name:ident: $kind:ident = $metric:literal, $help:literal; )+) => {
+        /// Events and states of one worker, shown with the label `worker` under `ringway_worker_`.
+        #[derive(Debug, Default)]
+        pub struct Instruments {
+            $( $(#[$doc])+ pub $name: Instrument, )+
+            /// Deadlines that fired.
+            pub deadlines: Tally<{ Deadline::WORDS.len() }>,
+            /// Connections refused.
+            pub refusals: Tally<{ Refusal::WORDS.len() }>,
+        }
+
+        /// Metric name without prefix, help and kind of each instrument, in declaration order.
+        pub const INSTRUMENTS: &[(&str, &str, Kind)] = &[ $( ($metric, $help, Kind::$kind), )+ ];
+
+        impl Instruments {
+            /// The values in the order of [`INSTRUMENTS`].
+            pub fn values(&self) -> [i64; INSTRUMENTS.len()] {
+                [ $( self.$name.get(), )+ ]
+            }
+        }
+    };
+}
+
+instruments! {
+    /// Downstream connections that are open.
+    active_connections: Level = "active_connections", "Open downstream connections.";
+    /// Of these, kept alive without a request.
+    idle_connections: Level = "idle_connections", "Downstream connections that wait for a request.";
+    /// Downstream connections accepted.
+    accepted: Count = "connections_accepted_total", "Downstream connections accepted.";
+    /// Requests being served.
+    active_requests: Level = "active_requests", "Requests being served.";
+    /// Upstream connections that are open.
+    upstream_open: Level = "upstream_connections", "Open upstream connections.";
+    /// Of these, idle in a pool.
+    upstream_idle: Level = "upstream_idle_connections", "Upstream connections idle in a pool.";
+    /// Upstream connections opened.
+    upstream_opened: Count = "upstream_connections_opened_total", "Upstream connections opened.";
+    /// Requests sent on an upstream connection that had served another before.
+    upstream_reused: Count = "upstream_connections_reused_total", "Requests sent on a pooled upstream connection.";
+    /// Attempts after the first.
+    retries: Count = "retries_total", "Attempts after the first.";
+    /// Panics that were contained: each cost one connection.
+    panics: Count = "panics_total", "Panics contained; each cost one connection.";
+    /// Access log lines dropped because the writer was behind.
+    log_dropped: Count = "log_lines_dropped_total", "Access log lines dropped because the writer was behind.";
+    /// Bytes read from clients as request bodies.
+    request_bytes: Count = "request_body_bytes_total", "Request body bytes read from clients.";
+    /// Bytes sent to clients as response bodies.
+    response_bytes: Count = "response_body_bytes_total", "Response body bytes sent to clients.";
+    /// Pooled buffers in use.
+    buffers_used: Level = "buffers_used", "Pooled buffers in use.";
+    /// Pooled buffers that are free.
+    buffers_free: Level = "buffers_free", "Pooled buffers kept free.";
+    /// How late the last timer tick was.
+    loop_lag: Nanoseconds = "loop_lag_seconds", "How late the last timer tick was.";
+    /// How late a timer tick was at worst.
+    loop_lag_max: Nanoseconds = "loop_lag_max_seconds", "How late a timer tick was at worst since the start.";
+    /// Generation of the snapshot in use.
+    generation: Level = "config_generation", "Generation of the configuration that the worker uses.";
+}
+
+impl Instruments {
+    /// Counts a deadline that fired.
+    pub fn deadline(&self, kind: Deadline) {
+        self.deadlines.add(kind as usize);
+    }
+
+    /// Counts a refused connection.
+    pub fn refused(&self, why: Refusal) {
+        self.refusals.add(why as usize);
+    }
+
+    /// Notes how late a timer tick was.
+    pub fn lag(&self, ns: u64) {
+        let ns = i64::try_from(ns).unwrap_or(i64::MAX);
+        self.loop_lag.set(ns);
+        self.loop_lag_max.set(self.loop_lag_max.get().max(ns));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_counters_end_in_total() {
+        let names: HashSet<_> = INSTRUMENTS.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), INSTRUMENTS.len());
+        for (name, _, kind) in INSTRUMENTS {
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Count, "{name}");
+        }
+    }
+
+    #[test]
+    fn tallies_ignore_what_is_out_of_range() {
+        let own = Instruments::default();
+        own.deadline(Deadline::Drain);
+        own.refused(Refusal::Memory);
+        own.refusals.add(99);
+        assert_eq!(own.deadlines.values().iter().sum::<u64>(), 1);
+        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn the_worst_lag_is_kept() {
+        let own = Instruments::default();
+        own.lag(7);
+        own.lag(3);
+        assert_eq!((own.loop_lag.get(), own.loop_lag_max.get()), (3, 7));
+    }
+}

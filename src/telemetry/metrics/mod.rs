@@ -1,0 +1,168 @@
+//! Metrics: counters that one worker owns and adds to, snapshots of them that travel, and the page that Prometheus reads.
+//!
+//! ```text
+//! worker thread                              control thread
+//! WorkerMetrics (Cell, no atomics) ─snapshot()─► Exposition::render ─► text 0.0.4
+//! ```
+//! The request path calls [`WorkerMetrics::finished`] once; the instruments of [`instruments::Instruments`] are added to
+//! where their event happens. Labels come from configuration alone (C37, F77).
+
+pub mod exposition;
+pub mod instruments;
+pub mod page;
+pub mod process;
+pub mod snapshot;
+pub mod stats;
+mod totals;
+
+use std::rc::Rc;
+
+use self::instruments::{Instruments, Tally};
+use self::snapshot::WorkerSnapshot;
+use self::stats::{Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
+use crate::error::Reason;
+use crate::http::exchange::Exchange;
+use crate::http::message::{Method, Version};
+use crate::time::Now;
+
+/// Label value that gathers whatever is beyond a bound (F77).
+pub const OTHER: &str = "other";
+/// `path` of requests that no route matched (C37).
+pub const UNMATCHED: &str = "unmatched";
+
+/// What one worker counts. It belongs to that worker's thread; nothing here is shared.
+pub struct WorkerMetrics {
+    /// Events and states of the worker itself.
+    pub own: Instruments,
+    worker: u32,
+    started: Now,
+    protocols: Tally<3>,
+    failures: Tally<{ Reason::ALL.len() }>,
+    unserved: Latency,
+    routes: Registry<(String, String), RouteStats>,
+    services: Registry<String, ServiceStats>,
+    limiters: Registry<String, Counter>,
+    unmatched: Rc<RouteStats>,
+}
+
+/// The counters of one service, with those of its endpoints in the order of one snapshot's plan.
+///
+/// A plan makes it once; the counters behind it outlive the plan when the next one asks for the same names.
+#[derive(Clone)]
+pub struct ServiceHandle {
+    stats: Rc<ServiceStats>,
+    endpoints: Box<[Rc<EndpointStats>]>,
+}
+
+impl WorkerMetrics {
+    /// Empty metrics of worker number `worker`, which started at `now`.
+    pub fn new(worker: u32, now: Now) -> Self {
+        Self {
+            own: Instruments::default(),
+            worker,
+            started: now,
+            protocols: Tally::default(),
+            failures: Tally::default(),
+            unserved: Latency::default(),
+            routes: Registry::new(RouteStats::new(OTHER)),
+            services: Registry::new(ServiceStats::new(OTHER, stats::OVERFLOW_ID)),
+            limiters: Registry::new(Counter::new(OTHER)),
+            unmatched: Rc::new(RouteStats::new(UNMATCHED)),
+        }
+    }
+
+    /// The counters of a route, the same ones for the same name and pattern over any number of reloads. `pattern` is the
+    /// `path` label. Past `stats::ENTRIES_MAX` living routes it is the shared entry `other`.
+    pub fn route(&mut self, name: &str, pattern: &str) -> Rc<RouteStats> {
+        self.routes.entry((name.to_owned(), pattern.to_owned()), |_| RouteStats::new(pattern))
+    }
+
+    /// The counters for requests that no route matched.
+    pub fn unmatched(&self) -> Rc<RouteStats> {
+        self.unmatched.clone()
+    }
+
+    /// The counters of a service and its endpoints, the same ones for the same names over any number of reloads.
+    /// `endpoints` are their labels, in the order that [`Exchange::endpoint`] counts.
+    pub fn service<'a>(&mut self, name: &str, endpoints: impl IntoIterator<Item = &'a str>) -> ServiceHandle {
+        let stats = self.services.entry(name.to_owned(), |id| ServiceStats::new(name, id));
+        let endpoints = endpoints.into_iter().map(|label| stats.endpoint(label)).collect();
+        ServiceHandle { stats, endpoints }
+    }
+
+    /// The counter of refusals by one kind of limiter (R215); the label is a word of the program, such as `token_bucket`.
+    pub fn limiter(&mut self, limiter_type: &str) -> Rc<Counter> {
+        self.limiters.entry(limiter_type.to_owned(), |_| Counter::new(limiter_type))
+    }
+
+    /// Counts one finished request: to be called exactly once, whatever became of it.
+    #[inline]
+    pub fn finished(&self, route: &RouteStats, service: Option<&ServiceHandle>, exchange: &Exchange, now: Now) {
+        let ns = now.since_ns(exchange.started);
+        let service_id = service.map_or(0, |service| service.stats.id());
+        route.add(exchange.request.method, status_of(exchange), service_id, ns);
+        self.protocols.add(protocol_index(exchange.request.version));
+        let failures = match service {
+            Some(service) => {
+                service.add(exchange, ns);
+                &service.stats.failures
+            }
+            None => {
+                self.unserved.record(ns);
+                &self.failures
+            }
+        };
+        if let Some(failure) = exchange.failure {
+            failures.add(failure.reason as usize);
+        }
+    }
+
+    /// Copies what was counted so that it can go to another thread. Costs about a microsecond for each service and route
+    /// that was used; call it at a scrape, not for each request.
+    pub fn snapshot(&self) -> WorkerSnapshot {
+        WorkerSnapshot::take(self)
+    }
+}
+
+impl ServiceHandle {
+    #[inline]
+    fn add(&self, exchange: &Exchange, ns: u64) {
+        self.stats.latency.record(ns);
+        if exchange.upstream_status == 0 {
+            return;
+        }
+        self.stats.upstream_status.add(exchange.upstream_status);
+        if let Some(endpoint) = exchange.endpoint.and_then(|at| self.endpoints.get(at as usize)) {
+            endpoint.durations.add(exchange.upstream_ns);
+        }
+    }
+}
+
+/// The status that the client was answered with, or would have been (499 for one that left).
+#[inline]
+fn status_of(exchange: &Exchange) -> u16 {
+    match (exchange.response.status, exchange.failure) {
+        (0, Some(failure)) => failure.reason.status(),
+        (status, _) => status,
+    }
+}
+
+const VERSIONS: [Version; 3] = [Version::Http10, Version::Http11, Version::Http2];
+
+#[inline]
+fn protocol_index(version: Version) -> usize {
+    match version {
+        Version::Http10 => 0,
+        Version::Http11 => 1,
+        Version::Http2 => 2,
+    }
+}
+
+/// Methods in the order of their numbers in [`stats`].
+const METHODS: [Method; 10] = {
+    let [a, b, c, d, e, f, g, h, i] = Method::NAMED;
+    [a, b, c, d, e, f, g, h, i, Method::Extension]
+};
+
+#[cfg(test)]
+mod tests;
