@@ -61,6 +61,8 @@ pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 pub const FIRST_BYTE_TIMEOUT_MS: u64 = 15_000;
 /// Pause between two reads of a response.
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
+/// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
+pub const ATTEMPTS_MAX: u32 = 2;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
 /// Idle upstream connection, after which it is closed.

@@ -82,6 +82,41 @@ impl Default for RequestId {
     }
 }
 
+/// A short text that is made once for a connection and written for each of its requests: an address, a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortText {
+    bytes: [u8; ShortText::BYTES_MAX],
+    len: u8,
+}
+
+impl ShortText {
+    /// Longest text: an IPv6 address with a mapped IPv4 one.
+    pub const BYTES_MAX: usize = 46;
+
+    /// The text of a value; what is beyond the longest text is cut.
+    pub fn of(value: &impl std::fmt::Display) -> Self {
+        use std::io::Write;
+        let mut text = Self::default();
+        let mut room = &mut text.bytes[..];
+        // Writing stops where the room ends, which is the cut.
+        let _ = write!(room, "{value}");
+        text.len = (Self::BYTES_MAX - room.len()) as u8;
+        text
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+}
+
+impl Default for ShortText {
+    fn default() -> Self {
+        Self { bytes: [0; Self::BYTES_MAX], len: 0 }
+    }
+}
+
 /// A response that the gateway makes itself.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
@@ -119,8 +154,10 @@ pub struct Exchange {
     pub peer: SocketAddr,
     /// Address of the client, read from the right through trusted proxies (C15).
     pub client_ip: IpAddr,
-    /// Port that the client connected to.
-    pub local_port: u16,
+    /// The peer's address as text.
+    pub peer_text: ShortText,
+    /// The port that the client connected to, as text.
+    pub port_text: ShortText,
     /// Scheme that the client used.
     pub scheme: Scheme,
     /// When the first byte of the request was read.
@@ -179,7 +216,8 @@ impl Default for Exchange {
             id: RequestId::default(),
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            local_port: 0,
+            peer_text: ShortText::default(),
+            port_text: ShortText::default(),
             scheme: Scheme::Http,
             started: Now::default(),
             route: Self::NO_ROUTE,

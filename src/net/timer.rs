@@ -212,6 +212,11 @@ impl Deadline {
         &*self.entry.target
     }
 
+    /// The connection's interrupt, to keep.
+    pub fn shared_target(&self) -> Rc<dyn Interrupt> {
+        self.entry.target.clone()
+    }
+
     fn move_up(&self, tick: u64) {
         // Most deadlines lie beyond the horizon: the entry then waits at the horizon and is not touched again until there.
         let horizon = self.timers.tick.get() + SLOTS as u64 - 1;

@@ -12,7 +12,7 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
 use crate::limits::BUF_LARGE_BYTES;
-use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::io::{Interrupt, Io, ReadHalf, WriteHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -93,9 +93,21 @@ impl<W: WriteHalf> Sender<W> {
         self.send(coded, timeout_ms).await
     }
 
-    /// Ends whatever waits on the connection.
-    pub fn interrupt(&self) {
-        self.deadline.target().shutdown(Shutdown::Both);
+    /// A handle that ends whatever waits on the connection.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(self.deadline.shared_target())
+    }
+}
+
+/// Ends whatever waits on a connection.
+pub struct Interrupter(Rc<dyn Interrupt>);
+
+impl Interrupter {
+    /// Shuts the connection down if `condition` holds; it is never reused then.
+    pub fn shutdown_if(&self, condition: bool) {
+        if condition {
+            self.0.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -186,6 +198,11 @@ impl<R: ReadHalf> Receiver<R> {
             }
             Err(error) => Err(self.failure(&error)),
         }
+    }
+
+    /// The connection is not to be used again, although the response was complete.
+    pub fn spoil(&mut self) {
+        self.keeps = false;
     }
 
     fn failure(&self, error: &BodyError) -> Failure {

@@ -1,0 +1,188 @@
+//! The request as it goes upstream: written from the typed form, with the fields that tell where it came from.
+
+use crate::http::exchange::Exchange;
+use crate::http::message::BodyLength;
+use crate::http::name::{Name, NameSet};
+use crate::proto::h1::serialise;
+use crate::snapshot::{HostRule, Listener};
+use crate::sys::buf::Buf;
+
+/// Fields that are written here, from what the gateway knows.
+const WRITTEN_HERE: NameSet = NameSet::of(&[
+    Name::Host,
+    Name::Connection,
+    Name::KeepAlive,
+    Name::ProxyConnection,
+    Name::Te,
+    Name::TransferEncoding,
+    Name::Upgrade,
+    Name::ContentLength,
+    Name::Expect,
+    Name::XForwardedFor,
+    Name::XForwardedProto,
+    Name::XForwardedHost,
+    Name::XForwardedPort,
+    Name::XRequestId,
+    Name::Forwarded,
+]);
+
+/// Writes the head of the request for an HTTP/1.1 endpoint.
+pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8]) {
+    let request = &x.request;
+    let text = |text| request.fields.text(text);
+    out.extend(text(request.method_text));
+    out.extend(b" ");
+    out.extend(text(request.forward_path.unwrap_or(request.path)));
+    if let Some(query) = request.forward_query.or(request.query) {
+        out.extend(b"?");
+        out.extend(text(query));
+    }
+    out.extend(b" HTTP/1.1\r\nHost: ");
+    out.extend(host);
+    out.extend(b"\r\n");
+    serialise::fields(out, &request.fields, WRITTEN_HERE);
+    write_origin(out, x, listener);
+    match request.body {
+        BodyLength::Known(length) => serialise::content_length(out, length),
+        BodyLength::Streamed => out.extend(b"Transfer-Encoding: chunked\r\n"),
+        _ => {}
+    }
+    out.extend(b"\r\n");
+}
+
+/// X-Forwarded-For, -Proto, -Host, -Port, X-Request-ID, and Forwarded where asked for (R29, R30, C15).
+///
+/// Fields of trusted proxies are still in the request here, those of strangers are gone: For is continued, the others
+/// keep what the first trusted proxy saw.
+fn write_origin(out: &mut Buf, x: &Exchange, listener: &Listener) {
+    out.extend(b"X-Forwarded-For: ");
+    for value in x.request.fields.values(Name::XForwardedFor) {
+        out.extend(value);
+        out.extend(b", ");
+    }
+    out.extend(x.peer_text.as_bytes());
+    out.extend(b"\r\n");
+    let authority = x.request.fields.text(x.request.authority);
+    keep_or_write(out, x, Name::XForwardedProto, b"X-Forwarded-Proto", x.scheme.text().as_bytes());
+    keep_or_write(out, x, Name::XForwardedHost, b"X-Forwarded-Host", authority);
+    keep_or_write(out, x, Name::XForwardedPort, b"X-Forwarded-Port", x.port_text.as_bytes());
+    serialise::field(out, b"X-Request-ID", x.id.as_bytes());
+    if listener.forwarded {
+        write_forwarded(out, x, authority);
+    }
+    if let Some(name) = &listener.via {
+        out.extend(b"Via: 1.1 ");
+        out.extend(name.as_bytes());
+        out.extend(b"\r\n");
+    }
+}
+
+fn keep_or_write(out: &mut Buf, x: &Exchange, id: Name, name: &[u8], own: &[u8]) {
+    let value = x.request.fields.get(id).unwrap_or(own);
+    if !value.is_empty() {
+        serialise::field(out, name, value);
+    }
+}
+
+/// `Forwarded: for=…;host=…;proto=…` (RFC 7239 section 4).
+fn write_forwarded(out: &mut Buf, x: &Exchange, authority: &[u8]) {
+    out.extend(b"Forwarded: ");
+    for value in x.request.fields.values(Name::Forwarded) {
+        out.extend(value);
+        out.extend(b", ");
+    }
+    let quoted_v6 = x.peer.is_ipv6();
+    out.extend(if quoted_v6 { b"for=\"[" } else { b"for=" });
+    out.extend(x.peer_text.as_bytes());
+    if quoted_v6 {
+        out.extend(b"]\"");
+    }
+    // Host was checked to hold neither quotes nor backslashes.
+    out.extend(b";host=\"");
+    out.extend(authority);
+    out.extend(b"\";proto=");
+    out.extend(x.scheme.text().as_bytes());
+    out.extend(b"\r\n");
+}
+
+/// The Host that the endpoint sees (R22). A client of HTTP/1.0 may have sent none; then the endpoint's own is used.
+pub fn host<'a>(x: &'a Exchange, rule: &'a HostRule, endpoint: &'a str) -> &'a [u8] {
+    match rule {
+        HostRule::Preserve if !x.request.authority.is_empty() => x.request.fields.text(x.request.authority),
+        HostRule::Literal(host) => host,
+        _ => endpoint.as_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::exchange::ShortText;
+    use crate::http::path::PathPolicy;
+    use crate::proto::h1::parse::{HeadLimits, Parsed};
+    use crate::proto::h1::request;
+    use crate::proto::h1::server::ServerRules;
+
+    fn exchange(text: &str, trusted: bool) -> Exchange {
+        let mut x = Exchange::default();
+        let limits = HeadLimits::default();
+        let Ok(Parsed::Complete(bytes)) = request::parse_lines(text.as_bytes(), &limits, &mut x.request) else {
+            panic!("not a request: {text}");
+        };
+        let buffer = Buf::copy_of(text.as_bytes());
+        request::interpret(&mut x.request, buffer, bytes, PathPolicy::default(), trusted).expect("legal");
+        x.peer = "192.0.2.7:5000".parse().expect("an address");
+        x.peer_text = ShortText::of(&x.peer.ip());
+        x.port_text = ShortText::of(&8080);
+        x.id = crate::http::exchange::RequestId::from_peer(b"id-1").expect("legal");
+        x
+    }
+
+    fn listener(forwarded: bool) -> Listener {
+        let address = "127.0.0.1:8080".parse().expect("an address");
+        Listener { name: "l".into(), address, rules: Arc::new(ServerRules::default()), forwarded, via: None }
+    }
+
+    fn head(x: &Exchange, forwarded: bool) -> String {
+        let mut out = Buf::small();
+        write_head(&mut out, x, &listener(forwarded), host(x, &HostRule::Preserve, "up:80"));
+        String::from_utf8(out.as_slice().to_vec()).expect("ASCII")
+    }
+
+    #[test]
+    fn strangers_are_named_and_not_believed() {
+        let x = exchange(
+            "GET /a/../b?q HTTP/1.1\r\nHost: a.b\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: keep-alive\r\nA:  b\r\n\r\n",
+            false,
+        );
+        assert_eq!(
+            head(&x, true),
+            "GET /b?q HTTP/1.1\r\nHost: a.b\r\nA: b\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-Host: a.b\r\nX-Forwarded-Port: 8080\r\nX-Request-ID: id-1\r\n\
+             Forwarded: for=192.0.2.7;host=\"a.b\";proto=http\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn trusted_proxies_are_continued() {
+        let x = exchange(
+            "POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nContent-Length: 3\r\n\r\n",
+            true,
+        );
+        let head = head(&x, false);
+        assert!(head.contains("X-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n"), "{head}");
+        assert!(head.contains("X-Forwarded-Proto: https\r\n") && head.contains("Content-Length: 3\r\n"), "{head}");
+        assert_eq!(head.matches("X-Forwarded-For").count(), 1);
+    }
+
+    #[test]
+    fn what_is_written_parses_to_the_same_form() {
+        let x = exchange("PUT /x%7Ey HTTP/1.1\r\nHost: A.b:1\r\nTransfer-Encoding: chunked\r\nC: d\r\n\r\n", false);
+        let text = head(&x, false);
+        let again = exchange(&text, true);
+        assert_eq!(head(&again, false).replace(", 192.0.2.7", ""), text);
+        assert_eq!((again.request.path(), again.request.body), (&b"/x~y"[..], BodyLength::Streamed));
+    }
+}

@@ -1,0 +1,5 @@
+//! Who answers a request. A handler produces the response; a policy only looks, changes or stops.
+
+pub mod forward;
+pub mod proxy;
+pub mod relay;

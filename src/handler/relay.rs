@@ -1,0 +1,251 @@
+//! The one copy loop: request body up and response down at the same time, each with back-pressure, for every wire.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use crate::error::{Failure, Reason};
+use crate::http::body::Chunk;
+use crate::http::downstream::{RequestBody, ResponseSink};
+use crate::http::exchange::Exchange;
+use crate::http::message::{BodyLength, Version};
+use crate::limits::INTERIM_RESPONSES_MAX;
+use crate::net::io::{Io, ReadHalf, WriteHalf};
+use crate::net::timer::Timers;
+use crate::proto::h1::client::{ClientConnection, Receiver, Sender};
+use crate::snapshot::ServiceRules;
+use crate::sys::buf::Buf;
+use crate::time::Now;
+
+/// The rules of one exchange with an endpoint.
+pub struct Terms<'a> {
+    /// The service's times and bounds.
+    pub rules: &'a ServiceRules,
+    /// When the whole request must be over.
+    pub due: Now,
+    /// Request body, in bytes.
+    pub body_bytes_max: u64,
+    /// The worker's clock.
+    pub timers: &'a Timers,
+}
+
+impl Terms<'_> {
+    /// When an operation that may take `ms` from now must be over.
+    fn until(&self, ms: u64) -> Now {
+        self.timers.known_now().plus_ms(ms).min(self.due)
+    }
+
+    /// The whole deadline has a reason of its own.
+    fn explain(&self, failure: Failure) -> Failure {
+        if failure.reason == Reason::UpstreamTimeout && self.timers.now() >= self.due {
+            return Reason::RequestTimeout.into();
+        }
+        failure
+    }
+}
+
+/// Sends the request head in `out`, then carries both bodies. The response leaves through `sink`; `on_head` sees its head
+/// before it does.
+///
+/// # Errors
+/// Why the exchange failed. `sink.head_sent()` tells whether the client has seen any of it.
+pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
+    body: &mut B,
+    sink: &mut S,
+    upstream: &mut ClientConnection<I>,
+    x: &mut Exchange,
+    out: Buf,
+    terms: &Terms<'_>,
+    on_head: &mut dyn FnMut(&mut Exchange),
+) -> Result<(), Failure> {
+    upstream.uses += 1;
+    let ClientConnection { sender, receiver, .. } = upstream;
+    if body.is_done() {
+        drop(sender.send(out, terms.rules.send_timeout_ms).await?);
+        return respond(receiver, sink, x, terms, on_head).await;
+    }
+    let chunked = x.request.body == BodyLength::Streamed;
+    let expects_continue = x.request.expects_continue;
+    let sent = send_first(body, sender, out, chunked, expects_continue, terms).await?;
+    if expects_continue {
+        sink.send_continue().await?;
+    }
+    let up = Upload { chunked, sent, terms, response_done: Cell::new(false) };
+    both(body, sink, sender, receiver, x, terms, on_head, up).await
+}
+
+/// Sends the head together with what of the body has already arrived.
+async fn send_first<B: RequestBody, W: WriteHalf>(
+    body: &mut B,
+    sender: &mut Sender<W>,
+    mut out: Buf,
+    chunked: bool,
+    expects_continue: bool,
+    terms: &Terms<'_>,
+) -> Result<u64, Failure> {
+    let timeout_ms = terms.rules.send_timeout_ms;
+    // A client that waits for 100 Continue has sent nothing yet.
+    let first = if expects_continue { None } else { body.ready()? };
+    let Some(first) = first else {
+        sender.send(out, timeout_ms).await?;
+        return Ok(0);
+    };
+    let count = first.data.len() as u64;
+    check_size(count, terms)?;
+    let coded = if chunked { crate::proto::h1::serialise::chunk(first) } else { first.data };
+    if coded.len() <= out.spare() {
+        out.extend(coded.as_slice());
+        sender.send(out, timeout_ms).await?;
+    } else {
+        sender.send(out, timeout_ms).await?;
+        sender.send(coded, timeout_ms).await?;
+    }
+    Ok(count)
+}
+
+fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
+    if bytes > terms.body_bytes_max { Err(Reason::BodyTooLarge.into()) } else { Ok(()) }
+}
+
+struct Upload<'a> {
+    chunked: bool,
+    sent: u64,
+    terms: &'a Terms<'a>,
+    response_done: Cell<bool>,
+}
+
+impl Upload<'_> {
+    /// Carries the request body up. When the response is complete before it, or the endpoint takes no more, the rest is
+    /// only drained, within bounds, so that the client's connection stays usable.
+    async fn run<B: RequestBody, W: WriteHalf>(
+        &self,
+        body: &mut B,
+        sender: &mut Sender<W>,
+        bytes: &Cell<u64>,
+    ) -> Result<bool, Failure> {
+        let mut taken = true;
+        bytes.set(self.sent);
+        while !body.is_done() {
+            if self.response_done.get() {
+                taken = false;
+            }
+            if !taken {
+                body.begin_drain();
+            }
+            let chunk = body.next().await?;
+            bytes.set(bytes.get() + chunk.data.len() as u64);
+            if taken {
+                check_size(bytes.get(), self.terms)?;
+                let sent = sender.send_body(chunk, self.chunked, self.terms.rules.send_timeout_ms).await;
+                taken = sent.is_ok();
+            }
+        }
+        Ok(taken)
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the two directions' halves, lent for the time of one exchange")]
+async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
+    body: &mut B,
+    sink: &mut S,
+    sender: &mut Sender<W>,
+    receiver: &mut Receiver<R>,
+    x: &mut Exchange,
+    terms: &Terms<'_>,
+    on_head: &mut dyn FnMut(&mut Exchange),
+    upload: Upload<'_>,
+) -> Result<(), Failure> {
+    let bytes = Cell::new(0);
+    let interrupt = sender.interrupter();
+    let mut response = None;
+    let mut uploaded = None;
+    {
+        let mut down = pin!(respond(receiver, sink, x, terms, on_head));
+        let mut up = pin!(upload.run(body, sender, &bytes));
+        poll_fn(|cx| {
+            if response.is_none()
+                && let Poll::Ready(result) = down.as_mut().poll(cx)
+            {
+                // What still goes up has no reader: an upload that waits for the endpoint is let go.
+                upload.response_done.set(true);
+                interrupt.shutdown_if(uploaded.is_none());
+                response = Some(result);
+            }
+            if uploaded.is_none()
+                && let Poll::Ready(result) = up.as_mut().poll(cx)
+            {
+                // A client that broke its body off gets no answer to half a request.
+                interrupt.shutdown_if(result.is_err() && response.is_none());
+                uploaded = Some(result);
+            }
+            if response.is_some() && uploaded.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    x.request_bytes = bytes.get();
+    match (response, uploaded) {
+        // The client's own fault explains the endpoint's, unless the answer was complete before.
+        (Some(Err(_)), Some(Err(failure))) => Err(failure),
+        (Some(Ok(())), Some(Ok(true))) => Ok(()),
+        (Some(Ok(())), _) => {
+            receiver.spoil();
+            Ok(())
+        }
+        (Some(Err(failure)), _) => Err(failure),
+        (None, _) => Err(Reason::Internal.into()),
+    }
+}
+
+/// Receives the response and sends it on.
+async fn respond<S: ResponseSink, R: ReadHalf>(
+    receiver: &mut Receiver<R>,
+    sink: &mut S,
+    x: &mut Exchange,
+    terms: &Terms<'_>,
+    on_head: &mut dyn FnMut(&mut Exchange),
+) -> Result<(), Failure> {
+    let asked = terms.timers.known_now();
+    final_head(receiver, sink, x, terms).await.map_err(|failure| terms.explain(failure))?;
+    x.upstream_ns = terms.timers.now().since_ns(asked);
+    x.upstream_status = x.response.status;
+    let first = receiver.first_body()?;
+    on_head(x);
+    let mut ended = first.end;
+    sink.send_head(x, first).await?;
+    while !ended {
+        let due = terms.until(terms.rules.between_bytes_timeout_ms);
+        let chunk = receiver.next_body(due).await.map_err(|failure| terms.explain(failure))?;
+        ended = chunk.end;
+        x.response_bytes += chunk.data.len() as u64;
+        drop(sink.send_body(chunk).await?);
+    }
+    Ok(())
+}
+
+/// Passes interim responses on, within their bound, until the final head is there (F35).
+async fn final_head<S: ResponseSink, R: ReadHalf>(
+    receiver: &mut Receiver<R>,
+    sink: &mut S,
+    x: &mut Exchange,
+    terms: &Terms<'_>,
+) -> Result<(), Failure> {
+    let due = terms.until(terms.rules.first_byte_timeout_ms);
+    for _ in 0..=INTERIM_RESPONSES_MAX {
+        receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
+        match x.response.status {
+            // The gateway has answered the expectation itself.
+            100 => {}
+            101 => return Err(Failure::with(Reason::UpstreamInvalid, "switch of protocols that nobody asked for")),
+            102..=199 if x.request.version != Version::Http10 => sink.send_interim(x).await?,
+            102..=199 => {}
+            _ => return Ok(()),
+        }
+    }
+    Err(Failure::with(Reason::UpstreamInvalid, "too many interim responses"))
+}
+
+/// The whole of a small body, for handlers that answer without an endpoint.
+pub fn whole(data: Buf) -> Chunk {
+    Chunk { data, end: true, trailers: None }
+}

@@ -1,0 +1,292 @@
+//! One request from its typed head to its log line.
+//!
+//! ```text
+//! pin plan ─ identify ─ route ─ policies: request ─ handler ─ policies: response ─ send ─ policies: done ─ telemetry
+//! ```
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::env::{Env, Request};
+use super::plan::{Plan, RoutePlan};
+use super::reply;
+use crate::error::{Failure, Reason};
+use crate::handler::proxy::Proxy;
+use crate::http::downstream::{Downstream, ResponseSink};
+use crate::http::exchange::{Exchange, Reply, RequestId};
+use crate::http::hop;
+use crate::http::message::Method;
+use crate::http::name::Name;
+use crate::net::io::Connect;
+use crate::policy::Flow;
+use crate::policy::slots::Progress;
+use crate::route::{Miss, Rewrite, RouteInput};
+use crate::snapshot::{self, Action, Listener, RedirectTarget};
+
+/// Serves the request in `request.x`, whose head is typed, canonical and stripped.
+pub async fn drive<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    let plan = env.pin();
+    identify(env, listener, &mut request.x);
+    let routed = route(&plan, request);
+    let mut progress = Progress::default();
+    let served = match routed {
+        Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = served {
+        fail(down, &plan, request, failure, progress).await;
+    }
+    finish(env, &plan, &request.x, progress);
+}
+
+/// Answers a request whose head was refused, and counts it.
+pub async fn refuse<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    listener: &Listener,
+    request: &mut Request,
+    failure: Failure,
+) {
+    let plan = env.pin();
+    identify(env, listener, &mut request.x);
+    fail(down, &plan, request, failure, Progress::default()).await;
+    finish(env, &plan, &request.x, Progress::default());
+}
+
+/// Who asks, and how this request is named.
+fn identify<C: Connect>(env: &Env<C>, listener: &Listener, x: &mut Exchange) {
+    x.random = env.random();
+    x.client_ip = x.peer.ip();
+    let trusted = &listener.rules.trusted_proxies;
+    if !trusted.is_empty() {
+        x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
+    }
+    // A stranger's id was stripped with the head (C18).
+    let given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
+    x.id = given.unwrap_or_else(|| RequestId::from_random(x.random, env.random()));
+}
+
+/// The request as routes see it.
+struct Input<'a>(&'a Exchange);
+
+impl RouteInput for Input<'_> {
+    #[inline]
+    fn method(&self) -> &[u8] {
+        match self.0.request.method {
+            Method::Extension => self.0.request.fields.text(self.0.request.method_text),
+            method => method.text().as_bytes(),
+        }
+    }
+
+    #[inline]
+    fn host(&self) -> &[u8] {
+        self.0.request.host()
+    }
+
+    #[inline]
+    fn path(&self) -> &[u8] {
+        self.0.request.path()
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        self.0.request.query()
+    }
+
+    fn header<'a>(&'a self, name: &[u8], each: &mut dyn FnMut(&'a [u8]) -> bool) {
+        let fields = &self.0.request.fields;
+        for (own, value) in fields.iter() {
+            if own.eq_ignore_ascii_case(name) && !each(value) {
+                break;
+            }
+        }
+    }
+
+    fn client_ip(&self) -> IpAddr {
+        self.0.client_ip
+    }
+}
+
+/// Finds the route and rewrites the path for its endpoints.
+fn route<I: crate::net::io::Io>(plan: &Plan<I>, request: &mut Request) -> Result<(), Failure> {
+    let Request { x, captures, path } = request;
+    let prefix_bytes = match plan.table.find(&Input(x), captures) {
+        Ok(hit) => {
+            x.route = hit.route.0;
+            hit.prefix_bytes
+        }
+        Err(miss) => {
+            x.route = plan.snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
+            0
+        }
+    };
+    let Some(rewrite) = &plan.snapshot.routes[x.route as usize].rewrite else { return Ok(()) };
+    rewrite_path(rewrite, x, captures, prefix_bytes, path)
+}
+
+fn rewrite_path(
+    rewrite: &Rewrite,
+    x: &mut Exchange,
+    captures: &crate::route::Captures,
+    prefix_bytes: usize,
+    path: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    rewrite.apply(x.request.path(), prefix_bytes, captures, path).map_err(|_| Failure::new(Reason::BadRewrite))?;
+    // A rewritten path is held to the same rules as one that arrived (F49).
+    if !crate::http::path::is_canonical(path) {
+        let raw = std::mem::take(path);
+        crate::http::path::canonicalise(&raw, crate::http::path::PathPolicy::Preserve, path)
+            .map_err(|failure| Failure::with(Reason::BadRewrite, failure.detail))?;
+    }
+    x.request.forward_path = Some(x.request.fields.keep(path));
+    Ok(())
+}
+
+/// 405 with Allow where another method would have a route, else 404.
+fn missed(x: &mut Exchange, miss: &Miss) -> Failure {
+    let Some(methods) = &miss.allow else { return Reason::NoRoute.into() };
+    let allow = methods.names().collect::<Vec<_>>().join(&b", "[..]);
+    let added = x.late_fields.append(b"Allow", &allow);
+    debug_assert!(added.is_ok(), "method names are tokens");
+    Reason::MethodNotAllowed.into()
+}
+
+/// Runs the policies and the route's handler.
+async fn serve<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let x = &mut request.x;
+    let at = x.route as usize;
+    let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
+    if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
+        return answer(down, live, x, *reply, *progress).await;
+    }
+    match &route.action {
+        Action::Proxy { services, split } => {
+            let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
+            x.service = services[chosen];
+            proxy(down, env, plan, listener, x, route, live, *progress).await
+        }
+        Action::Redirect { status, to } => answer(down, live, x, redirect(x, *status, to), *progress).await,
+        Action::Respond { status, content_type, body, fields } => {
+            let mut fields = fields.clone();
+            if !content_type.is_empty() {
+                fields.push((Bytes::from_static(b"Content-Type"), content_type.clone()));
+            }
+            let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
+            answer(down, live, x, reply, *progress).await
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
+async fn proxy<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    x: &mut Exchange,
+    route: &snapshot::Route,
+    live: &RoutePlan,
+    progress: Progress,
+) -> Result<(), Failure> {
+    let service = x.service as usize;
+    let spec = &plan.snapshot.services[service];
+    let proxy = Proxy {
+        connector: &env.connector,
+        timers: &env.timers,
+        listener,
+        spec,
+        service: &plan.services[service],
+        host: route.host.as_ref().unwrap_or(&spec.host),
+        due: x.started.plus_ms(route.timeout_ms),
+        body_bytes_max: route.body_bytes_max,
+    };
+    let timers = &env.timers;
+    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
+}
+
+fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
+    let location = match to {
+        RedirectTarget::Fixed(url) => url.clone(),
+        RedirectTarget::Origin(origin) => {
+            let path = x.request.forward_path.map_or(x.request.path(), |path| x.request.fields.text(path));
+            let query = x.request.query().map(|query| [b"?", query].concat()).unwrap_or_default();
+            [&origin[..], path, &query].concat().into()
+        }
+    };
+    Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() }
+}
+
+/// Sends an answer of the gateway's own past the policies that the request has passed.
+async fn answer<D: Downstream>(
+    down: &mut D,
+    live: &RoutePlan,
+    x: &mut Exchange,
+    reply: Reply,
+    progress: Progress,
+) -> Result<(), Failure> {
+    let body = reply::compose(x, reply);
+    live.chain.on_response(progress, x, x.started);
+    reply::send(down, x, body).await
+}
+
+/// Turns a failure into a response, or cuts the connection where the client has already seen a part of one (F24).
+async fn fail<D: Downstream, I: crate::net::io::Io>(
+    down: &mut D,
+    plan: &Plan<I>,
+    request: &mut Request,
+    failure: Failure,
+    progress: Progress,
+) {
+    let x = &mut request.x;
+    x.failure = Some(failure);
+    let (_, response) = down.split();
+    let answerable = !matches!(failure.reason, Reason::ClientClosed | Reason::ClientStalled);
+    if response.head_sent() || !answerable {
+        response.abort();
+        return;
+    }
+    let body = reply::compose(x, Reply::failure(failure.reason));
+    x.failure = Some(failure);
+    if let Some(live) = plan.routes.get(x.route as usize) {
+        live.chain.on_response(progress, x, x.started);
+    }
+    if let Err(failure) = reply::send(down, x, body).await {
+        x.failure = Some(failure);
+    }
+}
+
+/// Gives permits back, counts and logs: exactly once for every request.
+fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: Progress) {
+    let now = env.timers.now();
+    let live = plan.routes.get(x.route as usize);
+    if let Some(live) = live {
+        live.chain.on_done(progress, x, now);
+    }
+    let metrics = env.metrics.borrow();
+    let service = plan.services.get(x.service as usize).map(|service| &service.stats);
+    let unmatched;
+    let stats = match live {
+        Some(live) => &*live.stats,
+        None => {
+            unmatched = metrics.unmatched();
+            &*unmatched
+        }
+    };
+    metrics.finished(stats, service, x, now);
+    let mut log = env.access_log.borrow_mut();
+    if log.is_on() {
+        log.record(x, &plan.snapshot, now);
+    }
+}

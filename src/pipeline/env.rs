@@ -1,0 +1,105 @@
+//! What a worker lends to its requests. All of it belongs to one thread; nothing here is shared with another.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::plan::Plan;
+use crate::http::exchange::Exchange;
+use crate::limits::EXCHANGES_FREE_MAX;
+use crate::net::io::Connect;
+use crate::net::timer::Timers;
+use crate::route::Captures;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::WorkerMetrics;
+
+/// A worker's environment.
+pub struct Env<C: Connect> {
+    /// Opens upstream connections.
+    pub connector: C,
+    /// Deadlines and the clock.
+    pub timers: Rc<Timers>,
+    /// Counters.
+    pub metrics: RefCell<WorkerMetrics>,
+    /// The log of requests.
+    pub access_log: RefCell<AccessLog>,
+    /// The gateway is stopping: connections close behind their next response.
+    pub draining: Cell<bool>,
+    /// Requests under way.
+    pub active: Cell<u64>,
+    plan: RefCell<Rc<Plan<C::Io>>>,
+    random: Cell<u64>,
+    free: RefCell<Vec<Box<Request>>>,
+}
+
+/// The state of one request, recycled from request to request so that none allocates.
+#[derive(Default)]
+pub struct Request {
+    /// The exchange.
+    pub x: Exchange,
+    /// Named parts of the path.
+    pub captures: Captures,
+    /// Room for a rewritten path.
+    pub path: Vec<u8>,
+}
+
+impl<C: Connect> Env<C> {
+    /// An environment that runs `plan`. `seed` starts its generator of request ids and choices.
+    pub fn new(
+        connector: C,
+        timers: Rc<Timers>,
+        metrics: WorkerMetrics,
+        access_log: AccessLog,
+        plan: Plan<C::Io>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            connector,
+            timers,
+            metrics: RefCell::new(metrics),
+            access_log: RefCell::new(access_log),
+            draining: Cell::new(false),
+            active: Cell::new(0),
+            plan: RefCell::new(Rc::new(plan)),
+            random: Cell::new(seed),
+            free: RefCell::default(),
+        }
+    }
+
+    /// The plan for a whole request.
+    #[inline]
+    pub fn pin(&self) -> Rc<Plan<C::Io>> {
+        self.plan.borrow().clone()
+    }
+
+    /// Runs another plan from the next request on. Returns the one before.
+    pub fn replace(&self, plan: Rc<Plan<C::Io>>) -> Rc<Plan<C::Io>> {
+        self.plan.replace(plan)
+    }
+
+    /// The next value of the worker's generator (splitmix64): for ids and choices, not for secrets.
+    #[inline]
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// An empty request state.
+    #[inline]
+    pub fn take_request(&self) -> Box<Request> {
+        self.free.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives a request state back.
+    #[inline]
+    pub fn give_request(&self, mut request: Box<Request>) {
+        request.x.clear();
+        request.captures.clear();
+        let mut free = self.free.borrow_mut();
+        if free.len() < EXCHANGES_FREE_MAX {
+            free.push(request);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The life of a request, whichever wire it came on.
+
+pub mod drive;
+pub mod env;
+pub mod plan;
+pub mod reply;

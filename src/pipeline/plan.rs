@@ -1,0 +1,73 @@
+//! A snapshot made ready in one worker: its own copy of the route table, and the state that belongs to each id.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::net::io::Io;
+use crate::policy::Tick;
+use crate::policy::slots::{LiveChain, Slots};
+use crate::route::RouteTable;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::metrics::stats::RouteStats;
+use crate::time::Now;
+use crate::upstream::service::Service;
+
+/// A snapshot with this worker's state. A request keeps the plan that it began with.
+pub struct Plan<I: Io> {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// This worker's copy: the caches of its regular expressions are not shared.
+    pub table: RouteTable,
+    /// By route id.
+    pub routes: Vec<RoutePlan>,
+    /// By service id.
+    pub services: Vec<Service<I>>,
+}
+
+/// A route's state in this worker.
+pub struct RoutePlan {
+    /// Its policies with their states.
+    pub chain: LiveChain,
+    /// Its counters.
+    pub stats: Rc<RouteStats>,
+}
+
+impl<I: Io> Plan<I> {
+    /// Makes a snapshot ready. What `previous` has under the same identities is taken over: pools, loads, limits and
+    /// counters go on. Living state is not changed until [`Self::commit`], so that the reload can still be abandoned.
+    pub fn prepare(
+        snapshot: Arc<Snapshot>,
+        previous: Option<&Plan<I>>,
+        slots: &mut Slots,
+        metrics: &mut WorkerMetrics,
+        tick: Tick,
+        seed: u64,
+    ) -> Self {
+        let routes = snapshot.routes.iter().map(|route| RoutePlan {
+            chain: slots.prepare(&route.chain, tick),
+            stats: metrics.route(&route.name, &route.pattern),
+        });
+        let routes = routes.collect();
+        let old = |name: &str| previous.and_then(|plan| plan.services.iter().find(|s| s.name() == name));
+        let services = snapshot.services.iter().map(|spec| {
+            let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
+            let stats = metrics.service(&spec.name, labels);
+            Service::new(spec, old(&spec.name), stats, seed)
+        });
+        let services = services.collect();
+        Self { table: snapshot.table.clone(), routes, services, snapshot }
+    }
+
+    /// Fits living state to this plan's configuration.
+    pub fn commit(&self, slots: &mut Slots) {
+        self.routes.iter().for_each(|route| slots.commit(&route.chain));
+    }
+
+    /// Closes upstream connections that have been idle for too long.
+    pub fn expire(&self, now: Now) {
+        for (service, spec) in self.services.iter().zip(&self.snapshot.services) {
+            service.expire(now, &spec.rules);
+        }
+    }
+}

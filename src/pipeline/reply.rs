@@ -1,0 +1,140 @@
+//! Answers that the gateway makes itself: the one place where failures become responses.
+
+use bytes::Bytes;
+
+use crate::error::{Failure, Reason};
+use crate::http::body::Chunk;
+use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
+use crate::http::exchange::{Exchange, Reply};
+use crate::http::message::{BodyLength, Method};
+use crate::http::name::Name;
+use crate::sys::buf::Buf;
+use crate::time;
+
+/// What a client should wait before it asks an overloaded gateway again, in seconds.
+const RETRY_AFTER_SECONDS: &[u8] = b"1";
+
+/// Puts a reply into `x.response` and returns its body.
+pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
+    x.response.clear();
+    x.response.status = reply.status;
+    if let Some(reason) = reply.reason {
+        x.failure = Some(x.failure.filter(|f| f.reason == reason).unwrap_or(reason.into()));
+    }
+    let (content_type, body) = match reply.reason {
+        Some(reason) if reply.body.is_empty() && !is_empty_by_nature(reply.status) => error_body(x, reply.status, reason),
+        _ => (reply.content_type.as_bytes(), reply.body),
+    };
+    add(x, b"Content-Type", content_type);
+    if reply.status == 503 && !reply.fields.iter().any(|(name, _)| Name::of(name) == Name::RetryAfter) {
+        add(x, b"Retry-After", RETRY_AFTER_SECONDS);
+    }
+    for (name, value) in &reply.fields {
+        add(x, name, value);
+    }
+    let length = body.len() as u64;
+    if x.request.method == Method::Head || is_empty_by_nature(reply.status) {
+        x.response.body = BodyLength::None;
+        x.response.declared_length = Some(length);
+        return Bytes::new();
+    }
+    x.response.body = BodyLength::Known(length);
+    body
+}
+
+/// A field that would break the message is left out: replies come from configuration and policies, which were checked.
+fn add(x: &mut Exchange, name: &[u8], value: &[u8]) {
+    if !value.is_empty() {
+        let added = x.response.fields.append(name, value);
+        debug_assert!(added.is_ok(), "a reply with an illegal field");
+    }
+}
+
+fn is_empty_by_nature(status: u16) -> bool {
+    matches!(status, 100..=199 | 204 | 304)
+}
+
+/// The one error shape (C19), as JSON, as a problem document (RFC 9457) or as text: what the client asks for.
+fn error_body(x: &Exchange, status: u16, reason: Reason) -> (&'static [u8], Bytes) {
+    let id = String::from_utf8_lossy(x.id.as_bytes());
+    let accept = x.request.fields.get(Name::Accept).unwrap_or_default();
+    let asks = |kind: &str| memchr::memmem::find(accept, kind.as_bytes()).is_some();
+    let (text, word, now) = (reason.text(), reason.word(), time::unix_seconds());
+    if asks("application/problem+json") {
+        let body = format!(
+            "{{\"type\":\"urn:ringway:reason:{word}\",\"title\":\"{text}\",\"status\":{status},\"request_id\":\"{id}\",\
+             \"timestamp\":{now}}}\n"
+        );
+        return (b"application/problem+json", body.into());
+    }
+    if asks("text/plain") && !asks("json") {
+        return (b"text/plain; charset=utf-8", format!("{text} ({word}, request {id})\n").into());
+    }
+    let body = format!(
+        "{{\"error\":\"{text}\",\"status\":{status},\"reason\":\"{word}\",\"request_id\":\"{id}\",\"timestamp\":{now}}}\n"
+    );
+    (b"application/json", body.into())
+}
+
+/// Sends the answer that was composed.
+///
+/// # Errors
+/// The client left or stalls.
+pub async fn send<D: Downstream>(down: &mut D, x: &mut Exchange, body: Bytes) -> Result<(), Failure> {
+    let (request, response) = down.split();
+    // A body that has arrived is taken off the connection, so that it can go on; for one that has not, it closes.
+    while !request.is_done() {
+        match request.ready() {
+            Ok(Some(_)) => {}
+            _ => {
+                response.close_after();
+                break;
+            }
+        }
+    }
+    let chunk = Chunk { data: Buf::copy_of(&body), end: true, trailers: None };
+    response.send_head(x, chunk).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn composed(accept: &str, reason: Reason) -> (Exchange, Bytes) {
+        let mut x = Exchange::default();
+        if !accept.is_empty() {
+            x.request.fields.append(b"Accept", accept.as_bytes()).expect("legal");
+        }
+        let body = compose(&mut x, Reply::failure(reason));
+        (x, body)
+    }
+
+    #[test]
+    fn errors_have_one_shape_in_three_dresses() {
+        let (x, body) = composed("", Reason::NoRoute);
+        assert_eq!((x.response.status, x.response.body), (404, BodyLength::Known(body.len() as u64)));
+        let json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&json["error"], &json["status"]), (&"Route not found".into(), &404.into()));
+        assert!(json["request_id"].is_string() && json["timestamp"].is_u64());
+        let (x, body) = composed("application/problem+json", Reason::RateLimited);
+        assert_eq!(x.response.fields.get(Name::ContentType), Some(&b"application/problem+json"[..]));
+        assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
+        assert!(composed("text/plain", Reason::NoRoute).1.starts_with(b"Route not found"));
+    }
+
+    #[test]
+    fn unavailable_says_when_to_come_back() {
+        let (x, _) = composed("", Reason::NoEndpoint);
+        assert_eq!(x.response.fields.get(Name::RetryAfter), Some(&b"1"[..]));
+        assert_eq!(x.failure.map(|f| f.reason), Some(Reason::NoEndpoint));
+    }
+
+    #[test]
+    fn head_requests_get_the_length_alone() {
+        let mut x = Exchange::default();
+        x.request.method = Method::Head;
+        let body = compose(&mut x, Reply::failure(Reason::NoRoute));
+        assert!(body.is_empty() && x.response.body == BodyLength::None);
+        assert!(x.response.declared_length.is_some_and(|length| length > 10));
+    }
+}

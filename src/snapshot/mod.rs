@@ -1,0 +1,205 @@
+//! What workers run: one immutable configuration, with ids instead of names and nothing left to check.
+//!
+//! The compiler of the configuration builds it, the control thread publishes it with one atomic store, and a request keeps
+//! the one that it began with (R307). What changes while requests run (counters, pools, buckets) is not here but in each
+//! worker, found again over reloads by the identities that a snapshot gives: listener, route, service and slot names.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::limits;
+use crate::policy::slots::Chain;
+use crate::proto::h1::parse::HeadLimits;
+use crate::proto::h1::server::ServerRules;
+use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::upstream::balance::Balancer;
+
+/// A compiled configuration.
+pub struct Snapshot {
+    /// Counts applied configurations from 1.
+    pub generation: u64,
+    /// Where clients come in.
+    pub listeners: Vec<Listener>,
+    /// Chooses a route; ids are indices of `routes`.
+    pub table: RouteTable,
+    /// The routes in declared order.
+    pub routes: Vec<Route>,
+    /// Serves what no route matches (R20, C57); an index of `routes` that the table does not know.
+    pub default_route: Option<u32>,
+    /// Where requests go.
+    pub services: Vec<Service>,
+    /// How requests are logged.
+    pub access_log: crate::telemetry::access_log::Format,
+    /// The configuration with every default written out and secrets masked (C60).
+    pub effective: serde_json::Value,
+}
+
+/// A listening address and its rules.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Identity over reloads.
+    pub name: String,
+    /// Address.
+    pub address: SocketAddr,
+    /// Rules of its connections.
+    pub rules: Arc<ServerRules>,
+    /// Send the `Forwarded` field too (RFC 7239).
+    pub forwarded: bool,
+    /// Send and add `Via` (RFC 9110 section 7.6.3), under this name.
+    pub via: Option<String>,
+}
+
+/// What happens to the requests that it takes.
+pub struct Route {
+    /// Identity over reloads.
+    pub name: String,
+    /// The pattern as written: the `path` label of metrics (C37).
+    pub pattern: String,
+    /// Its policies in order.
+    pub chain: Chain,
+    /// Who answers.
+    pub action: Action,
+    /// How the path changes on its way upstream (R11, R12).
+    pub rewrite: Option<Rewrite>,
+    /// Whole request, in milliseconds (R17, C51).
+    pub timeout_ms: u64,
+    /// Request body, in bytes; the listener's bound holds too.
+    pub body_bytes_max: u64,
+    /// Which Host goes upstream; None leaves it to the service.
+    pub host: Option<HostRule>,
+}
+
+/// Who answers a request.
+pub enum Action {
+    /// One service of several, by weight (canary): indices of `Snapshot::services`.
+    Proxy {
+        /// The services.
+        services: Vec<u32>,
+        /// How they share; None when there is one.
+        split: Option<WeightedSplit>,
+    },
+    /// A redirect to another place.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+        /// Where to.
+        to: RedirectTarget,
+    },
+    /// A fixed answer.
+    Respond {
+        /// Status code.
+        status: u16,
+        /// Content type; empty without a body.
+        content_type: Bytes,
+        /// Body.
+        body: Bytes,
+        /// Further fields.
+        fields: Vec<(Bytes, Bytes)>,
+    },
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectTarget {
+    /// To this URL or path as it stands.
+    Fixed(Bytes),
+    /// To the same path and query under this origin (`https://example.com`).
+    Origin(Bytes),
+}
+
+/// Which Host an endpoint sees (R22).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum HostRule {
+    /// The client's.
+    #[default]
+    Preserve,
+    /// The endpoint's own address as written.
+    Endpoint,
+    /// This one.
+    Literal(Bytes),
+}
+
+/// Where requests go: endpoints that serve the same thing.
+pub struct Service {
+    /// Identity over reloads.
+    pub name: String,
+    /// Its endpoints; may be none.
+    pub endpoints: Vec<Endpoint>,
+    /// Chooses one.
+    pub balancer: Balancer,
+    /// What a hash is made from, for the algorithms that hash.
+    pub hash_key: HashKey,
+    /// Which Host its endpoints see.
+    pub host: HostRule,
+    /// Its times and bounds.
+    pub rules: ServiceRules,
+}
+
+/// Times and bounds of a service. Defaults stand in `limits.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRules {
+    /// Connecting, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Waiting for the response head, in milliseconds.
+    pub first_byte_timeout_ms: u64,
+    /// Pause between two reads of a response, in milliseconds.
+    pub between_bytes_timeout_ms: u64,
+    /// Pause of an endpoint that does not read, in milliseconds.
+    pub send_timeout_ms: u64,
+    /// Idle connections that one worker keeps for one endpoint.
+    pub idle_max: usize,
+    /// How long it keeps them, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Requests on one connection.
+    pub requests_max: u64,
+    /// Attempts for one request, the first one counted (C50).
+    pub attempts_max: u32,
+    /// Bounds of response heads (F36).
+    pub head: HeadLimits,
+}
+
+impl Default for ServiceRules {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: limits::CONNECT_TIMEOUT_MS,
+            first_byte_timeout_ms: limits::FIRST_BYTE_TIMEOUT_MS,
+            between_bytes_timeout_ms: limits::BETWEEN_BYTES_TIMEOUT_MS,
+            send_timeout_ms: limits::WRITE_TIMEOUT_MS,
+            idle_max: limits::POOL_IDLE_MAX,
+            idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
+            requests_max: u64::MAX,
+            attempts_max: limits::ATTEMPTS_MAX,
+            head: HeadLimits::default(),
+        }
+    }
+}
+
+/// One address of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// As written, `host:port`: identity over reloads, metric label, and Host where the rule says so.
+    pub authority: String,
+    /// Resolved address; None while its name does not resolve.
+    pub address: Option<SocketAddr>,
+    /// Share of the load, at least 1.
+    pub weight: u32,
+}
+
+/// What a hash balancer hashes (R101, R102).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    ClientIp,
+    /// The canonical path.
+    Path,
+    /// A request header, in lower case.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// A query parameter.
+    Query(String),
+}
+

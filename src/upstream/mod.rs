@@ -1,0 +1,5 @@
+//! Services and their endpoints in one worker: choosing one, connecting, keeping connections.
+
+pub mod balance;
+pub mod pool;
+pub mod service;

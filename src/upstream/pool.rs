@@ -1,0 +1,134 @@
+//! Idle connections to one endpoint, kept by one worker. The one used last is taken first, so that the rest can age out.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use crate::limits::POOL_PROBE_AFTER_MS;
+use crate::net::io::Io;
+use crate::proto::h1::client::ClientConnection;
+use crate::snapshot::ServiceRules;
+use crate::time::Now;
+
+/// The idle connections of one endpoint.
+pub struct Pool<I: Io> {
+    /// Oldest first.
+    idle: RefCell<VecDeque<ClientConnection<I>>>,
+}
+
+impl<I: Io> Default for Pool<I> {
+    fn default() -> Self {
+        Self { idle: RefCell::default() }
+    }
+}
+
+impl<I: Io> Pool<I> {
+    /// The connection that was used last, if it is young enough. One that has been idle for a while is probed first, and
+    /// so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
+    pub fn take(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(connection) = idle.pop_back() {
+            let idle_ms = now.since_ns(connection.idle_since) / 1_000_000;
+            if idle_ms >= rules.idle_timeout_ms {
+                // All others are older.
+                idle.clear();
+                return None;
+            }
+            if !(must_live || idle_ms >= POOL_PROBE_AFTER_MS) || connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, or closes it when it is spent or there are enough.
+    pub fn give(&self, mut connection: ClientConnection<I>, now: Now, rules: &ServiceRules) {
+        let mut idle = self.idle.borrow_mut();
+        if connection.uses >= rules.requests_max || rules.idle_max == 0 {
+            return;
+        }
+        if idle.len() >= rules.idle_max {
+            idle.pop_front();
+        }
+        connection.idle_since = now;
+        idle.push_back(connection);
+        debug_assert!(idle.len() <= rules.idle_max);
+    }
+
+    /// Closes connections that have been idle for too long. Returns how many.
+    pub fn expire(&self, now: Now, rules: &ServiceRules) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        let old = |c: &ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= rules.idle_timeout_ms;
+        let count = idle.iter().take_while(|connection| old(connection)).count();
+        idle.drain(..count);
+        count
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::mem::{Faults, Mem, pair};
+    use crate::net::timer::Timers;
+    use crate::time::Clock;
+
+    fn connection(kept: &mut Vec<Mem>) -> ClientConnection<Mem> {
+        let (ours, theirs) = pair(64, &Faults::NONE);
+        kept.push(theirs);
+        ClientConnection::new(ours, &Timers::new(Clock::stopped()))
+    }
+
+    #[test]
+    fn last_in_first_out_within_bounds() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules { idle_max: 2, ..ServiceRules::default() };
+        for uses in 1..=3 {
+            let mut one = connection(&mut far);
+            one.uses = uses;
+            pool.give(one, Now::from_ms(uses), &rules);
+        }
+        assert_eq!(pool.len(), 2);
+        let uses = || pool.take(Now::from_ms(5), &rules, false).map(|c| c.uses);
+        assert_eq!([uses(), uses(), uses()], [Some(3), Some(2), None]);
+    }
+
+    #[test]
+    fn old_and_spent_connections_are_not_kept() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules { requests_max: 5, ..ServiceRules::default() };
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        pool.give(connection(&mut far), Now::from_ms(50_000), &rules);
+        assert_eq!(pool.expire(Now::from_ms(60_000), &rules), 1);
+        assert!(pool.take(Now::from_ms(110_000), &rules, false).is_none() && pool.is_empty());
+        let mut spent = connection(&mut far);
+        spent.uses = 5;
+        pool.give(spent, Now::from_ms(0), &rules);
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn closed_connections_are_found_where_it_matters() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules::default();
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        // Dropping the far end's halves closes both directions.
+        far.into_iter().for_each(|end| drop(crate::net::io::Io::split(end)));
+        assert!(pool.take(Now::from_ms(1), &rules, false).is_some(), "a repeatable request may try it");
+        assert!(pool.take(Now::from_ms(1), &rules, true).is_none());
+    }
+}
