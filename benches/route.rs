@@ -37,7 +37,7 @@ fn table(routes: u32, pattern: impl Fn(u32) -> String) -> RouteTable {
 
 /// Paths over the table's routes in a scattered but fixed order.
 fn requests(routes: u32, path: impl Fn(u32) -> String) -> Vec<Request> {
-    let scattered = |at: usize| (at as u64 * 0x9e37_79b9_7f4a_7c15 >> 33) as u32 % routes;
+    let scattered = |at: usize| ((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % routes;
     (0..REQUESTS).map(|at| Request(path(scattered(at)))).collect()
 }
 

@@ -252,13 +252,17 @@ proptest! {
 
     #[test]
     fn exact_and_parameter_routes_agree_with_matchit(
-        patterns in prop::collection::vec(prop::collection::vec(prop_oneof!["[ab]{1,2}", Just("{p}".to_string())], 1..4), 1..12),
+        patterns in prop::collection::vec(
+            prop::collection::vec(prop_oneof!["[ab]{1,2}", Just("{p}".to_string())], 1..4),
+            1..12,
+        ),
         paths in prop::collection::vec(prop::collection::vec("[abc]{1,2}", 1..5), 1..10),
     ) {
         let mut router = matchit::Router::new();
         let mut specs = Vec::new();
         for (at, segments) in patterns.iter().enumerate() {
-            let named: Vec<String> = segments.iter().enumerate().map(|(at, text)| text.replace("{p}", &format!("{{p{at}}}"))).collect();
+            let named = |(at, text): (usize, &String)| text.replace("{p}", &format!("{{p{at}}}"));
+            let named: Vec<String> = segments.iter().enumerate().map(named).collect();
             let text = format!("/{}", named.join("/"));
             // A pattern that is there already is a conflict to matchit.
             if router.insert(text.clone(), at).is_ok() {

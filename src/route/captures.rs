@@ -70,7 +70,7 @@ impl Captures {
 }
 
 /// A capture's name, held in place so that handing it out touches no shared counter.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Name {
     length: u8,
     bytes: [u8; CAPTURE_NAME_BYTES_MAX],

@@ -1,11 +1,12 @@
 //! Routes that can never be reached (C31).
 
-use std::collections::HashMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
 
-use super::rank::predicate_count;
-use super::table::regex_begins;
-use super::{HostPattern, Order, PathPattern, RouteId, RouteSpec, RouteTable};
+use super::build::regex_begins;
+use super::pattern::{End, Shape, Step};
+use super::{HostPattern, Order, PathPattern, RouteId, RouteInput, RouteSpec, RouteTable};
 
 /// A route that another one always goes before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,76 +43,134 @@ impl RouteTable {
     /// What it says is always true; it does not find routes that only several others together shadow, nor compare
     /// regular expressions other than by their text and their literal beginning.
     pub fn lint(&self) -> Vec<Shadowed> {
-        let (specs, order) = (self.specs(), self.fixed.order);
-        let mut groups: HashMap<Option<String>, Vec<usize>> = HashMap::new();
-        let mut found = Vec::new();
-        for index in self.in_order_of_trial() {
-            let spec = &specs[index];
-            let group = groups.entry(self.group(spec)).or_default();
-            let by = group.iter().map(|before| &specs[*before]).find(|before| hides(before, spec, order));
-            if let Some(by) = by.or_else(|| self.wide_prefix(spec)) {
-                let why = if hides(spec, by, order) { Shadow::Duplicate } else { Shadow::Wider };
-                found.push((index, Shadowed { route: spec.id, by: by.id, why }));
-            }
-            group.push(index);
-        }
-        found.sort_by_key(|(index, _)| *index);
-        found.into_iter().map(|(_, shadowed)| shadowed).collect()
+        let facts: Vec<Facts<'_>> = self.specs().iter().map(Facts::of).collect();
+        let found = (0..facts.len() as u32).filter_map(|index| {
+            let (route, by) = (&facts[index as usize], &facts[self.hidden_by(index, &facts)? as usize]);
+            let duplicate = self.covers(route, by);
+            let why = if duplicate { Shadow::Duplicate } else { Shadow::Wider };
+            Some(Shadowed { route: route.spec.id, by: by.spec.id, why })
+        });
+        found.collect()
     }
 
-    /// By specificity a route hides only routes of the same pattern, in strict order any.
-    fn group(&self, spec: &RouteSpec) -> Option<String> {
-        match self.fixed.order {
-            Order::Strict => None,
-            // The shape without names: what the trie puts in one place.
-            Order::Specificity => Some(match spec.path.shape() {
-                Some(shape) => format!("{shape:?}"),
-                None => format!("~{}", spec.path),
-            }),
-        }
+    /// A route that goes before `index` for every request that `index` could take. Whatever does so takes a sample of
+    /// those requests too, so that only the few places on the sample's way need a closer look.
+    fn hidden_by(&self, index: u32, facts: &[Facts<'_>]) -> Option<u32> {
+        let route = &facts[index as usize];
+        let trials = &self.fixed.trials;
+        let mut by = None;
+        self.candidates(&Sample::of(route), |_, place| {
+            by = place.routes.iter().copied().find(|other| {
+                let wide = self.fixed.order == Order::Specificity && facts[*other as usize].is_wider_prefix(route);
+                let before = wide || trials[*other as usize] < trials[index as usize];
+                *other != index && before && self.covers(&facts[*other as usize], route)
+            });
+            if by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        by
     }
 
-    fn in_order_of_trial(&self) -> Vec<usize> {
-        let specs = self.specs();
-        let mut order: Vec<usize> = (0..specs.len()).collect();
-        if self.fixed.order == Order::Specificity {
-            order.sort_by_key(|index| std::cmp::Reverse((specs[*index].priority, predicate_count(&specs[*index]))));
-        }
-        order
-    }
-
-    /// A plain prefix that goes before a regular expression and takes all that it could, by specificity.
-    fn wide_prefix(&self, spec: &RouteSpec) -> Option<&RouteSpec> {
-        let PathPattern::Regex(text) = &spec.path else {
-            return None;
+    /// Whether `first` takes all that `second` could; by specificity also that neither host nor path of `second` is
+    /// the more specific one.
+    fn covers<'f>(&self, first: &Facts<'f>, second: &Facts<'f>) -> bool {
+        let same = first.shape == second.shape && (first.shape.is_some() || first.spec.path == second.spec.path);
+        let (path, hosts) = match self.fixed.order {
+            Order::Specificity => (same, same_hosts(first.spec, second.spec)),
+            Order::Strict => (
+                same || match (&first.shape, &second.shape) {
+                    (Some(first), Some(second)) => first.covers(second),
+                    (Some(first), None) => first.is_catch_all(),
+                    (None, _) => false,
+                },
+                covers_hosts(first.spec, second.spec),
+            ),
         };
-        if self.fixed.order == Order::Strict {
-            return None;
-        }
-        let begins = regex_begins(text);
-        self.specs().iter().find(|other| match &other.path {
-            PathPattern::Prefix(prefix) if prefix.len() > 1 => {
-                let slash = format!("{}/", prefix.strip_suffix('/').unwrap_or(prefix));
-                begins.starts_with(slash.as_bytes()) && same_hosts(other, spec) && demands_less(other, spec)
-            }
-            _ => false,
-        })
+        hosts && (path || first.is_wider_prefix(second)) && demands_less(first.spec, second.spec)
     }
 }
 
-/// Whether `first`, which is tried before `second` for every request that both take, takes all that `second` could.
-fn hides(first: &RouteSpec, second: &RouteSpec, order: Order) -> bool {
-    let path = match (first.path.shape(), second.path.shape()) {
-        (Some(first), Some(second)) => first.covers(&second),
-        (Some(first), None) => first.is_catch_all(),
-        (None, None) => first.path == second.path,
-        (None, Some(_)) => false,
-    };
-    let hosts = match order {
-        Order::Strict => covers_hosts(first, second),
-        Order::Specificity => same_hosts(first, second),
-    };
-    path && hosts && demands_less(first, second)
+/// What is asked of a spec again and again.
+struct Facts<'t> {
+    spec: &'t RouteSpec,
+    shape: Option<Shape<'t>>,
+    /// The literal beginning of a regular expression.
+    begins: String,
+}
+
+impl Facts<'_> {
+    fn of(spec: &RouteSpec) -> Facts<'_> {
+        let begins = if let PathPattern::Regex(text) = &spec.path { regex_begins(text) } else { String::new() };
+        Facts { spec, shape: spec.path.shape(), begins }
+    }
+
+    /// Whether this is a plain prefix, other than the catch-all, that takes all that the regular expression could.
+    fn is_wider_prefix(&self, regex: &Facts<'_>) -> bool {
+        match &self.spec.path {
+            PathPattern::Prefix(prefix) if prefix.len() > 1 => {
+                let whole = prefix.strip_suffix('/').unwrap_or(prefix);
+                regex.begins.strip_prefix(whole).is_some_and(|rest| rest.starts_with('/'))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A request that a route could take, as far as host and path go.
+struct Sample {
+    host: String,
+    path: Vec<u8>,
+}
+
+/// A segment, or a part of one, that stands for any.
+const ANY_TEXT: &[u8] = b"~";
+
+impl Sample {
+    fn of(route: &Facts<'_>) -> Sample {
+        let host = match &hosts(route.spec)[0] {
+            HostPattern::Any => String::new(),
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::Wildcard(suffix) => format!("~.{suffix}"),
+        };
+        let Some(shape) = &route.shape else {
+            let path = if route.begins.starts_with('/') { &*route.begins } else { "/" };
+            return Sample { host, path: path.into() };
+        };
+        let mut path = Vec::new();
+        for step in &shape.steps {
+            path.push(b'/');
+            path.extend_from_slice(if let Step::Literal(text) = step { text } else { ANY_TEXT });
+        }
+        match shape.end {
+            End::Raw(text) => path.extend_from_slice(&[b"/", text, ANY_TEXT].concat()),
+            End::Below => path.extend_from_slice(b"/"),
+            End::Exact | End::Tail => {}
+        }
+        Sample { host, path }
+    }
+}
+
+impl RouteInput for Sample {
+    fn method(&self) -> &[u8] {
+        b""
+    }
+
+    fn host(&self) -> &[u8] {
+        self.host.as_bytes()
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn query(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn header<'a>(&'a self, _: &[u8], _: &mut dyn FnMut(&'a [u8]) -> bool) {}
+
+    fn client_ip(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    }
 }
 
 fn covers_hosts(first: &RouteSpec, second: &RouteSpec) -> bool {
@@ -169,5 +228,10 @@ mod tests {
         let host = RouteSpec { hosts: vec![HostPattern::Exact("a.x".into())], ..spec(1, "/a") };
         let wildcard = RouteSpec { hosts: vec![HostPattern::Wildcard("x".into())], ..spec(0, "/a") };
         assert_eq!(lint(vec![wildcard, host], Order::Strict), [(1, 0, Shadow::Wider)]);
+        let twice = vec![spec(0, "^/a/(x)"), spec(1, "^/a/(x)"), spec(2, "/a/*"), spec(3, "^/a/(y)")];
+        assert_eq!(lint(twice, Order::Strict), [(1, 0, Shadow::Duplicate), (3, 2, Shadow::Wider)]);
+        let raw = |id, text: &str| RouteSpec::new(RouteId(id), PathPattern::RawPrefix(text.into()));
+        let raws = vec![raw(0, "/ab"), raw(1, "/abc"), spec(2, "/abd/*"), spec(3, "/{x}"), raw(4, "/a")];
+        assert_eq!(lint(raws, Order::Strict), [(1, 0, Shadow::Wider), (2, 0, Shadow::Wider)]);
     }
 }

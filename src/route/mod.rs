@@ -21,6 +21,7 @@
 //!
 //! [`Order::Strict`] takes the first match in declared order and looks at nothing else, for imported lists (C31).
 
+mod build;
 mod captures;
 mod explain;
 mod hosts;
@@ -36,6 +37,7 @@ mod trie;
 
 use std::net::IpAddr;
 
+pub use build::{REGEX_BYTES_MAX, ROUTES_MAX};
 pub use captures::{CAPTURE_NAME_BYTES_MAX, CAPTURES_MAX, Captures};
 pub use explain::{Considered, Explanation, Failure, Lost, Verdict};
 pub use lint::{Shadow, Shadowed};
@@ -45,7 +47,7 @@ pub use predicate::{Cidr, Predicate, Test};
 pub use rank::{HostRank, PathRank, Rank, StepRank};
 pub use rewrite::{Rewrite, RewriteError};
 pub use split::WeightedSplit;
-pub use table::{Footprint, Hit, Miss, PATH_BYTES_MAX, REGEX_BYTES_MAX, ROUTES_MAX, RouteTable};
+pub use table::{Footprint, Hit, Miss, PATH_BYTES_MAX, RouteTable};
 
 /// The caller's name for a route; the engine only hands it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -368,7 +368,8 @@ fn prefix_shape(path: &str) -> Shape<'_> {
     }
 }
 
-fn raw_shape(path: &str) -> Shape<'_> {
+/// What a path must be to begin with these bytes.
+pub(super) fn raw_shape(path: &str) -> Shape<'_> {
     if path.ends_with('/') {
         return prefix_shape(path);
     }

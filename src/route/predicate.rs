@@ -1,4 +1,7 @@
 //! What a route may demand beyond host, path and method (R9).
+//!
+//! Queries and cookies are read to their end, however many pairs they have: a pair that is not seen could not make a
+//! route fail. The bound is that of the request's head.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,9 +10,6 @@ use regex::bytes::Regex;
 use smallvec::SmallVec;
 
 use super::RouteInput;
-
-/// Most name-value pairs of a query, and most cookies, that a predicate looks at; more of them are not seen.
-pub const PAIRS_MAX: usize = 256;
 
 /// Decoded query values up to this length need no allocation before a regular expression.
 const DECODED_INLINE_BYTES: usize = 128;
@@ -178,7 +178,7 @@ impl Predicate<u32> {
                 input.header(name.as_bytes(), &mut |value| !each(test.passes(value, regexes)));
             }),
             Predicate::Query { name, test } => test.decide(|each| {
-                for pair in input.query().unwrap_or(b"").split(|byte| *byte == b'&').take(PAIRS_MAX) {
+                for pair in input.query().unwrap_or(b"").split(|byte| *byte == b'&') {
                     let (key, value) = split_pair(pair);
                     if !pair.is_empty() && Decoded(key).eq(name.bytes()) && each(test.passes_decoded(value, regexes)) {
                         return;
@@ -296,7 +296,7 @@ fn split_pair(pair: &[u8]) -> (&[u8], &[u8]) {
 
 /// The cookies of one field; pairs without `=` are skipped (RFC 6265 section 4.2.1).
 fn cookies(field: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let pairs = field.split(|byte| *byte == b';').take(PAIRS_MAX);
+    let pairs = field.split(|byte| *byte == b';');
     pairs.filter(|pair| pair.contains(&b'=')).map(|pair| {
         let (name, value) = split_pair(pair);
         let value = value.trim_ascii();

@@ -6,8 +6,8 @@
 
 use regex::bytes::Regex;
 
+use super::build::compile_regex;
 use super::predicate::hex;
-use super::table::compile_regex;
 use super::{CAPTURES_MAX, Captures};
 
 /// Longest path that a rewrite may yield, in bytes.

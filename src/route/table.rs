@@ -1,31 +1,21 @@
 //! The table of routes: built once, then only read.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use super::captures::Name;
 use super::hosts::Hosts;
 use super::method::RequestMethod;
-use super::rank::predicate_count;
-use super::trie::{Builder, Place, Trie};
-use super::{
-    BuildError, CAPTURE_NAME_BYTES_MAX, CAPTURES_MAX, Captures, HostPattern, MethodSet, Order, PathPattern, Predicate,
-    RouteId, RouteInput, RouteSpec,
-};
-
-/// Most routes of one table.
-pub const ROUTES_MAX: usize = 1 << 20;
+use super::trie::{Place, Trie};
+use super::{Captures, HostPattern, MethodSet, Order, PathPattern, Predicate, RouteId, RouteInput, RouteSpec};
 
 /// Longest path that can match; a longer one misses.
 pub const PATH_BYTES_MAX: usize = 1 << 20;
 
-/// Largest compiled form of one regular expression.
-pub const REGEX_BYTES_MAX: usize = 1 << 20;
-
-const NONE: u32 = u32::MAX;
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
 
 /// All routes of a gateway or a listener.
 ///
@@ -46,9 +36,11 @@ pub(super) struct Fixed {
     /// As `specs`.
     pub routes: Box<[Route]>,
     pub demands: Box<[Demands]>,
-    hosts: Hosts,
-    levels: Box<[Level]>,
-    trie: Trie,
+    /// As `specs`: the place of each route in the order in which routes of one rank of path are tried.
+    pub trials: Box<[u32]>,
+    pub hosts: Hosts,
+    pub levels: Box<[Level]>,
+    pub trie: Trie,
 }
 
 /// A spec in the form that `find` reads; small, so that many fit the cache.
@@ -64,27 +56,36 @@ pub(super) struct Route {
 #[derive(Debug)]
 pub(super) struct Demands {
     /// The path's regular expression, or `NONE`.
-    regex: u32,
+    pub regex: u32,
     pub predicates: Box<[Predicate<u32>]>,
-    captures: Box<[Param]>,
-    /// What every path that the regular expression matches begins with.
-    regex_begins: Box<[u8]>,
+    pub captures: Box<[Param]>,
 }
 
 /// A part of the path to hand out: a segment, or all that follows from it, or a group of the regular expression.
-#[derive(Clone, Copy, Debug)]
-struct Param {
-    place: u16,
-    rest: bool,
-    name: Name,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Param {
+    pub place: u16,
+    pub rest: bool,
+    pub name: Name,
 }
 
 /// The routes of one host pattern. Lists hold indices, in the order in which they are tried.
 #[derive(Debug)]
-struct Level {
-    root: u32,
-    regexes: Box<[u32]>,
-    catch_all: Box<[u32]>,
+pub(super) struct Level {
+    pub root: u32,
+    /// The root of the regular expressions, which stand where the literal text ends that they begin with.
+    pub regexes: Option<u32>,
+    pub catch_all: Box<[u32]>,
+}
+
+/// Where in a level a place is.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Part {
+    /// Everything but the other two; the most specific place comes first.
+    Paths,
+    /// Regular expressions, which remain to be matched; their places come in no useful order.
+    Regexes,
+    CatchAll,
 }
 
 /// The route that takes a request.
@@ -117,38 +118,6 @@ pub struct Footprint {
 }
 
 impl RouteTable {
-    /// Builds the table of `specs`, which stand in declared order.
-    ///
-    /// # Errors
-    /// Everything that is wrong, at once: bad patterns, regular expressions that do not compile or grow beyond
-    /// [`REGEX_BYTES_MAX`], more than [`CAPTURES_MAX`] captures, two captures of one name, too many routes.
-    pub fn build(specs: Vec<RouteSpec>, order: Order) -> Result<RouteTable, Vec<BuildError>> {
-        let mut errors = Vec::new();
-        if let Some(spec) = specs.get(ROUTES_MAX) {
-            return Err(vec![BuildError { id: spec.id, what: format!("more than {ROUTES_MAX} routes") }]);
-        }
-        let mut regexes = Vec::new();
-        let mut routes = Vec::with_capacity(specs.len());
-        let mut demands = Vec::new();
-        for spec in &specs {
-            match compile(spec, &mut regexes) {
-                Ok(some) if some.is_empty() => routes.push(Route::of(spec, NONE)),
-                Ok(some) => {
-                    routes.push(Route::of(spec, demands.len() as u32));
-                    demands.push(some);
-                }
-                Err(what) => errors.push(BuildError { id: spec.id, what }),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let (hosts, levels, trie) = arrange(&specs, order);
-        let (specs, routes, demands) = (specs.into(), routes.into(), demands.into());
-        let fixed = Fixed { order, specs, routes, demands, hosts, levels, trie };
-        Ok(RouteTable { fixed: Arc::new(fixed), regexes })
-    }
-
     /// How many routes there are.
     pub fn len(&self) -> usize {
         self.fixed.specs.len()
@@ -176,8 +145,13 @@ impl RouteTable {
         captures.clear();
         let mut seeker = Seeker::new(self, input);
         match self.fixed.order {
-            Order::Specificity => self.candidates(input, |place| seeker.first(place)),
-            Order::Strict => self.candidates(input, |place| seeker.least(place)),
+            Order::Specificity => self.candidates(input, |part, place| match part {
+                Part::Paths => seeker.first(place),
+                Part::Regexes => seeker.least(place),
+                Part::CatchAll if seeker.best.is_some() => ControlFlow::Break(()),
+                Part::CatchAll => seeker.first(place),
+            }),
+            Order::Strict => self.candidates(input, |_, place| seeker.least(place)),
         };
         match seeker.best {
             Some((declared, prefix_bytes)) => Ok(self.hit(declared, prefix_bytes, input.path(), captures)),
@@ -189,19 +163,24 @@ impl RouteTable {
     /// How much memory the table takes.
     pub fn footprint(&self) -> Footprint {
         let fixed = &*self.fixed;
-        let lists: usize = fixed.levels.iter().map(|level| (level.regexes.len() + level.catch_all.len()) * 4).sum();
+        let lists: usize = fixed.levels.iter().map(|level| size_of_val(&*level.catch_all)).sum();
         let demands: usize = fixed.demands.iter().map(Demands::bytes).sum();
-        let routes = size_of_val(&*fixed.routes) + demands;
+        let routes = size_of_val(&*fixed.routes) + size_of_val(&*fixed.trials) + demands;
         Footprint {
             find_bytes: fixed.trie.bytes() + fixed.hosts.bytes() + size_of_val(&*fixed.levels) + lists + routes,
             spec_bytes: fixed.specs.iter().map(spec_bytes).sum(),
         }
     }
 
-    /// Calls `visit` with every place whose host and path take the request (for regular expressions: whose host does),
-    /// the most specific first, until it breaks.
+    /// Calls `visit` with every place whose host and path take the request (for regular expressions: whose host does,
+    /// and whose literal beginning), the most specific host first, until it breaks. For each host the parts come in
+    /// their order, and the last of them always comes, if perhaps without routes.
     #[inline]
-    fn candidates<'t>(&'t self, input: &impl RouteInput, mut visit: impl FnMut(Place<'t>) -> ControlFlow<()>) {
+    pub(super) fn candidates<'t>(
+        &'t self,
+        input: &impl RouteInput,
+        mut visit: impl FnMut(Part, Place<'t>) -> ControlFlow<()>,
+    ) {
         let fixed = &*self.fixed;
         let path = input.path();
         if path.first() != Some(&b'/') || path.len() > PATH_BYTES_MAX {
@@ -209,9 +188,11 @@ impl RouteTable {
         }
         let _ = fixed.hosts.visit(without_dot(input.host()), |level| {
             let level = &fixed.levels[level as usize];
-            fixed.trie.walk(level.root, path, &mut visit)?;
-            visit(Place { routes: &level.regexes, prefix_bytes: 0 })?;
-            visit(Place { routes: &level.catch_all, prefix_bytes: 0 })
+            fixed.trie.walk(level.root, path, |place| visit(Part::Paths, place))?;
+            if let Some(root) = level.regexes {
+                fixed.trie.walk(root, path, |place| visit(Part::Regexes, place))?;
+            }
+            visit(Part::CatchAll, Place { routes: &level.catch_all, prefix_bytes: 0 })
         });
     }
 
@@ -232,7 +213,7 @@ impl RouteTable {
     fn allow(&self, input: &impl RouteInput) -> Option<MethodSet> {
         let seeker = Seeker::new(self, input);
         let mut allow = MethodSet::any();
-        self.candidates(input, |place| {
+        self.candidates(input, |_, place| {
             for index in place.routes {
                 let route = &self.fixed.routes[*index as usize];
                 if seeker.demands_hold(route) {
@@ -274,10 +255,11 @@ impl<'t, I: RouteInput> Seeker<'t, I> {
         ControlFlow::Continue(())
     }
 
-    /// Takes the route that was declared first; the places' lists are in declared order.
+    /// Takes the route that is first in the order of trial, in which the places' lists are too.
     fn least(&mut self, place: Place<'_>) -> ControlFlow<()> {
+        let trials = &self.table.fixed.trials;
         for index in place.routes {
-            if self.best.is_some_and(|(best, _)| best <= *index) {
+            if self.best.is_some_and(|(best, _)| trials[best as usize] <= trials[*index as usize]) {
                 break;
             }
             if self.holds(*index) {
@@ -312,25 +294,25 @@ impl RouteTable {
     /// Whether the path's regular expression, if there is one, matches from the first byte.
     pub(super) fn regex_holds(&self, demands: &Demands, path: &[u8]) -> bool {
         match self.regexes.get(demands.regex as usize) {
-            Some(regex) => path.starts_with(&demands.regex_begins) && match_bytes(regex, path).is_some(),
+            Some(regex) => match_bytes(regex, path).is_some(),
             None => true,
         }
     }
 }
 
 impl Route {
-    fn of(spec: &RouteSpec, demands: u32) -> Route {
+    pub(super) fn of(spec: &RouteSpec, demands: u32) -> Route {
         Route { id: spec.id, demands, methods: spec.methods.clone() }
     }
 }
 
 impl Demands {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.regex == NONE && self.predicates.is_empty() && self.captures.is_empty()
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Demands>() + size_of_val(&*self.predicates) + size_of_val(&*self.captures) + self.regex_begins.len()
+        size_of::<Demands>() + size_of_val(&*self.predicates) + size_of_val(&*self.captures)
     }
 }
 
@@ -339,129 +321,10 @@ pub(super) fn without_dot(host: &[u8]) -> &[u8] {
     host.strip_suffix(b".").unwrap_or(host)
 }
 
-/// Compiles in the one way that all of routing uses: bytes, linear time, bounded size.
-pub(super) fn compile_regex(text: &str) -> Result<Regex, String> {
-    let mut builder = RegexBuilder::new(text);
-    builder.unicode(false).dot_matches_new_line(true).size_limit(REGEX_BYTES_MAX);
-    builder.build().map_err(|error| format!("regular expression `{text}`: {error}"))
-}
-
 /// How much of `path` the match takes that begins at its first byte, if there is one. The leftmost match is looked at,
 /// so one that begins later means that none begins there.
 pub(super) fn match_bytes(regex: &Regex, path: &[u8]) -> Option<usize> {
     regex.find(path).filter(|found| found.start() == 0).map(|found| found.end())
-}
-
-fn compile(spec: &RouteSpec, regexes: &mut Vec<Regex>) -> Result<Demands, String> {
-    let before = regexes.len();
-    let mut compile_one = |text: &str| {
-        regexes.push(compile_regex(text)?);
-        Ok::<u32, String>(regexes.len() as u32 - 1)
-    };
-    spec.path.check()?;
-    let regex = match &spec.path {
-        PathPattern::Regex(text) => compile_one(text)?,
-        _ => NONE,
-    };
-    let predicates: Result<Box<[_]>, String> =
-        spec.predicates.iter().map(|predicate| predicate.compile(&mut compile_one)).collect();
-    let captures = match &spec.path {
-        PathPattern::Regex(_) => group_params(&regexes[before])?,
-        path => checked(path.params())?,
-    };
-    let regex_begins = match &spec.path {
-        PathPattern::Regex(text) => regex_begins(text).into(),
-        _ => Box::default(),
-    };
-    Ok(Demands { regex, predicates: predicates?, captures, regex_begins })
-}
-
-fn group_params(regex: &Regex) -> Result<Box<[Param]>, String> {
-    checked(regex.capture_names().enumerate().skip(1).map(|(group, name)| (group, name.unwrap_or(""), false)))
-}
-
-fn checked<'a>(params: impl Iterator<Item = (usize, &'a str, bool)>) -> Result<Box<[Param]>, String> {
-    let mut seen = HashSet::new();
-    let mut out = Vec::new();
-    for (place, text, rest) in params {
-        let Some(name) = Name::new(text) else {
-            return Err(format!("capture `{text}` has a name of more than {CAPTURE_NAME_BYTES_MAX} bytes"));
-        };
-        if !text.is_empty() && !seen.insert(text) {
-            return Err(format!("two captures are called `{text}`"));
-        }
-        if out.len() == CAPTURES_MAX {
-            return Err(format!("more than {CAPTURES_MAX} captures"));
-        }
-        out.push(Param { place: u16::try_from(place).unwrap_or(u16::MAX), rest, name });
-    }
-    Ok(out.into())
-}
-
-/// The literal text that the regular expression begins with, as far as it is plain to see.
-pub(super) fn regex_begins(text: &str) -> Vec<u8> {
-    let mut begins = Vec::new();
-    if text.contains('|') {
-        return begins;
-    }
-    let mut bytes = text.strip_prefix('^').unwrap_or(text).bytes().peekable();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            // `\<` and `\>` are word boundaries.
-            b'\\' if bytes.peek().is_some_and(|next| next.is_ascii_punctuation() && !b"<>".contains(next)) => {
-                begins.extend(bytes.next());
-            }
-            b'/' | b'-' | b'_' | b'~' | b'%' | b'=' | b':' | b'@' | b',' => begins.push(byte),
-            byte if byte.is_ascii_alphanumeric() => begins.push(byte),
-            // What may be repeated no times is not certain to be there.
-            b'*' | b'?' | b'{' => {
-                begins.pop();
-                break;
-            }
-            _ => break,
-        }
-    }
-    begins
-}
-
-/// Sorts the routes by host and path, each place's in the order in which they are tried.
-fn arrange(specs: &[RouteSpec], order: Order) -> (Hosts, Box<[Level]>, Trie) {
-    let mut tried: Vec<u32> = (0..specs.len() as u32).collect();
-    if order == Order::Specificity {
-        // Stable: what is equal stays in declared order.
-        tried.sort_by_key(|index| {
-            let spec = &specs[*index as usize];
-            std::cmp::Reverse((spec.priority, predicate_count(spec)))
-        });
-    }
-    let mut hosts = Hosts::new();
-    let mut levels: Vec<(u32, Vec<u32>, Vec<u32>)> = Vec::new();
-    let mut builder = Builder::default();
-    for index in tried {
-        let spec = &specs[index as usize];
-        let patterns = if spec.hosts.is_empty() { &[HostPattern::Any][..] } else { &spec.hosts };
-        for (at, pattern) in patterns.iter().enumerate() {
-            if patterns[..at].contains(pattern) {
-                continue;
-            }
-            let level = hosts.level(pattern, levels.len() as u32) as usize;
-            if level == levels.len() {
-                levels.push((builder.root(), Vec::new(), Vec::new()));
-            }
-            let (root, regexes, catch_all) = &mut levels[level];
-            match spec.path.shape() {
-                None => regexes.push(index),
-                Some(shape) if shape.is_catch_all() => catch_all.push(index),
-                Some(shape) => builder.add(*root, &shape, index),
-            }
-        }
-    }
-    let levels = levels.into_iter().map(|(root, regexes, catch_all)| Level {
-        root,
-        regexes: regexes.into(),
-        catch_all: catch_all.into(),
-    });
-    (hosts, levels.collect(), builder.finish())
 }
 
 fn capture_segments(params: &[Param], path: &[u8], captures: &mut Captures) {
@@ -511,9 +374,10 @@ fn spec_bytes(spec: &RouteSpec) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::route::{Cidr, Test};
-    use std::net::IpAddr;
 
     struct Request<'a> {
         method: &'a str,
@@ -667,43 +531,5 @@ mod tests {
         assert_eq!(at("x.com", "/b"), Some(3));
         assert_eq!(at("x.com", "/a"), Some(0));
         assert_eq!(at("", "/b"), None);
-    }
-
-    #[test]
-    fn build_reports_everything() {
-        let path = |id, path| RouteSpec::new(RouteId(id), path);
-        let long = format!("/{}", "a/".repeat(super::super::SEGMENTS_MAX));
-        let groups = format!("^/{}", "(a)".repeat(CAPTURES_MAX + 1));
-        let specs = vec![
-            path(0, PathPattern::Exact("a".into())),
-            path(1, PathPattern::Regex("^/(".into())),
-            path(2, PathPattern::Exact(long)),
-            path(3, PathPattern::Regex(groups)),
-            spec(4, "/{a}/{a}"),
-            spec(5, "/fine"),
-            path(6, PathPattern::Regex("^/(\\d{1000}){1000}".into())),
-            spec(7, &format!("/{{{}}}", "n".repeat(CAPTURE_NAME_BYTES_MAX + 1))),
-        ];
-        let errors = RouteTable::build(specs, Order::Specificity).unwrap_err();
-        assert_eq!(errors.iter().map(|error| error.id.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 6, 7]);
-    }
-
-    #[test]
-    fn what_a_regex_begins_with() {
-        let cases = [
-            ("^/api/users$", "/api/users"),
-            ("^/a\\.b?", "/a."),
-            ("/ab*c", "/a"),
-            ("^/a|/b", ""),
-            ("^/a(?:b)?", "/a"),
-            ("^/a\\<b", "/a"),
-            ("(?i)^/a", ""),
-            ("^/a\\d", "/a"),
-            ("^/ab+", "/ab"),
-            ("^/ab{2}", "/a"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(String::from_utf8(regex_begins(text)).unwrap(), expected, "{text}");
-        }
     }
 }
