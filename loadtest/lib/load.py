@@ -159,8 +159,9 @@ def _content_length(head: bytes) -> int:
 
 
 def _is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)  # with a timeout set, Python itself would wait for bytes
     try:
-        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        return connection.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
     except OSError:

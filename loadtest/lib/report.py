@@ -64,7 +64,7 @@ def _head(result: dict) -> str:
         f"# Load test, {result['date']}, commit {result['commit']}",
         "",
         f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_mib']:,} MiB, "
-        f"{machine['distribution']}, Linux {machine['kernel']}",
+        f"{machine['distribution']}, Linux {machine['kernel']}, TCP {machine['tcp_congestion_control']}",
         f"- Versions: {versions}",
         f"- {setting['workers']} worker(s) on core(s) {setting['proxy_cores']}, {where}; "
         f"{setting['rounds']} interleaved rounds of {setting['seconds']:g} s; upstream: {setting['upstream']}",
