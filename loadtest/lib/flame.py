@@ -56,7 +56,8 @@ def top(stacks: collections.Counter, number: int = 25) -> str:
         for name in set(stack[1:]):
             inclusive[name] += count
     total = max(sum(stacks.values()), 1)
-    return "\n".join((f"{total} samples", _table("self", own, total, number), _table("inclusive", inclusive, total, number)))
+    tables = (_table("self", own, total, number), _table("inclusive", inclusive, total, number))
+    return "\n".join((f"{total} samples", *tables))
 
 
 def svg(stacks: collections.Counter, title: str) -> str:

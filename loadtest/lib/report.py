@@ -11,7 +11,8 @@ from .rows import ALL
 WRK_COLUMNS = (
     ("requests/s", "requests_per_s", "{:,.0f}"), ("p50 µs", "p50_us", "{:,.0f}"), ("p99 µs", "p99_us", "{:,.0f}"),
     ("CPU µs/request", "cpu_us", "{:.2f}"), ("user", "cpu_user_us", "{:.2f}"), ("system", "cpu_system_us", "{:.2f}"),
-    ("core µs/request", "core_us", "{:.2f}"), ("peak RSS MiB", "rss_peak_mib", "{:.1f}"), ("PSS MiB", "pss_mib", "{:.1f}"),
+    ("core µs/request", "core_us", "{:.2f}"), ("peak RSS MiB", "rss_peak_mib", "{:.1f}"),
+    ("PSS MiB", "pss_mib", "{:.1f}"),
     ("proxy busy", "proxy_busy", "{:.0%}"), ("load busy", "load_busy", "{:.0%}"),
     ("worker spread", "worker_spread", "{:.0%}"),
 )
@@ -80,7 +81,8 @@ def _bars(result: dict) -> str:
     verdicts = bars.check(result["summary"], result["syscalls"])
     if not verdicts:
         return ""
-    lines = [f"| {v['what']} | {v['value']:.3g} | {v['limit']:g} | {'yes' if v['met'] else '**no**'} |" for v in verdicts]
+    lines = [_line([bar["what"], f"{bar['value']:.3g}", f"{bar['limit']:g}", "yes" if bar["met"] else "**no**"])
+             for bar in verdicts]
     return "\n".join(["## Bars", "", "| bar | measured | at most | met |", "|---|---|---|---|", *lines, ""])
 
 

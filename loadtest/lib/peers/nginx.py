@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import routes
 from .base import Peer, Spec, first_line_of
 
-MODULE_DIRECTORIES = (Path("/usr/lib/nginx/modules"), Path("/usr/lib64/nginx/modules"), Path("/usr/share/nginx/modules"))
+MODULE_DIRECTORIES = tuple(Path(name) for name in ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"))
 
 MAIN = """\
 daemon off;
