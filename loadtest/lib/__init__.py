@@ -1,0 +1,1 @@
+"""Compares ringway with other gateways on one machine; see ../README.md."""

@@ -1,0 +1,34 @@
+"""The gateways that are compared, and the upstreams behind them."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from .base import Peer, Spec
+from .envoy import Envoy
+from .haproxy import Haproxy
+from .nginx import Nginx, NginxStream, NginxUpstream
+from .ringway import Ringway, RingwayUpstream
+
+BASELINE = "nginx"
+"""The peer that ratios are taken to."""
+
+NAMES = ("nginx", "nginx-stream", "haproxy", "envoy", "ringway")
+UPSTREAM_NAMES = ("nginx", "ringway")
+
+
+def make(name: str, ringway: Path, venv: Path) -> Peer:
+    makers = {
+        "nginx": Nginx,
+        "nginx-stream": NginxStream,
+        "haproxy": Haproxy,
+        "envoy": lambda: Envoy(venv),
+        "ringway": lambda: Ringway(ringway),
+    }
+    return makers[name]()
+
+
+def make_upstream(name: str, ringway: Path) -> Peer:
+    return NginxUpstream() if name == "nginx" else RingwayUpstream(ringway)
+
+
+__all__ = ["BASELINE", "NAMES", "UPSTREAM_NAMES", "Peer", "Spec", "make", "make_upstream"]

@@ -1,0 +1,85 @@
+"""The rows of the comparison: what is measured, and how."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import routes
+from .load import Wrk
+
+IDLE_CONNECTIONS = 5_000
+RATE_CONNECTIONS = 64
+STARTS = 20
+RELOAD_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """`kind` chooses the procedure: wrk, rate, idle, rest or reload."""
+
+    name: str
+    title: str
+    kind: str = "wrk"
+    wrk: Wrk = Wrk(64)
+    routes: int = 1
+    series: str = "plain"
+    reloadable: bool = False
+    layer4: bool = False
+    """Layer-4 relays take part."""
+
+    def load(self, scratch: Path) -> Wrk:
+        """The wrk set-up, with the file of paths written when the row hits many routes."""
+        if self.wrk.mode[0] != "paths":
+            return self.wrk
+        return Wrk(self.wrk.connections, self.wrk.path, ("paths", str(self.paths_file(scratch))))
+
+    def paths_file(self, scratch: Path) -> Path:
+        file = scratch / f"paths-{self.routes}.txt"
+        file.write_text("".join(path + "\n" for path in routes.paths(self.routes)))
+        return file
+
+
+def _get(name: str, title: str, connections: int, path: str = "/1k", **more) -> Row:
+    return Row(name, title, wrk=Wrk(connections, path), **more)
+
+
+def _post(name: str, title: str, connections: int, body_bytes: int) -> Row:
+    return Row(name, title, wrk=Wrk(connections, "/post", ("post", str(body_bytes))))
+
+
+def _table(count: int) -> Row:
+    title = f"GET 1 KiB, 64 connections, {count:,} routes, random ones hit" if count > 1 else \
+        "GET 1 KiB, 64 connections, one route, same script as the rows with many"
+    return Row(f"routes{count}", title, wrk=Wrk(64, "/", ("paths",)), routes=count)
+
+
+ALL = (
+    _get("get1k_64", "GET 1 KiB, keep-alive, 64 connections", 64, layer4=True),
+    _get("get1k_512", "GET 1 KiB, keep-alive, 512 connections", 512, layer4=True),
+    _get("get1k_64_log", "GET 1 KiB, 64 connections, everybody writes a JSON access log to tmpfs", 64, series="log"),
+    _get("get1k_64_full", "GET 1 KiB, 64 connections; ringway with rate_limit, headers and JSON access log, "
+         "the peers without", 64, series="full"),
+    _get("get64k", "GET 64 KiB, 64 connections", 64, "/64k"),
+    _get("get1m", "GET 1 MiB, 16 connections", 16, "/1m"),
+    _post("post4k", "POST 4 KiB, 64 connections", 64, 4_096),
+    _post("post1m", "POST 1 MiB, 16 connections", 16, 1_048_576),
+    _table(1),
+    _table(1_000),
+    _table(10_000),
+    Row("newconn", "GET 1 KiB, a new connection per request, 64 at a time", wrk=Wrk(64, "/1k", ("close",))),
+    Row("rate", f"GET 1 KiB at a constant rate of half of nginx's peak, {RATE_CONNECTIONS} connections", kind="rate"),
+    Row("idle", f"{IDLE_CONNECTIONS:,} idle kept-alive connections that each made one request", kind="idle"),
+    Row("rest", f"memory at rest; start to the first 200, median of {STARTS}", kind="rest"),
+    Row("reload", "constant rate of half of its own peak, 1,000 routes, with a reload each 200 ms and without",
+        kind="reload", wrk=Wrk(64, "/", ("paths",)), routes=1_000, reloadable=True),
+)
+
+NAMES = tuple(row.name for row in ALL)
+
+
+def choose(names: list[str]) -> list[Row]:
+    by_name = {row.name: row for row in ALL}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise SystemExit(f"loadtest: unknown row {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    return [by_name[name] for name in names]
