@@ -8,5 +8,6 @@
 pub mod error;
 pub mod http;
 pub mod limits;
+pub mod policy;
 pub mod sys;
 pub mod time;
