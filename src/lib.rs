@@ -10,6 +10,7 @@ pub mod error;
 pub mod http;
 pub mod limits;
 pub mod net;
+pub mod policy;
 pub mod proto;
 pub mod route;
 pub mod sys;
