@@ -6,3 +6,6 @@
 #![warn(missing_docs)]
 
 pub mod limits;
+
+pub mod config;
+pub mod schema;
