@@ -7,7 +7,7 @@ use super::diagnostics::{Diagnostic, Diagnostics};
 use super::doc::{FieldSpec, Shape, TypeDoc};
 use super::env::Env;
 use super::node::{Entry, Node, Scalar};
-use super::policy::PolicyKind;
+use super::policy::{NOT_BUILT, PolicyKind};
 use super::span::{Span, Spanned};
 
 /// A type that can stand in a configuration file.
@@ -65,10 +65,9 @@ impl<'a> Cx<'a> {
                 .report(codes::WRONG_TYPE, node.span, message)
                 .hint("leave the key out to use its default");
         }
-        let span = first_line(node);
         self.report(
             codes::WRONG_TYPE,
-            span,
+            node.span,
             format!("expected {wanted}, found {}", node.kind()),
         )
     }
@@ -106,11 +105,6 @@ impl<'a> Cx<'a> {
         .hint("take the quotes away");
         None
     }
-}
-
-/// A mapping or list is marked by its first line only when it spans several.
-fn first_line(node: &Node) -> Span {
-    node.span
 }
 
 /// Decodes one mapping; made by [`config_struct!`](crate::config_struct).
@@ -169,18 +163,29 @@ impl<'n> Fields<'n> {
                 .iter()
                 .any(|spec| spec.key == key || spec.aliases.contains(&key))
         };
-        for entry in self.entries.iter().filter(|entry| !is_known(&entry.key)) {
-            // A key that already stands here cannot be what was meant.
-            let free = specs
-                .iter()
-                .map(|spec| spec.key)
-                .filter(|key| self.node.entry(key).is_none());
+        let mut unknown = self
+            .entries
+            .iter()
+            .filter(|entry| !is_known(&entry.key))
+            .peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
+        // A key that already stands here cannot be what was meant.
+        let absent = |key: &&str| self.node.entry(key).is_none();
+        let free: Vec<&str> = specs.iter().map(|spec| spec.key).filter(absent).collect();
+        for entry in unknown {
+            if NOT_BUILT.contains(&entry.key.as_str()) {
+                let message = format!("`{}` is not in this build yet", entry.key);
+                cx.report(codes::NOT_BUILT, entry.key_span, message);
+                continue;
+            }
             cx.report(
                 codes::UNKNOWN_KEY,
                 entry.key_span,
                 format!("unknown key `{}`", entry.key),
             )
-            .suggest(&entry.key, free);
+            .suggest(&entry.key, free.iter().copied());
         }
     }
 

@@ -142,6 +142,11 @@ impl Diagnostics {
         &mut list[last]
     }
 
+    /// Whether further errors are only counted, so that work on their hints is wasted.
+    pub fn is_full(&self) -> bool {
+        self.errors.len() >= DIAGNOSTICS_MAX
+    }
+
     /// Whether the file is refused.
     pub fn has_errors(&self) -> bool {
         !self.errors.is_empty()

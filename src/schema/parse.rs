@@ -288,6 +288,10 @@ impl<'a> Builder<'a> {
     }
 
     fn duplicate_key(&mut self, key: &str, span: Span, entries: &[Entry]) {
+        if self.diagnostics.is_full() {
+            self.diagnostics.report(codes::DUPLICATE_KEY, span, "");
+            return;
+        }
         let first = entries
             .iter()
             .find(|entry| entry.key == key)

@@ -178,6 +178,33 @@ impl Decode for String {
     }
 }
 
+/// A part of the file that is kept as it is: settings of what this build does not contain.
+///
+/// It may hold secrets, so it is not dumped.
+#[derive(Clone, Debug)]
+pub struct Raw(pub Node);
+
+impl Decode for Raw {
+    fn decode(node: &Node, _: &mut Cx) -> Option<Self> {
+        Some(Raw(node.clone()))
+    }
+
+    fn dump(&self) -> Json {
+        Json::Null
+    }
+
+    fn describe() -> TypeDoc {
+        TypeDoc {
+            word: "anything".to_owned(),
+            range: String::new(),
+            shape: Shape::Any(Vec::new()),
+        }
+    }
+}
+
+/// Most entries of a [`Map`].
+pub const MAP_ENTRIES_MAX: usize = 1_000;
+
 /// A mapping with free keys, in the order of the file; no two keys are equal.
 #[derive(Clone, Debug)]
 pub struct Map<K, V>(pub Vec<(Spanned<K>, V)>);
@@ -205,6 +232,11 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
             cx.wrong_type(node, "a mapping, as `name: value`");
             return None;
         };
+        if entries.len() > MAP_ENTRIES_MAX {
+            let message = format!("at most {MAP_ENTRIES_MAX} entries are allowed here");
+            cx.report(codes::OUT_OF_RANGE, node.span, message);
+            return None;
+        }
         let mut out: Vec<(Spanned<K>, V)> = Vec::with_capacity(entries.len());
         let mut whole = true;
         for entry in entries {

@@ -57,12 +57,32 @@ impl ScalarType for HeaderName {
 
 /// A header field value without line breaks and control characters (RFC 9110 section 5.5); at most 8 KiB.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HeaderValue(String);
+pub struct HeaderValue {
+    value: String,
+    /// As written, when a variable gave it: dumps show this one, since the value may be a token (C60).
+    written: Option<Box<str>>,
+}
 
 impl HeaderValue {
     /// The value.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.value
+    }
+}
+
+impl Decode for HeaderValue {
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let value: HeaderValue = decode_scalar(node, cx)?;
+        let written = node.as_scalar().and_then(|scalar| scalar.written.clone());
+        Some(HeaderValue { written, ..value })
+    }
+
+    fn dump(&self) -> Json {
+        Json::from(self.written.as_deref().unwrap_or(&self.value))
+    }
+
+    fn describe() -> TypeDoc {
+        Self::document()
     }
 }
 
@@ -80,11 +100,15 @@ impl ScalarType for HeaderValue {
                 Fault::message("a header value may hold at most 8KiB").code(codes::OUT_OF_RANGE)
             );
         }
-        Ok(HeaderValue(text.trim_matches([' ', '\t']).to_owned()))
+        let value = text.trim_matches([' ', '\t']).to_owned();
+        Ok(HeaderValue {
+            value,
+            written: None,
+        })
     }
 
     fn show(&self) -> String {
-        self.0.clone()
+        self.value.clone()
     }
 
     fn document() -> TypeDoc {

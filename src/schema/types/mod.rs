@@ -6,11 +6,11 @@ mod net;
 mod quantity;
 mod text;
 
-pub use basic::{Int, Map};
+pub use basic::{Int, MAP_ENTRIES_MAX, Map, Raw};
 pub use http::{HeaderName, HeaderValue, HostPattern, KeySource, Method, PathPattern};
 pub use net::{Cidr, Endpoint, ListenAddress, Scheme, ServiceUrl};
 pub use quantity::{ByteSize, DURATION_MAX, Duration, Percent, Rate};
-pub use text::{Pattern, REGEX_BYTES_MAX, SECRET_BYTES_MAX, Secret};
+pub use text::{Name, Pattern, REGEX_BYTES_MAX, SECRET_BYTES_MAX, Secret};
 
 use super::codes;
 use super::decode::Cx;
@@ -124,10 +124,10 @@ config_scalar!(
     Cidr,
     Endpoint,
     HeaderName,
-    HeaderValue,
     HostPattern,
     KeySource,
     ListenAddress,
+    Name,
     PathPattern,
     Pattern,
     Percent,

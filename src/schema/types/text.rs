@@ -1,4 +1,4 @@
-//! Secrets and regular expressions.
+//! Names, secrets and regular expressions.
 
 use std::fmt;
 
@@ -91,6 +91,62 @@ fn without_newline(mut text: String) -> String {
         }
     }
     text
+}
+
+/// A name that the file gives to something: 1 to 128 visible ASCII characters, none of `"`, `\\`, `,`.
+///
+/// It appears in logs, metric labels and URLs of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Name {
+    /// A name made of any text: what a name may not hold becomes `_`, what is too long is cut, nothing becomes `_`.
+    pub fn from_text(text: &str) -> Name {
+        let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | ',');
+        let name: String = text
+            .chars()
+            .take(128)
+            .map(|c| if allowed(c) { c } else { '_' })
+            .collect();
+        Name(if name.is_empty() {
+            "_".to_owned()
+        } else {
+            name
+        })
+    }
+}
+
+impl ScalarType for Name {
+    const WANTED: &'static str = "a name";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b',');
+        if !text.is_empty() && text.len() <= 128 && text.bytes().all(allowed) {
+            return Ok(Name(text.to_owned()));
+        }
+        Err(Fault::hint(
+            "names have 1 to 128 visible ASCII characters and no blanks, commas or quotes",
+        ))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+
+    fn document() -> TypeDoc {
+        TypeDoc::text(
+            "name",
+            "1 to 128 visible characters",
+            Some(r#"^[^\s",\\]{1,128}$"#),
+        )
+    }
 }
 
 /// A regular expression (linear time, RE2 syntax), compiled when it is read (R5).
