@@ -78,4 +78,6 @@ codes! {
     BAD_ENDPOINT = "W0207";
     /// A method that no standard knows, and that is near to one.
     UNUSUAL_METHOD = "W0208";
+    /// A route that no request reaches, since an earlier one takes the same requests.
+    UNREACHABLE = "W0209";
 }
