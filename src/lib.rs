@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod config;
 pub mod control;
 pub mod error;
 pub mod http;
@@ -13,6 +14,7 @@ pub mod net;
 pub mod policy;
 pub mod proto;
 pub mod route;
+pub mod schema;
 pub mod sys;
 pub mod telemetry;
 pub mod time;
