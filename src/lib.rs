@@ -5,16 +5,25 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod config;
-pub mod control;
+pub mod sys;
+
 pub mod error;
-pub mod http;
 pub mod limits;
+pub mod time;
+
+pub mod http;
 pub mod net;
-pub mod policy;
 pub mod proto;
 pub mod route;
-pub mod schema;
-pub mod sys;
+pub mod policy;
+pub mod upstream;
+pub mod handler;
+pub mod snapshot;
+pub mod pipeline;
+pub mod worker;
+
 pub mod telemetry;
-pub mod time;
+
+pub mod config;
+pub mod control;
+pub mod schema;

@@ -8,8 +8,7 @@ use serde::de::IgnoredAny;
 use super::model::Config;
 use super::{check, template};
 use crate::schema::{
-    Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value,
-    codes, parse,
+    Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value, codes, parse,
 };
 
 /// A configuration that passed every check.
@@ -34,21 +33,13 @@ impl Loaded {
 ///
 /// # Errors
 /// Every mistake of the file, with warnings among them.
-pub fn load_file(
-    path: &Path,
-    env: &dyn Env,
-    policies: &[PolicyKind],
-) -> Result<Loaded, Box<Diagnostics>> {
+pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
     let name = path.display().to_string();
     match read(path) {
         Ok(text) => load_str(&name, &text, env, policies),
         Err(reason) => {
             let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
-            diagnostics.report(
-                codes::UNREADABLE,
-                Span::NOWHERE,
-                format!("the file cannot be read: {reason}"),
-            );
+            diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
             Err(Box::new(diagnostics))
         }
     }
@@ -58,12 +49,7 @@ pub fn load_file(
 ///
 /// # Errors
 /// Every mistake of the text, with warnings among them.
-pub fn load_str(
-    name: &str,
-    text: &str,
-    env: &dyn Env,
-    policies: &[PolicyKind],
-) -> Result<Loaded, Box<Diagnostics>> {
+pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
     let source = Arc::new(Source::new(name, text));
     let mut diagnostics = Diagnostics::new(source.clone());
     if name.ends_with(".json") && !is_json(text, &mut diagnostics) {
@@ -78,11 +64,7 @@ pub fn load_str(
         config
     });
     match config {
-        Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded {
-            config,
-            warnings: cx.diagnostics,
-            source,
-        }),
+        Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded { config, warnings: cx.diagnostics, source }),
         _ => Err(Box::new(cx.diagnostics)),
     }
 }
@@ -92,14 +74,11 @@ fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     let limit = SOURCE_BYTES_MAX as u64 + 1;
-    file.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() > SOURCE_BYTES_MAX {
         return Err(format!("it is larger than {SOURCE_BYTES_MAX} bytes"));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
 }
 
 fn is_json(text: &str, diagnostics: &mut Diagnostics) -> bool {
@@ -107,18 +86,9 @@ fn is_json(text: &str, diagnostics: &mut Diagnostics) -> bool {
         return true;
     };
     let (line, column) = (error.line().max(1), error.column().max(1));
-    let before: usize = text
-        .split_inclusive('\n')
-        .take(line - 1)
-        .map(str::len)
-        .sum();
+    let before: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
     let start = (before + column - 1).min(text.len()) as u32;
-    let span = Span {
-        start,
-        end: start,
-        line: line as u32,
-        column: column as u32,
-    };
+    let span = Span { start, end: start, line: line as u32, column: column as u32 };
     let cause = error.to_string();
     let cause = cause.split(" at line ").next().unwrap_or("");
     diagnostics.report(codes::SYNTAX, span, format!("this is not JSON: {cause}"));

@@ -122,12 +122,8 @@ impl<C: Connect> Proxy<'_, C> {
         };
         let mut out = Buf::small();
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.authority));
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            timers: self.timers,
-        };
+        let terms =
+            Terms { rules: &self.spec.rules, due: self.due, body_bytes_max: self.body_bytes_max, timers: self.timers };
         match relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await {
             Ok(()) => {
                 self.put_back(visit, upstream);
@@ -155,4 +151,3 @@ impl<C: Connect> Proxy<'_, C> {
 fn is_stale(failure: Failure) -> bool {
     matches!(failure.reason, Reason::UpstreamClosed | Reason::UpstreamReset)
 }
-

@@ -22,15 +22,11 @@ use crate::net::io::Connect;
 use crate::policy::Flow;
 use crate::policy::slots::Progress;
 use crate::route::{Miss, Rewrite, RouteInput};
-use crate::snapshot::{self, Action, Listener, RedirectTarget};
+use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
+use crate::telemetry::access_log::Names;
 
 /// Serves the request in `request.x`, whose head is typed, canonical and stripped.
-pub async fn drive<D: Downstream, C: Connect>(
-    down: &mut D,
-    env: &Env<C>,
-    listener: &Listener,
-    request: &mut Request,
-) {
+pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listener: &Listener, request: &mut Request) {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
     let routed = route(&plan, request);
@@ -285,8 +281,16 @@ fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
         }
     };
     metrics.finished(stats, service, x, now);
-    let mut log = env.access_log.borrow_mut();
-    if log.is_on() {
-        log.record(x, &plan.snapshot, now);
+    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+}
+
+/// What the ids of an exchange are called in the configuration that served it.
+fn names<'a>(snapshot: &'a Snapshot, x: &Exchange) -> Names<'a> {
+    let service = snapshot.services.get(x.service as usize);
+    let endpoint = service.and_then(|service| service.endpoints.get(x.endpoint? as usize));
+    Names {
+        route: snapshot.routes.get(x.route as usize).map_or("", |route| &route.name),
+        service: service.map_or("", |service| &service.name),
+        endpoint: endpoint.map_or("", |endpoint| &endpoint.authority),
     }
 }

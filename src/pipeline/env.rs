@@ -11,6 +11,7 @@ use crate::net::timer::Timers;
 use crate::route::Captures;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::time::Now;
 
 /// A worker's environment.
 pub struct Env<C: Connect> {
@@ -26,6 +27,8 @@ pub struct Env<C: Connect> {
     pub draining: Cell<bool>,
     /// Requests under way.
     pub active: Cell<u64>,
+    /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
+    wall_offset_ms: Cell<u64>,
     plan: RefCell<Rc<Plan<C::Io>>>,
     random: Cell<u64>,
     free: RefCell<Vec<Box<Request>>>,
@@ -59,10 +62,22 @@ impl<C: Connect> Env<C> {
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
             active: Cell::new(0),
+            wall_offset_ms: Cell::new(0),
             plan: RefCell::new(Rc::new(plan)),
             random: Cell::new(seed),
             free: RefCell::default(),
         }
+    }
+
+    /// Sets the wall clock, in milliseconds since the Unix epoch: once a tick.
+    pub fn set_wall_clock(&self, unix_ms: u64) {
+        self.wall_offset_ms.set(unix_ms.saturating_sub(self.timers.known_now().ms()));
+    }
+
+    /// The wall clock at `now`, in milliseconds since the Unix epoch, without asking the system.
+    #[inline]
+    pub fn unix_ms(&self, now: Now) -> u64 {
+        self.wall_offset_ms.get() + now.ms()
     }
 
     /// The plan for a whole request.

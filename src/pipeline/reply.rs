@@ -22,7 +22,9 @@ pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
         x.failure = Some(x.failure.filter(|f| f.reason == reason).unwrap_or(reason.into()));
     }
     let (content_type, body) = match reply.reason {
-        Some(reason) if reply.body.is_empty() && !is_empty_by_nature(reply.status) => error_body(x, reply.status, reason),
+        Some(reason) if reply.body.is_empty() && !is_empty_by_nature(reply.status) => {
+            error_body(x, reply.status, reason)
+        }
         _ => (reply.content_type.as_bytes(), reply.body),
     };
     add(x, b"Content-Type", content_type);

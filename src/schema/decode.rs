@@ -40,20 +40,11 @@ pub struct Cx<'a> {
 impl<'a> Cx<'a> {
     /// A context that begins with `diagnostics`.
     pub fn new(diagnostics: Diagnostics, env: &'a dyn Env, policies: &'a [PolicyKind]) -> Cx<'a> {
-        Cx {
-            diagnostics,
-            env,
-            policies,
-        }
+        Cx { diagnostics, env, policies }
     }
 
     /// Adds a finding; see [`Diagnostics::report`].
-    pub fn report(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub fn report(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Diagnostic {
         self.diagnostics.report(code, span, message)
     }
 
@@ -61,25 +52,15 @@ impl<'a> Cx<'a> {
     pub fn wrong_type(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         if node.is_null() {
             let message = format!("expected {wanted}, but there is no value");
-            return self
-                .report(codes::WRONG_TYPE, node.span, message)
-                .hint("leave the key out to use its default");
+            return self.report(codes::WRONG_TYPE, node.span, message).hint("leave the key out to use its default");
         }
-        self.report(
-            codes::WRONG_TYPE,
-            node.span,
-            format!("expected {wanted}, found {}", node.kind()),
-        )
+        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found {}", node.kind()))
     }
 
     /// Reports that the scalar at `node` cannot be read as `wanted`.
     pub fn bad_value(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         let shown = node.as_scalar().map(Scalar::shown).unwrap_or_default();
-        self.report(
-            codes::BAD_VALUE,
-            node.span,
-            format!("`{shown}` is not {wanted}"),
-        )
+        self.report(codes::BAD_VALUE, node.span, format!("`{shown}` is not {wanted}"))
     }
 
     /// The text of the scalar at `node`, else an error that names what was wanted.
@@ -97,12 +78,8 @@ impl<'a> Cx<'a> {
         if scalar.plain || scalar.written.is_some() {
             return Some(&scalar.text);
         }
-        self.report(
-            codes::WRONG_TYPE,
-            node.span,
-            format!("expected {wanted}, found text in quotes"),
-        )
-        .hint("take the quotes away");
+        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found text in quotes"))
+            .hint("take the quotes away");
         None
     }
 }
@@ -125,32 +102,17 @@ impl<'n> Fields<'n> {
         cx: &mut Cx,
     ) -> Option<Fields<'n>> {
         if let Some(entries) = node.as_mapping() {
-            let fields = Fields {
-                node,
-                entries,
-                shorthand: None,
-                specs,
-            };
+            let fields = Fields { node, entries, shorthand: None, specs };
             fields.refuse_unknown(cx);
             return Some(fields);
         }
         match shorthand {
-            Some(key) if node.as_scalar().is_some() => Some(Fields {
-                node,
-                entries: &[],
-                shorthand: Some((key, node)),
-                specs,
-            }),
+            Some(key) if node.as_scalar().is_some() => {
+                Some(Fields { node, entries: &[], shorthand: Some((key, node)), specs })
+            }
             _ => {
-                let keys: Vec<&str> = specs
-                    .iter()
-                    .take(KEYS_NAMED_MAX)
-                    .map(|spec| spec.key)
-                    .collect();
-                cx.wrong_type(
-                    node,
-                    &format!("a mapping with keys such as {}", keys.join(", ")),
-                );
+                let keys: Vec<&str> = specs.iter().take(KEYS_NAMED_MAX).map(|spec| spec.key).collect();
+                cx.wrong_type(node, &format!("a mapping with keys such as {}", keys.join(", ")));
                 None
             }
         }
@@ -158,16 +120,8 @@ impl<'n> Fields<'n> {
 
     fn refuse_unknown(&self, cx: &mut Cx) {
         let specs = self.specs;
-        let is_known = |key: &str| {
-            specs
-                .iter()
-                .any(|spec| spec.key == key || spec.aliases.contains(&key))
-        };
-        let mut unknown = self
-            .entries
-            .iter()
-            .filter(|entry| !is_known(&entry.key))
-            .peekable();
+        let is_known = |key: &str| specs.iter().any(|spec| spec.key == key || spec.aliases.contains(&key));
+        let mut unknown = self.entries.iter().filter(|entry| !is_known(&entry.key)).peekable();
         if unknown.peek().is_none() {
             return;
         }
@@ -180,12 +134,8 @@ impl<'n> Fields<'n> {
                 cx.report(codes::NOT_BUILT, entry.key_span, message);
                 continue;
             }
-            cx.report(
-                codes::UNKNOWN_KEY,
-                entry.key_span,
-                format!("unknown key `{}`", entry.key),
-            )
-            .suggest(&entry.key, free.iter().copied());
+            cx.report(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{}`", entry.key))
+                .suggest(&entry.key, free.iter().copied());
         }
     }
 
@@ -196,16 +146,11 @@ impl<'n> Fields<'n> {
         {
             return T::decode(node, cx);
         }
-        let mut given = self
-            .entries
-            .iter()
-            .filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
+        let mut given =
+            self.entries.iter().filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
         if let Some(entry) = given.next() {
             if let Some(twin) = given.next() {
-                let message = format!(
-                    "`{}` and `{}` mean the same; keep one of them",
-                    entry.key, twin.key
-                );
+                let message = format!("`{}` and `{}` mean the same; keep one of them", entry.key, twin.key);
                 cx.report(codes::DUPLICATE_KEY, twin.key_span, message);
             }
             return decode_entry(entry, spec, cx);
@@ -218,10 +163,7 @@ impl<'n> Fields<'n> {
 
     fn missing<T>(&self, spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
         // The place is the first key of the mapping: the whole of it would be marked otherwise.
-        let span = self
-            .entries
-            .first()
-            .map_or(self.node.span, |entry| entry.key_span);
+        let span = self.entries.first().map_or(self.node.span, |entry| entry.key_span);
         let similar = super::suggest::nearest(
             spec.key,
             self.entries
@@ -231,12 +173,8 @@ impl<'n> Fields<'n> {
         );
         // A misspelt key is reported already, with this key as the suggestion.
         if similar.is_none() {
-            cx.report(
-                codes::MISSING_KEY,
-                span,
-                format!("the key `{}` is missing here", spec.key),
-            )
-            .hint(super::doc::prose(spec.doc));
+            cx.report(codes::MISSING_KEY, span, format!("the key `{}` is missing here", spec.key))
+                .hint(super::doc::prose(spec.doc));
         }
         None
     }
@@ -250,11 +188,7 @@ fn decode_entry<T: Decode>(entry: &Entry, spec: &FieldSpec, cx: &mut Cx) -> Opti
         return T::decode(&entry.value, cx);
     }
     let span = entry.key_span;
-    let item = cx.report(
-        codes::WRONG_TYPE,
-        span,
-        format!("the key `{}` has no value", entry.key),
-    );
+    let item = cx.report(codes::WRONG_TYPE, span, format!("the key `{}` has no value", entry.key));
     if let Some(default) = spec.default {
         item.hint(format!("leave the key out to use its default, {default}"));
     }
@@ -283,16 +217,11 @@ fn without_places(mut node: Node) -> Node {
     match &mut node.value {
         Value::Scalar(_) => {}
         Value::Sequence(items) => {
-            *items = std::mem::take(items)
-                .into_iter()
-                .map(without_places)
-                .collect();
+            *items = std::mem::take(items).into_iter().map(without_places).collect();
         }
         Value::Mapping(entries) => {
             let taken = std::mem::take(entries).into_iter();
-            *entries = taken
-                .map(|entry| Entry::new(entry.key, without_places(entry.value)))
-                .collect();
+            *entries = taken.map(|entry| Entry::new(entry.key, without_places(entry.value))).collect();
         }
     }
     node
@@ -335,11 +264,7 @@ impl<T: Decode> Decode for Spanned<T> {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        if node.is_null() {
-            Some(None)
-        } else {
-            T::decode(node, cx).map(Some)
-        }
+        if node.is_null() { Some(None) } else { T::decode(node, cx).map(Some) }
     }
 
     fn dump(&self) -> Json {
@@ -395,10 +320,6 @@ impl<T: Decode> Decode for Vec<T> {
 
     fn describe() -> TypeDoc {
         let item = T::describe();
-        TypeDoc {
-            word: format!("list of {}", item.word),
-            range: item.range.clone(),
-            shape: Shape::List(item.into()),
-        }
+        TypeDoc { word: format!("list of {}", item.word), range: item.range.clone(), shape: Shape::List(item.into()) }
     }
 }

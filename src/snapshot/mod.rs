@@ -30,8 +30,6 @@ pub struct Snapshot {
     pub default_route: Option<u32>,
     /// Where requests go.
     pub services: Vec<Service>,
-    /// How requests are logged.
-    pub access_log: crate::telemetry::access_log::Format,
     /// The configuration with every default written out and secrets masked (C60).
     pub effective: serde_json::Value,
 }
@@ -202,4 +200,3 @@ pub enum HashKey {
     /// A query parameter.
     Query(String),
 }
-

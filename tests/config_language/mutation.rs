@@ -7,16 +7,8 @@ use ringway::schema::{DIAGNOSTICS_MAX, FixedEnv};
 use crate::support::{POLICIES, read};
 
 fn corpus() -> Vec<String> {
-    let names = [
-        "config_language/full.yaml",
-        "broken/many.yaml",
-        "broken/template.yaml",
-        "broken/unclosed.yaml",
-    ];
-    names
-        .iter()
-        .map(|name| read(&format!("tests/{name}")))
-        .collect()
+    let names = ["config_language/full.yaml", "broken/many.yaml", "broken/template.yaml", "broken/unclosed.yaml"];
+    names.iter().map(|name| read(&format!("tests/{name}"))).collect()
 }
 
 fn try_load(text: &str) {
@@ -26,10 +18,7 @@ fn try_load(text: &str) {
             assert!(diagnostics.has_errors());
             assert!(diagnostics.sorted().len() <= 2 * DIAGNOSTICS_MAX);
             for item in diagnostics.sorted() {
-                assert!(
-                    item.span.end as usize <= text.len() && item.span.start <= item.span.end,
-                    "{item:?}"
-                );
+                assert!(item.span.end as usize <= text.len() && item.span.start <= item.span.end, "{item:?}");
             }
             let _ = (diagnostics.render(), diagnostics.to_json());
         }

@@ -113,6 +113,21 @@ impl<I: Io> Connection<I> {
         }
     }
 
+    /// The listener's present rules: a reload holds from the next request on.
+    #[inline]
+    pub fn set_rules(&mut self, rules: &Arc<ServerRules>) {
+        if !Arc::ptr_eq(&self.rules, rules) {
+            self.rules = rules.clone();
+        }
+    }
+
+    /// The connection ends after the present exchange.
+    pub fn close_after(&mut self) {
+        if self.keep == Keep::Alive {
+            self.keep = Keep::Close;
+        }
+    }
+
     /// Waits for the first byte of the next request. False when the client left, was idle for too long, or the gateway
     /// drains. An idle connection holds a read buffer only for its first second.
     pub async fn wait_request(&mut self) -> bool {
@@ -312,7 +327,9 @@ pub struct Http1<'c, I: Io> {
 
 impl<I: Io> Http1<'_, I> {
     /// Gives the connection back.
-    pub fn into_finished(self) -> Finished {
+    pub fn into_finished(mut self) -> Finished {
+        // A body that was not asked for but has arrived is over without waiting.
+        while !self.body.reader.is_done() && matches!(self.body.reader.ready(), Ok(Some(_))) {}
         Finished {
             keep: if self.body.draining && !self.body.reader.is_done() && self.response.keep == Keep::Alive {
                 Keep::Linger

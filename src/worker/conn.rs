@@ -1,0 +1,100 @@
+//! One downstream connection from accept to close. While it is idle it is this small future and nothing else; a request
+//! under way lives in a box of its own.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::accept::Socket;
+use super::run::Shared;
+use crate::error::Reason;
+use crate::http::exchange::{Scheme, ShortText};
+use crate::net::io::{Connect, Io};
+use crate::net::tcp::Tcp;
+use crate::pipeline::drive;
+use crate::pipeline::env::{Env, Request};
+use crate::proto::h1::server::Connection;
+use crate::snapshot::Listener;
+
+/// Serves a connection; a panic costs this connection only and is counted.
+pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr) {
+    let _open = shared.open();
+    let future = serve_http1(&shared.env, io, peer, || socket.listener());
+    let mut future = pin!(future);
+    let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(())),
+    });
+    if guarded.await.is_err() {
+        shared.env.metrics.borrow().own.panics.inc();
+    }
+}
+
+/// Serves HTTP/1 on a connection until it ends. `listener` gives the present settings of where it came in.
+pub async fn serve_http1<I: Io, C: Connect>(
+    env: &Env<C>,
+    io: I,
+    peer: SocketAddr,
+    listener: impl Fn() -> Rc<Listener>,
+) {
+    let mut connection = Connection::new(io, &env.timers, listener().rules.clone());
+    let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()) };
+    while connection.wait_request().await {
+        // Boxed, so that an idle connection does not hold the room of a request.
+        if !Box::pin(serve_request(env, &mut connection, &origin, listener())).await {
+            break;
+        }
+    }
+    connection.close().await;
+}
+
+struct ConnectionOrigin {
+    peer: SocketAddr,
+    peer_text: ShortText,
+}
+
+async fn serve_request<I: Io, C: Connect>(
+    env: &Env<C>,
+    connection: &mut Connection<I>,
+    origin: &ConnectionOrigin,
+    listener: Rc<Listener>,
+) -> bool {
+    let mut request = env.take_request();
+    let x = &mut request.x;
+    x.peer = origin.peer;
+    x.peer_text = origin.peer_text;
+    x.port_text = ShortText::of(&listener.address.port());
+    x.scheme = Scheme::Http;
+    connection.set_rules(&listener.rules);
+    env.active.set(env.active.get() + 1);
+    let again = answer_request(env, connection, &listener, &mut request).await;
+    env.active.set(env.active.get() - 1);
+    env.give_request(request);
+    again
+}
+
+async fn answer_request<I: Io, C: Connect>(
+    env: &Env<C>,
+    connection: &mut Connection<I>,
+    listener: &Listener,
+    request: &mut Request,
+) -> bool {
+    let head = connection.read_head(&mut request.x).await;
+    if matches!(head, Err(failure) if failure.reason == Reason::ClientClosed) {
+        // It left in the middle of a head: there is nobody to answer and nothing that was asked.
+        return false;
+    }
+    if env.draining.get() {
+        connection.close_after();
+    }
+    let mut down = connection.downstream(&request.x);
+    match head {
+        Ok(()) => drive::drive(&mut down, env, listener, request).await,
+        Err(failure) => drive::refuse(&mut down, env, listener, request, failure).await,
+    }
+    let lent = down.into_finished();
+    connection.finish(lent)
+}

@@ -1,0 +1,100 @@
+//! How the control thread speaks to a worker: a queue, and a socket that wakes the worker's ring.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tokio::sync::oneshot;
+
+use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::snapshot::WorkerSnapshot;
+use crate::upstream::service::EndpointReport;
+
+/// What a worker is told. The queue needs no bound of its own: only the control thread sends, and it waits for answers.
+pub enum Command {
+    /// Make a configuration ready, beside the one that serves (A30). Answered when done.
+    Prepare {
+        /// What to make ready.
+        work: Box<Preparation>,
+        /// The answer.
+        ready: oneshot::Sender<()>,
+    },
+    /// Serve what was made ready, from the next request on. Answered when done.
+    Commit(oneshot::Sender<()>),
+    /// Forget what was made ready.
+    Abort,
+    /// Copy the counters.
+    Report(oneshot::Sender<Report>),
+    /// Accept no more, close idle connections, finish the rest; then end the thread.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// A configuration for one worker.
+pub struct Preparation {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Sockets of listeners that the worker does not have yet, with the listeners' names.
+    pub sockets: Vec<(String, TcpListener)>,
+    /// Another access log, when the logging changed.
+    pub access_log: Option<AccessLog>,
+}
+
+/// What a worker tells.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its counters.
+    pub metrics: WorkerSnapshot,
+    /// Its endpoints, by service name.
+    pub services: Vec<(String, Vec<EndpointReport>)>,
+    /// Requests under way.
+    pub active_requests: u64,
+    /// Open downstream connections.
+    pub connections: u64,
+    /// Generation that it serves.
+    pub generation: u64,
+}
+
+/// The control thread's end.
+#[derive(Debug)]
+pub struct Postbox {
+    queue: Sender<Command>,
+    bell: UnixStream,
+}
+
+/// The worker's end.
+pub struct Mailbox {
+    /// Commands.
+    pub queue: Receiver<Command>,
+    /// Becomes readable when there are some.
+    pub bell: UnixStream,
+}
+
+/// A connected pair.
+///
+/// # Errors
+/// What the socket calls give.
+pub fn pair() -> io::Result<(Postbox, Mailbox)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // A full socket already rings: the worker empties the queue whatever the number of bytes.
+    ours.set_nonblocking(true)?;
+    let (sender, receiver) = channel();
+    Ok((Postbox { queue: sender, bell: ours }, Mailbox { queue: receiver, bell: theirs }))
+}
+
+impl Postbox {
+    /// Sends a command. Returns whether the worker still listens.
+    pub fn send(&self, command: Command) -> bool {
+        if self.queue.send(command).is_err() {
+            return false;
+        }
+        match (&self.bell).write(&[1]) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+}

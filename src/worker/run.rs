@@ -1,0 +1,287 @@
+//! A worker's thread: builds its runtime, takes commands, ticks, and ends when it is told to.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use monoio::io::AsyncReadRent;
+use tokio::sync::oneshot;
+
+use super::accept::Socket;
+use super::mailbox::{Command, Mailbox, Preparation, Report};
+use crate::limits::{BUF_LARGE_FREE_MAX, BUF_SMALL_FREE_MAX, TICK_MS};
+use crate::net::tcp::{Tcp, TcpConnect};
+use crate::net::timer::Timers;
+use crate::pipeline::env::Env;
+use crate::pipeline::plan::Plan;
+use crate::policy::slots::Slots;
+use crate::policy::{Tick, WorkerSeed};
+use crate::snapshot::Snapshot;
+use crate::sys::buf;
+use crate::sys::ring::{Driver, WorkerRuntime};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::metrics::instruments::Refusal;
+use crate::time::{self, Clock, Now};
+
+/// What a worker is started with.
+pub struct Start {
+    /// Number of the worker, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+    /// The core that it is pinned to.
+    pub core: Option<core_affinity::CoreId>,
+    /// The best driver to try.
+    pub driver: Driver,
+    /// Entries of its ring.
+    pub ring_entries: u32,
+    /// Its listening sockets, by listener name.
+    pub sockets: Vec<(String, TcpListener)>,
+    /// What it serves first.
+    pub snapshot: Arc<Snapshot>,
+    /// Its access log.
+    pub access_log: AccessLog,
+    /// Its commands.
+    pub mailbox: Mailbox,
+    /// Random bits.
+    pub seed: u64,
+}
+
+/// What a worker says once it serves.
+#[derive(Debug)]
+pub struct Started {
+    /// The driver that it got.
+    pub driver: Driver,
+    /// What better drivers answered.
+    pub refused: Vec<(Driver, io::Error)>,
+    /// Whether it could be pinned.
+    pub pinned: bool,
+}
+
+/// What the tasks of a worker share.
+pub struct Shared {
+    /// For requests.
+    pub env: Env<TcpConnect>,
+    /// Open downstream connections.
+    pub connections: Cell<usize>,
+    slots: RefCell<Slots>,
+    sockets: RefCell<Vec<Rc<Socket>>>,
+    prepared: RefCell<Option<Prepared>>,
+    seed: u64,
+    on_ring: bool,
+}
+
+struct Prepared {
+    plan: Rc<Plan<Tcp>>,
+    work: Preparation,
+}
+
+/// An open connection, counted until dropped.
+pub struct Open(Rc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get().saturating_sub(1));
+        self.0.env.metrics.borrow().own.active_connections.dec();
+    }
+}
+
+/// Runs a worker until it is told to end. `started` is answered once it serves, or with why it cannot.
+pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) {
+    let pinned = start.core.is_some_and(core_affinity::set_for_current);
+    match WorkerRuntime::build(start.driver, start.ring_entries) {
+        Ok((mut runtime, driver, refused)) => {
+            let started_as = Started { driver, refused, pinned };
+            runtime.block_on(serve(start, started_as, started));
+        }
+        Err(error) => drop(started.send(Err(error))),
+    }
+}
+
+async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Result<Started>>) {
+    let on_ring = as_what.driver != Driver::Epoll;
+    let Start { index, count, sockets, snapshot, access_log, mailbox, seed, .. } = start;
+    let timers = Timers::new(Clock::System);
+    let mut metrics = WorkerMetrics::new(index, timers.now());
+    let mut slots = Slots::new(WorkerSeed { index, count, random: seed, tick: tick(&timers) });
+    let plan = Plan::prepare(snapshot.clone(), None, &mut slots, &mut metrics, tick(&timers), seed);
+    metrics.own.generation.set(snapshot.generation as i64);
+    let env = Env::new(TcpConnect, timers, metrics, access_log, plan, seed);
+    env.set_wall_clock(time::unix_ms());
+    let shared = Rc::new(Shared {
+        env,
+        connections: Cell::new(0),
+        slots: RefCell::new(slots),
+        sockets: RefCell::default(),
+        prepared: RefCell::default(),
+        seed,
+        on_ring,
+    });
+    if let Err(error) = shared.open_sockets(&snapshot, sockets) {
+        drop(started.send(Err(error)));
+        return;
+    }
+    // The starter waits for this answer; if it is gone, so is the process.
+    let _ = started.send(Ok(as_what));
+    monoio::spawn(tick_all(shared.clone()));
+    obey(&shared, mailbox).await;
+    shared.env.access_log.borrow_mut().flush();
+}
+
+/// Takes commands until one says to end.
+async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
+    let Mailbox { queue, bell } = mailbox;
+    let ready = bell.set_nonblocking(!shared.on_ring);
+    let Ok(mut bell) = ready.and_then(|()| monoio::net::UnixStream::from_std(bell)) else { return };
+    let mut bytes = vec![0; 64];
+    loop {
+        let (count, back) = bell.read(bytes).await;
+        bytes = back;
+        for command in queue.try_iter() {
+            match command {
+                Command::Drain => return drain(shared).await,
+                Command::Stop => return,
+                other => shared.obey(other),
+            }
+        }
+        // The control thread is gone: so is the process, or it is about to be.
+        if !matches!(count, Ok(count) if count > 0) {
+            return;
+        }
+    }
+}
+
+/// Accepts no more and waits for the requests under way. The control thread ends the process when they take too long.
+async fn drain(shared: &Rc<Shared>) {
+    shared.env.draining.set(true);
+    shared.sockets.borrow().iter().for_each(|socket| socket.close());
+    while shared.connections.get() > 0 {
+        shared.env.timers.close_idle();
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+    }
+}
+
+/// The worker's heartbeat: deadlines at each tick, the rest less often.
+async fn tick_all(shared: Rc<Shared>) {
+    let mut due = shared.env.timers.now();
+    let mut count: u64 = 0;
+    loop {
+        due = due.plus_ms(TICK_MS).max(shared.env.timers.known_now());
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        let now = shared.env.timers.now();
+        shared.env.timers.advance(now);
+        shared.env.set_wall_clock(time::unix_ms());
+        count += 1;
+        if count.is_multiple_of(5) {
+            shared.slots.borrow_mut().on_tick(tick(&shared.env.timers));
+            shared.env.access_log.borrow_mut().flush();
+        }
+        if count.is_multiple_of(50) {
+            shared.once_a_second(now);
+        }
+        shared.env.metrics.borrow().own.lag(now.since_ns(due));
+    }
+}
+
+fn tick(timers: &Timers) -> Tick {
+    Tick { now: timers.now(), unix_ms: time::unix_ms() }
+}
+
+impl Shared {
+    /// Counts a connection as open.
+    pub fn open(self: &Rc<Self>) -> Open {
+        self.connections.set(self.connections.get() + 1);
+        let metrics = self.env.metrics.borrow();
+        metrics.own.active_connections.inc();
+        metrics.own.accepted.inc();
+        Open(self.clone())
+    }
+
+    /// Counts a connection that was not served.
+    pub fn refused(&self, why: Refusal) {
+        self.env.metrics.borrow().own.refused(why);
+    }
+
+    fn open_sockets(self: &Rc<Self>, snapshot: &Snapshot, sockets: Vec<(String, TcpListener)>) -> io::Result<()> {
+        for (name, socket) in sockets {
+            let Some(listener) = snapshot.listeners.iter().find(|l| l.name == name) else { continue };
+            let opened = Socket::open(self, listener, socket, self.on_ring)?;
+            self.sockets.borrow_mut().push(opened);
+        }
+        Ok(())
+    }
+
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Prepare { work, ready } => {
+                self.prepare(*work);
+                let _ = ready.send(());
+            }
+            Command::Commit(done) => {
+                self.commit();
+                let _ = done.send(());
+            }
+            Command::Abort => drop(self.prepared.take()),
+            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::Drain | Command::Stop => {}
+        }
+    }
+
+    fn prepare(&self, work: Preparation) {
+        let (mut slots, mut metrics) = (self.slots.borrow_mut(), self.env.metrics.borrow_mut());
+        let previous = self.env.pin();
+        let tick = tick(&self.env.timers);
+        let plan = Plan::prepare(work.snapshot.clone(), Some(&previous), &mut slots, &mut metrics, tick, self.seed);
+        self.prepared.replace(Some(Prepared { plan: Rc::new(plan), work }));
+    }
+
+    fn commit(self: &Rc<Self>) {
+        let Some(Prepared { plan, work }) = self.prepared.take() else { return };
+        plan.commit(&mut self.slots.borrow_mut());
+        self.env.replace(plan);
+        self.env.metrics.borrow().own.generation.set(work.snapshot.generation as i64);
+        if let Some(log) = work.access_log {
+            let mut old = self.env.access_log.replace(log);
+            old.flush();
+        }
+        self.sockets.borrow_mut().retain(|socket| {
+            let listener = work.snapshot.listeners.iter().find(|l| l.name == socket.name);
+            match listener.filter(|l| l.address.ip() == socket.listener().address.ip()) {
+                Some(listener) => socket.update(listener),
+                None => socket.close(),
+            }
+            listener.is_some()
+        });
+        // What cannot be opened was opened by the control thread; handing it over fails only without descriptors.
+        if self.open_sockets(&work.snapshot, work.sockets).is_err() {
+            self.refused(Refusal::Descriptors);
+        }
+    }
+
+    fn report(&self) -> Report {
+        let plan = self.env.pin();
+        let metrics = self.env.metrics.borrow();
+        metrics.own.active_requests.set(self.env.active.get() as i64);
+        let services: Vec<_> = plan.services.iter().map(|s| (s.name().to_owned(), s.report())).collect();
+        let all = || services.iter().flat_map(|(_, endpoints)| endpoints);
+        metrics.own.upstream_idle.set(all().map(|e| e.idle).sum::<u64>() as i64);
+        Report {
+            metrics: metrics.snapshot(),
+            services,
+            active_requests: self.env.active.get(),
+            connections: self.connections.get() as u64,
+            generation: plan.snapshot.generation,
+        }
+    }
+
+    fn once_a_second(&self, now: Now) {
+        self.env.pin().expire(now);
+        // After a burst the pools shrink by half a second, so that memory comes back and load does not reallocate.
+        let (small, large) = buf::pool_free();
+        buf::pool_trim(small.min(BUF_SMALL_FREE_MAX) / 2 + 16, large.min(BUF_LARGE_FREE_MAX) / 2 + 8);
+    }
+}
