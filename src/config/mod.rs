@@ -1,6 +1,7 @@
 //! What people write: the gateway's own schema, the `api_gateway` template, and loading with all checks.
 
 mod check;
+pub mod compile;
 mod document;
 pub mod load;
 pub mod model;

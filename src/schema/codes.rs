@@ -80,4 +80,6 @@ codes! {
     UNUSUAL_METHOD = "W0208";
     /// A route that no request reaches, since an earlier one takes the same requests.
     UNREACHABLE = "W0209";
+    /// The name of an endpoint has no address at present.
+    UNRESOLVED = "W0210";
 }

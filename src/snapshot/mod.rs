@@ -107,6 +107,18 @@ pub enum RedirectTarget {
     Origin(Bytes),
 }
 
+impl RedirectTarget {
+    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands.
+    pub fn of(text: &str) -> Self {
+        let authority = text.split_once("://").map(|(_, rest)| rest);
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        match authority {
+            Some(rest) if !rest.contains(['/', '?', '#']) => Self::Origin(bytes),
+            _ => Self::Fixed(bytes),
+        }
+    }
+}
+
 /// Which Host an endpoint sees (R22).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum HostRule {
@@ -121,8 +133,10 @@ pub enum HostRule {
 
 /// Where requests go: endpoints that serve the same thing.
 pub struct Service {
-    /// Identity over reloads.
+    /// Identity over reloads: its name, and for the variant of one route what differs.
     pub name: String,
+    /// Its name as written, for people and metrics.
+    pub label: String,
     /// Its endpoints; may be none.
     pub endpoints: Vec<Endpoint>,
     /// Chooses one.

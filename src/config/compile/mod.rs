@@ -1,0 +1,128 @@
+//! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong is
+//! reported together, each at its place. Nothing is left for a worker to check.
+
+mod policies;
+mod route;
+mod service;
+
+use std::sync::Arc;
+
+use super::load::Loaded;
+use super::model;
+use crate::http::ipset::IpSet;
+use crate::http::path::PathPolicy;
+use crate::limits::FIELDS_CEILING;
+use crate::policy::CompileEnv;
+use crate::proto::h1::parse::HeadLimits;
+use crate::proto::h1::server::ServerRules;
+use crate::route::{Order, RouteTable};
+use crate::schema::{Diagnostics, codes};
+use crate::snapshot::{Listener, Snapshot};
+
+/// What the compiler needs beside the configuration.
+pub struct Inputs<'a> {
+    /// The generation that the snapshot gets.
+    pub generation: u64,
+    /// For policies.
+    pub policies: CompileEnv,
+    /// Finds the address of a name; None when there is none now.
+    pub resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
+    /// What serves at present: limits and tables of the same identity go on.
+    pub previous: Option<&'a Snapshot>,
+}
+
+/// Compiles a configuration. Warnings are added to those that it was loaded with.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagnostics), Box<Diagnostics>> {
+    let mut diagnostics = loaded.warnings.clone();
+    let config = &loaded.config;
+    let mut services = service::Services::new(config, inputs, &mut diagnostics);
+    let mut chains = policies::Chains::new(config, inputs, &mut diagnostics);
+    let mut specs = Vec::with_capacity(config.routes.len());
+    let mut routes = Vec::with_capacity(config.routes.len() + 1);
+    for written in &config.routes {
+        let id = routes.len() as u32;
+        specs.extend(route::spec(written, id, &mut diagnostics));
+        routes.push(route::compile(written, config, &mut services, &mut chains, &mut diagnostics));
+    }
+    let default_route = config.default_route.as_ref().map(|written| {
+        routes.push(route::compile_default(written, config, &mut services, &mut chains, &mut diagnostics));
+        routes.len() as u32 - 1
+    });
+    let table = build_table(specs, config, &mut diagnostics);
+    let listeners = config.listeners.iter().map(|written| listener(written)).collect();
+    let (Some(table), false) = (table, diagnostics.has_errors()) else { return Err(Box::new(diagnostics)) };
+    let snapshot = Snapshot {
+        generation: inputs.generation,
+        listeners,
+        table,
+        routes,
+        default_route,
+        services: services.into_services(),
+        effective: loaded.effective(),
+    };
+    Ok((snapshot, diagnostics))
+}
+
+fn build_table(
+    specs: Vec<crate::route::RouteSpec>,
+    config: &model::Config,
+    diagnostics: &mut Diagnostics,
+) -> Option<RouteTable> {
+    let order = match config.order {
+        model::RouteOrder::Specificity => Order::Specificity,
+        model::RouteOrder::Strict => Order::Strict,
+    };
+    let place = |id: crate::route::RouteId| config.routes.get(id.0 as usize);
+    let span = |id| place(id).and_then(|r| r.path_text().map(|(_, span)| span.or(r.span))).unwrap_or_default();
+    match RouteTable::build(specs, order) {
+        Ok(table) => {
+            for shadowed in table.lint() {
+                let by = place(shadowed.by).map_or("", |route| route.name());
+                let message = format!("this route can never be reached: `{by}` takes its requests ({})", shadowed.why);
+                diagnostics.report(codes::UNREACHABLE, span(shadowed.route), message);
+            }
+            Some(table)
+        }
+        Err(errors) => {
+            for error in errors {
+                diagnostics.report(codes::BAD_VALUE, span(error.id), error.what);
+            }
+            None
+        }
+    }
+}
+
+fn listener(written: &model::Listener) -> Listener {
+    let limits = &written.limits;
+    let rules = ServerRules {
+        head: HeadLimits {
+            header_bytes_max: limits.header_bytes_max.get() as usize,
+            field_bytes_max: limits.field_bytes_max.get() as usize,
+            target_bytes_max: limits.target_bytes_max.get() as usize,
+            fields_max: (limits.fields_max.get() as usize).min(FIELDS_CEILING),
+        },
+        header_timeout_ms: limits.header_timeout.as_millis() as u64,
+        idle_timeout_ms: limits.idle_timeout.as_millis() as u64,
+        body_timeout_ms: limits.body_timeout.as_millis() as u64,
+        write_timeout_ms: limits.write_timeout.as_millis() as u64,
+        body_bytes_max: limits.body_bytes_max.get(),
+        requests_max: limits.requests_max.get(),
+        age_ms_max: limits.age_max.as_millis() as u64,
+        path_policy: match written.path_policy {
+            model::PathPolicy::Strict => PathPolicy::Strict,
+            model::PathPolicy::Merge => PathPolicy::Merge,
+            model::PathPolicy::Preserve => PathPolicy::Preserve,
+        },
+        trusted_proxies: IpSet::new(written.trusted_proxies.iter().map(|cidr| (cidr.network, cidr.prefix))),
+    };
+    Listener {
+        name: written.name(),
+        address: written.address.0,
+        rules: Arc::new(rules),
+        forwarded: written.forwarded,
+        via: written.via.then(|| "ringway".to_owned()),
+    }
+}

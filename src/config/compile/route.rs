@@ -1,0 +1,221 @@
+//! Routes: what they match, and who answers.
+
+use bytes::Bytes;
+
+use super::policies::Chains;
+use super::service::{Services, host_rule};
+use crate::config::model::{self, Answer, MatchKind};
+use crate::http::path::{PathPolicy, canonicalise};
+use crate::route::{
+    Cidr, HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Test, WeightedSplit,
+};
+use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
+use crate::snapshot::{Action, RedirectTarget, Route};
+
+/// What a route matches; None when its path is wrong, which is reported.
+pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
+    let path = path_pattern(written, diagnostics)?;
+    let mut methods = MethodSet::any();
+    if !written.methods.is_empty() {
+        methods = MethodSet::of(written.methods.iter().map(|method| method.as_str()));
+    }
+    let hosts = written.hosts.iter().filter_map(|host| {
+        let parsed = HostPattern::parse(host.as_str());
+        parsed.map_err(|what| drop(diagnostics.report(codes::BAD_VALUE, host.span, what))).ok()
+    });
+    let hosts = hosts.collect();
+    let predicates = predicates(written);
+    Some(RouteSpec { id: RouteId(id), hosts, path, methods, predicates, priority: written.priority.get() as i32 })
+}
+
+fn path_pattern(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) -> Option<PathPattern> {
+    if let Some(regex) = &written.regex {
+        return Some(PathPattern::Regex(regex.source.clone()));
+    }
+    let (text, span) = written.path_text()?;
+    if text.starts_with('^') {
+        return Some(PathPattern::Regex(text.to_owned()));
+    }
+    let pattern = if written.exact.is_some() {
+        Ok(PathPattern::Exact(text.to_owned()))
+    } else if written.prefix.is_some() {
+        let boundary = if written.raw_prefix { PathPattern::RawPrefix } else { PathPattern::Prefix };
+        Ok(boundary(text.to_owned()))
+    } else {
+        PathPattern::parse(text)
+    };
+    match pattern {
+        Ok(PathPattern::Exact(path)) => canonical(&path, span, diagnostics).map(PathPattern::Exact),
+        Ok(PathPattern::Prefix(path)) if !path.is_empty() => {
+            canonical(&path, span, diagnostics).map(PathPattern::Prefix)
+        }
+        Ok(pattern) => Some(pattern),
+        Err(what) => {
+            diagnostics.report(codes::BAD_VALUE, span, what);
+            None
+        }
+    }
+}
+
+/// A literal path in the form in which requests are matched (F49): a route for `/caf%c3%a9` would match nothing.
+fn canonical(path: &str, span: Span, diagnostics: &mut Diagnostics) -> Option<String> {
+    let mut out = Vec::with_capacity(path.len());
+    if let Err(failure) = canonicalise(path.as_bytes(), PathPolicy::Preserve, &mut out) {
+        diagnostics.report(codes::BAD_VALUE, span, format!("no request can have this path: {}", failure.detail));
+        return None;
+    }
+    Some(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn predicates(written: &model::Route) -> Vec<Predicate> {
+    let mut all = Vec::new();
+    for (name, value) in written.headers.iter() {
+        all.push(Predicate::Header { name: name.as_str().to_owned(), test: test(value) });
+    }
+    for (name, value) in written.query.iter() {
+        all.push(Predicate::Query { name: name.value.clone(), test: test(value) });
+    }
+    for (name, value) in written.cookies.iter() {
+        all.push(Predicate::Cookie { name: name.value.clone(), test: test(value) });
+    }
+    let networks: Vec<_> = written.client_addresses.iter().filter_map(|c| Cidr::new(c.network, c.prefix)).collect();
+    if !networks.is_empty() {
+        all.push(Predicate::Client(networks));
+    }
+    all
+}
+
+fn test(value: &model::ValueMatch) -> Test {
+    match value.kind() {
+        MatchKind::Present(true) => Test::Present,
+        MatchKind::Present(false) => Test::Absent,
+        MatchKind::Exact(text) => Test::Exact(text.to_owned()),
+        MatchKind::Prefix(text) => Test::Prefix(text.to_owned()),
+        MatchKind::Regex(pattern) => Test::Regex(pattern.source.clone()),
+    }
+}
+
+/// A route's running form. Whatever is wrong is reported; the result is of no use then.
+pub(super) fn compile(
+    written: &Spanned<model::Route>,
+    config: &model::Config,
+    services: &mut Services<'_>,
+    chains: &mut Chains,
+    diagnostics: &mut Diagnostics,
+) -> Route {
+    let parts = Parts {
+        name: written.name(),
+        pattern: written.path_text().map_or("", |(text, _)| text),
+        answer: written.answer(),
+        load_balancer: written.load_balancer.as_ref(),
+        timeout: written.timeout.map(|timeout| timeout.as_millis() as u64),
+        body_bytes_max: written.body_bytes_max.map(|size| size.get()),
+        policies: &written.policies,
+    };
+    let mut route = build(&parts, config, services, chains, diagnostics);
+    route.rewrite = rewrite(written, diagnostics);
+    route.host = written.host.as_ref().map(host_rule);
+    route
+}
+
+/// What serves requests that no route matches (R20, C57).
+pub(super) fn compile_default(
+    written: &Spanned<model::DefaultRoute>,
+    config: &model::Config,
+    services: &mut Services<'_>,
+    chains: &mut Chains,
+    diagnostics: &mut Diagnostics,
+) -> Route {
+    let parts = Parts {
+        name: "default",
+        pattern: "default",
+        answer: written.answer(),
+        load_balancer: None,
+        timeout: written.timeout.map(|timeout| timeout.as_millis() as u64),
+        body_bytes_max: written.body_bytes_max.map(|size| size.get()),
+        policies: &written.policies,
+    };
+    build(&parts, config, services, chains, diagnostics)
+}
+
+struct Parts<'a> {
+    name: &'a str,
+    pattern: &'a str,
+    answer: Option<Answer<'a>>,
+    load_balancer: Option<&'a model::LoadBalancer>,
+    timeout: Option<u64>,
+    body_bytes_max: Option<u64>,
+    policies: &'a [Policy],
+}
+
+fn build(
+    parts: &Parts<'_>,
+    config: &model::Config,
+    services: &mut Services<'_>,
+    chains: &mut Chains,
+    diagnostics: &mut Diagnostics,
+) -> Route {
+    Route {
+        name: parts.name.to_owned(),
+        pattern: parts.pattern.to_owned(),
+        chain: chains.of(parts.name, parts.policies, diagnostics),
+        action: action(parts, services, diagnostics),
+        rewrite: None,
+        timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
+        body_bytes_max: parts.body_bytes_max.unwrap_or(u64::MAX),
+        host: None,
+    }
+}
+
+fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diagnostics) -> Action {
+    match parts.answer {
+        Some(Answer::Service { name, url }) => {
+            let name = name.map(|name| name.as_str());
+            let id = services.id(name, url, parts.load_balancer, diagnostics);
+            Action::Proxy { services: id.into_iter().collect(), split: None }
+        }
+        Some(Answer::Split(choices)) => {
+            let mut id = |name| services.id(Some(name), None, parts.load_balancer, diagnostics);
+            let ids = choices.iter().filter_map(|choice| id(choice.name.as_str())).collect();
+            let weights: Vec<u32> = choices.iter().map(|choice| choice.weight.get() as u32).collect();
+            let split = WeightedSplit::new(&weights);
+            if let Err(what) = &split {
+                diagnostics.report(codes::BAD_VALUE, choices[0].name.span, what.clone());
+            }
+            Action::Proxy { services: ids, split: split.ok() }
+        }
+        Some(Answer::Redirect(redirect)) => Action::Redirect {
+            status: redirect.status.get() as u16,
+            to: RedirectTarget::of(redirect.to.as_str()),
+        },
+        Some(Answer::Respond(respond)) => respond_action(respond),
+        // Reported when the configuration was loaded.
+        None => Action::Proxy { services: Vec::new(), split: None },
+    }
+}
+
+fn respond_action(respond: &model::Respond) -> Action {
+    let fields = respond.headers.iter().map(|(name, value)| (bytes(name.as_str()), bytes(value.as_str())));
+    let content_type = if respond.body.is_empty() { "" } else { respond.content_type.as_str() };
+    Action::Respond {
+        status: respond.status.get() as u16,
+        content_type: bytes(content_type),
+        body: bytes(&respond.body),
+        fields: fields.collect(),
+    }
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn rewrite(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) -> Option<Rewrite> {
+    let Some(rewrite) = &written.rewrite else { return written.strip_prefix.then_some(Rewrite::StripPrefix) };
+    let built = match (&rewrite.prefix, &rewrite.pattern, &rewrite.to, &rewrite.path) {
+        (Some(prefix), ..) => Rewrite::replace_prefix(prefix.as_str()),
+        (_, Some(pattern), Some(to), _) => Rewrite::regex(&pattern.source, to),
+        (.., Some(path)) => Rewrite::template(path.as_str()),
+        _ => return None,
+    };
+    built.map_err(|what| drop(diagnostics.report(codes::BAD_VALUE, rewrite.span, what))).ok()
+}

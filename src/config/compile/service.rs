@@ -1,0 +1,198 @@
+//! Services: by name from the registry, or by URL where a route gives one.
+
+use std::collections::BTreeMap;
+
+use super::Inputs;
+use crate::config::model::{self, Algorithm, HostMode};
+use crate::limits::FIELDS_CEILING;
+use crate::proto::h1::parse::HeadLimits;
+use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
+use crate::schema::{Diagnostics, Span, Spanned, codes};
+use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceRules};
+use crate::upstream::balance::Balancer;
+
+/// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
+pub(super) struct Services<'a> {
+    written: &'a [Spanned<model::Service>],
+    resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
+    compiled: Vec<Service>,
+    ids: BTreeMap<String, u32>,
+}
+
+impl<'a> Services<'a> {
+    pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'_>, diagnostics: &mut Diagnostics) -> Self {
+        let mut services = Self {
+            written: &config.services,
+            resolve: inputs.resolve,
+            compiled: Vec::with_capacity(config.services.len()),
+            ids: BTreeMap::new(),
+        };
+        for written in &config.services {
+            let endpoints = services.endpoints(written, diagnostics);
+            let name = written.name.as_str();
+            services.add(name, &Common::of(written), endpoints, &written.load_balancer);
+        }
+        services
+    }
+
+    pub(super) fn into_services(self) -> Vec<Service> {
+        self.compiled
+    }
+
+    /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were reported
+    /// when the configuration was loaded.
+    pub(super) fn id(
+        &mut self,
+        name: Option<&str>,
+        url: Option<&Spanned<ServiceUrl>>,
+        balancer: Option<&model::LoadBalancer>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<u32> {
+        let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
+        match (known, url) {
+            (Some(service), Some(url)) if service.endpoints.is_empty() => self.by_url(url, balancer, diagnostics),
+            (Some(service), _) => self.variant(service, balancer, diagnostics),
+            (None, Some(url)) => self.by_url(url, balancer, diagnostics),
+            (None, None) => None,
+        }
+    }
+
+    fn variant(
+        &mut self,
+        written: &model::Service,
+        balancer: Option<&model::LoadBalancer>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<u32> {
+        let name = written.name.as_str();
+        let Some(balancer) = balancer.filter(|own| differs(own, &written.load_balancer)) else {
+            return self.ids.get(name).copied();
+        };
+        let identity = format!("{name} by {}", describe(balancer));
+        if let Some(id) = self.ids.get(&identity) {
+            return Some(*id);
+        }
+        let endpoints = self.endpoints(written, diagnostics);
+        Some(self.add(&identity, &Common::of(written), endpoints, balancer))
+    }
+
+    fn by_url(
+        &mut self,
+        url: &Spanned<ServiceUrl>,
+        balancer: Option<&model::LoadBalancer>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<u32> {
+        if url.scheme == Scheme::Https {
+            let message = "TLS to endpoints is not in this build yet";
+            diagnostics.report(codes::NOT_BUILT, url.span, message);
+            return None;
+        }
+        let authority = url.endpoint.show();
+        if let Some(id) = self.ids.get(&authority) {
+            return Some(*id);
+        }
+        let endpoint = self.endpoint(&url.endpoint, 1, url.span, diagnostics);
+        let common = Common { label: &authority, host: HostRule::Preserve, rules: ServiceRules::default() };
+        let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
+        Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
+    }
+
+    fn endpoints(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Endpoint> {
+        let all = written.endpoints.iter();
+        all.map(|e| self.endpoint(&e.address, e.weight.get() as u32, e.address.span, diagnostics)).collect()
+    }
+
+    fn endpoint(&self, place: &Place, weight: u32, span: Span, diagnostics: &mut Diagnostics) -> Endpoint {
+        let authority = place.show();
+        let address = place.socket_addr().or_else(|| (self.resolve)(&place.host, place.port));
+        if address.is_none() {
+            let message = format!("`{}` does not resolve now; the endpoint is left out", place.host);
+            diagnostics.report(codes::UNRESOLVED, span, message);
+        }
+        Endpoint { authority, address, weight }
+    }
+
+    fn add(
+        &mut self,
+        identity: &str,
+        common: &Common<'_>,
+        endpoints: Vec<Endpoint>,
+        balancer: &model::LoadBalancer,
+    ) -> u32 {
+        let id = self.compiled.len() as u32;
+        self.ids.insert(identity.to_owned(), id);
+        self.compiled.push(Service {
+            name: identity.to_owned(),
+            label: common.label.to_owned(),
+            balancer: build_balancer(balancer.algorithm, &endpoints),
+            endpoints,
+            hash_key: hash_key(balancer),
+            host: common.host.clone(),
+            rules: common.rules.clone(),
+        });
+        id
+    }
+}
+
+/// What all variants of a service have in common.
+struct Common<'a> {
+    label: &'a str,
+    host: HostRule,
+    rules: ServiceRules,
+}
+
+impl<'a> Common<'a> {
+    fn of(written: &'a model::Service) -> Self {
+        Self { label: written.name.as_str(), host: host_rule(&written.host), rules: rules(written) }
+    }
+}
+
+fn differs(one: &model::LoadBalancer, other: &model::LoadBalancer) -> bool {
+    one.algorithm != other.algorithm || describe(one) != describe(other)
+}
+
+fn describe(balancer: &model::LoadBalancer) -> String {
+    let key = balancer.key.as_ref().map(|key| format!(" {}", key.show())).unwrap_or_default();
+    format!("{}{key}", balancer.algorithm.as_str())
+}
+
+fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
+    let _ = algorithm;
+    Balancer { count: endpoints.len() }
+}
+
+fn hash_key(balancer: &model::LoadBalancer) -> HashKey {
+    match &balancer.key {
+        Some(KeySource::Path) => HashKey::Path,
+        Some(KeySource::Header(name)) => HashKey::Header(name.as_str().to_owned()),
+        Some(KeySource::Cookie(name)) => HashKey::Cookie(name.clone()),
+        Some(KeySource::Query(name)) => HashKey::Query(name.clone()),
+        _ => HashKey::ClientIp,
+    }
+}
+
+pub(super) fn host_rule(mode: &HostMode) -> HostRule {
+    match mode {
+        HostMode::Preserve => HostRule::Preserve,
+        HostMode::Upstream => HostRule::Endpoint,
+        HostMode::Literal(host) => HostRule::Literal(host.clone().into()),
+    }
+}
+
+fn rules(written: &model::Service) -> ServiceRules {
+    let (timeouts, pool) = (&written.timeouts, &written.pool);
+    ServiceRules {
+        connect_timeout_ms: timeouts.connect.as_millis() as u64,
+        first_byte_timeout_ms: timeouts.first_byte.as_millis() as u64,
+        between_bytes_timeout_ms: timeouts.between_bytes.as_millis() as u64,
+        send_timeout_ms: timeouts.send.as_millis() as u64,
+        idle_max: pool.idle_max.get() as usize,
+        idle_timeout_ms: pool.idle_timeout.as_millis() as u64,
+        requests_max: pool.requests_max.get(),
+        head: HeadLimits {
+            header_bytes_max: written.response_header_bytes_max.get() as usize,
+            fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
+            ..HeadLimits::default()
+        },
+        ..ServiceRules::default()
+    }
+}
