@@ -10,8 +10,8 @@ use crate::telemetry::metrics::snapshot::WorkerSnapshot;
 /// How long a scrape waits for all workers together.
 pub const GATHER_TIMEOUT_MS: u64 = 1_000;
 
-/// The counters of all workers that were asked. `asked` has the number of each worker and where its answer will arrive. All
-/// answers share one deadline; a worker that is late or gone is reported without counters.
+/// The counters of all workers that were asked. `asked` has the number of each worker and where its answer will arrive.
+/// All answers share one deadline; a worker that is late or gone is reported without counters.
 pub async fn gather(asked: Vec<(u32, oneshot::Receiver<WorkerSnapshot>)>, timeout: Duration) -> Vec<WorkerReport> {
     let deadline = tokio::time::Instant::now() + timeout;
     let mut reports = Vec::with_capacity(asked.len());

@@ -39,7 +39,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over. Must be called on the control thread's runtime, before the process says that it is ready.
+    /// Takes the signals over. Must be called on the control thread's runtime, before the process says that it is
+    /// ready.
     ///
     /// # Errors
     /// When a handler cannot be installed.

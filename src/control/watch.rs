@@ -1,7 +1,8 @@
 //! Watches configuration files by polling. Off unless asked for.
 //!
 //! Polling sees what notification APIs miss: renames over the file, swapped symbolic links (Kubernetes), network file
-//! systems. A change is reported once the files have been still for [`DEBOUNCE_MS`], and only when their content differs.
+//! systems. A change is reported once the files have been still for [`DEBOUNCE_MS`], and only when their content
+//! differs.
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;

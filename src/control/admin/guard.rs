@@ -1,6 +1,7 @@
 //! Who may use the admin API (F76).
 //!
-//! - Host must be an IP address, `localhost` or a listed name: a web page that rebinds its own name to 127.0.0.1 is refused.
+//! - Host must be an IP address, `localhost` or a listed name: a web page that rebinds its own name to 127.0.0.1 is
+//!   refused.
 //! - A write with an Origin (or `Sec-Fetch-Site`) of another site is refused: no page can reload the configuration.
 //! - Off loopback a token is needed, else the start fails. The read token does not allow writes. Without a token only
 //!   `/health` and `/ready` answer, with their status alone.

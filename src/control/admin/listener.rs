@@ -50,8 +50,8 @@ impl Listener for Guarded {
     }
 }
 
-/// A stream with one deadline: `idle` from the last written byte to the first of the next request, then `request` to the
-/// first byte of the answer. A client can neither send slowly nor read slowly for longer.
+/// A stream with one deadline: `idle` from the last written byte to the first of the next request, then `request` to
+/// the first byte of the answer. A client can neither send slowly nor read slowly for longer.
 pub(super) struct Timed<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,

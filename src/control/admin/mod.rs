@@ -51,8 +51,8 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How long a connection may stay without a request.
 pub const IDLE_TIMEOUT_MS: u64 = 30_000;
-/// From the first byte of a request to the first of its answer. More than [`HANDLER_TIMEOUT_MS`], so that an answer about
-/// a timeout can still be sent.
+/// From the first byte of a request to the first of its answer. More than [`HANDLER_TIMEOUT_MS`], so that an answer
+/// about a timeout can still be sent.
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How long an answer may take to make.
 pub const HANDLER_TIMEOUT_MS: u64 = 20_000;
@@ -163,7 +163,8 @@ async fn bounded_in_time(State(timeout): State<Duration>, request: Request, next
     }
 }
 
-/// Refuses a body by its announced length, before waiting for it. [`DefaultBodyLimit`] bounds the others while they come.
+/// Refuses a body by its announced length, before waiting for it. [`DefaultBodyLimit`] bounds the others while they
+/// come.
 async fn bounded_in_size(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     match length.is_some_and(|length: u64| length > BODY_BYTES_MAX as u64) {
