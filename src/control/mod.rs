@@ -2,6 +2,7 @@
 //! asked by message.
 
 pub mod admin;
+pub mod gather;
 pub mod notify;
 pub mod signals;
 pub mod watch;

@@ -1,8 +1,8 @@
 //! The process log: what the gateway says about itself, on standard error.
 //!
 //! For the control plane and rare events of workers; requests have the access log. A line is a level, a message and
-//! fields. Events that peers can cause go through a [`Site`], which lets few of them pass. After [`init`] a thread writes,
-//! so that a stalled standard error stops nobody; lines that do not fit its queue are dropped and counted.
+//! fields. Events that peers can cause go through a [`Site`], which lets few of them pass. After [`init`] a thread
+//! writes, so that a stalled standard error stops nobody; lines that do not fit its queue are dropped and counted.
 
 use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write};
@@ -153,8 +153,8 @@ impl Site {
         }
     }
 
-    /// Whether a line may pass, and how many were suppressed before it. Two threads may count a window's end twice and let
-    /// some lines more pass; that is harmless.
+    /// Whether a line may pass, and how many were suppressed before it. Two threads may count a window's end twice and
+    /// let some lines more pass; that is harmless.
     fn pass(&self, now: Now) -> Option<u64> {
         if now.ms() >= self.window_end_ms.load(Ordering::Relaxed) {
             self.window_end_ms.store(now.ms() + SITE_WINDOW_MS, Ordering::Relaxed);

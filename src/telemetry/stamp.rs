@@ -10,7 +10,8 @@ const MONTHS: [&[u8; 3]; 12] =
 /// The last second of year 9999: later ones are written as this one, so that the width never changes.
 const SECOND_MAX: u64 = 253_402_300_799;
 
-/// The text of a wall-clock time in UTC. [`Stamp::set`] costs nothing within a millisecond and three digits within a second.
+/// The text of a wall-clock time in UTC. [`Stamp::set`] costs nothing within a millisecond and three digits within a
+/// second.
 #[derive(Clone, Debug)]
 pub struct Stamp {
     unix_ms: u64,

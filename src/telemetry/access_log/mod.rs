@@ -5,8 +5,8 @@
 //!            ▲                                                               │
 //!            └──────────────────────── emptied buffers ◄─────────────────────┘
 //! ```
-//! A worker never waits: when the writer is behind, lines are dropped and counted, and when it has recovered one line says
-//! how many. Values of query parameters that usually are secrets are masked ([`text::SECRET_PARAMETERS`]).
+//! A worker never waits: when the writer is behind, lines are dropped and counted, and when it has recovered one line
+//! says how many. Values of query parameters that usually are secrets are masked ([`text::SECRET_PARAMETERS`]).
 
 mod format;
 pub mod text;
@@ -24,7 +24,7 @@ use crate::time::Now;
 pub const BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// A buffer of this size is handed over without waiting for the tick.
 pub const BUFFER_BYTES_HANDOVER: usize = BUFFER_BYTES_MAX / 2;
-/// Longest line. Twelve values of `VALUE_BYTES_MAX`, each byte escaped to six, do not reach it with all the rest.
+/// Longest line: nine values from the client or the configuration, each byte escaped to six, and what is short.
 pub const LINE_BYTES_MAX: usize = 120 * 1024;
 /// Handed-over buffers that wait for the writer, for each worker.
 pub const QUEUED_BUFFERS_MAX: usize = 8;
@@ -33,6 +33,8 @@ pub const RETURNED_BUFFERS_MAX: usize = 2;
 
 const _: () =
     assert!(BUFFER_BYTES_HANDOVER + LINE_BYTES_MAX <= BUFFER_BYTES_MAX, "a line must fit behind the handover");
+
+const _: () = assert!(9 * (6 * text::VALUE_BYTES_MAX + 3) + 2_048 <= LINE_BYTES_MAX, "the longest line must fit");
 
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -61,6 +61,19 @@ pub struct Summary {
     pub active_connections: u64,
 }
 
+impl Summary {
+    /// Share of 5xx (0 to 1) and mean duration in milliseconds of the requests finished since `before`; 0 without any.
+    pub fn rates_since(&self, before: &Summary) -> (f64, f64) {
+        let requests = self.requests.saturating_sub(before.requests);
+        if requests == 0 {
+            return (0.0, 0.0);
+        }
+        let errors = self.server_errors.saturating_sub(before.server_errors);
+        let ns = self.duration_ns.wrapping_sub(before.duration_ns);
+        (errors as f64 / requests as f64, ns as f64 / 1e6 / requests as f64)
+    }
+}
+
 /// Makes the page, and remembers between scrapes what keeps counters from going down: which series were let in, and the
 /// counts of workers that were restarted.
 #[derive(Debug, Default)]

@@ -1,11 +1,12 @@
-//! Metrics: counters that one worker owns and adds to, snapshots of them that travel, and the page that Prometheus reads.
+//! Metrics: counters that one worker owns and adds to, snapshots of them that travel, and the page that Prometheus
+//! reads.
 //!
 //! ```text
 //! worker thread                              control thread
 //! WorkerMetrics (Cell, no atomics) ─snapshot()─► Exposition::render ─► text 0.0.4
 //! ```
-//! The request path calls [`WorkerMetrics::finished`] once; the instruments of [`instruments::Instruments`] are added to
-//! where their event happens. Labels come from configuration alone (C37, F77).
+//! The request path calls [`WorkerMetrics::finished`] once; the instruments of [`instruments::Instruments`] are added
+//! to where their event happens. Labels come from configuration alone (C37, F77).
 
 pub mod exposition;
 pub mod instruments;
@@ -71,8 +72,8 @@ impl WorkerMetrics {
         }
     }
 
-    /// The counters of a route, the same ones for the same name and pattern over any number of reloads. `pattern` is the
-    /// `path` label. Past `stats::ENTRIES_MAX` living routes it is the shared entry `other`.
+    /// The counters of a route, the same ones for the same name and pattern over any number of reloads. `pattern` is
+    /// the `path` label. Past `stats::ENTRIES_MAX` living routes it is the shared entry `other`.
     pub fn route(&mut self, name: &str, pattern: &str) -> Rc<RouteStats> {
         self.routes.entry((name.to_owned(), pattern.to_owned()), |_| RouteStats::new(pattern))
     }
@@ -90,7 +91,8 @@ impl WorkerMetrics {
         ServiceHandle { stats, endpoints }
     }
 
-    /// The counter of refusals by one kind of limiter (R215); the label is a word of the program, such as `token_bucket`.
+    /// The counter of refusals by one kind of limiter (R215); the label is a word of the program, such as
+    /// `token_bucket`.
     pub fn limiter(&mut self, limiter_type: &str) -> Rc<Counter> {
         self.limiters.entry(limiter_type.to_owned(), |_| Counter::new(limiter_type))
     }
@@ -117,8 +119,8 @@ impl WorkerMetrics {
         }
     }
 
-    /// Copies what was counted so that it can go to another thread. Costs about a microsecond for each service and route
-    /// that was used; call it at a scrape, not for each request.
+    /// Copies what was counted so that it can go to another thread. Costs about a microsecond for each service and
+    /// route that was used; call it at a scrape, not for each request.
     pub fn snapshot(&self) -> WorkerSnapshot {
         WorkerSnapshot::take(self)
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::exposition::{ControlFacts, Exposition, WorkerReport};
+use super::exposition::{ControlFacts, Exposition, Summary, WorkerReport};
 use super::instruments::{Deadline, INSTRUMENTS};
 use super::process::ProcessFacts;
 use super::*;
@@ -17,7 +17,7 @@ fn exchange(method: Method, status: u16, upstream_status: u16) -> Exchange {
 
 /// Ten GETs with 200, one POST with 502 (2 s), one that matched nothing, one client that left, two refusals.
 fn traffic(metrics: &mut WorkerMetrics) {
-    let route = metrics.route("users", "/api/users/{id}");
+    let route = metrics.route("users", "/u/{id}");
     let service = metrics.service("users", ["10.0.0.1:80", "10.0.0.2:80"]);
     let fast = Now::from_ms(1_004);
     for _ in 0..10 {
@@ -89,28 +89,13 @@ fn the_page_has_the_names_and_labels_of_the_requirements() {
     let page = render(&mut Exposition::new(false), &[report(&metrics)]);
     let samples = parse(&page);
     let golden = [
-        (
-            r#"gateway_requests_total{method="GET",path="/api/users/{id}",status="200",service="users",client_type=""}"#,
-            10.0,
-        ),
-        (
-            r#"gateway_requests_total{method="GET",path="/api/users/{id}",status="499",service="users",client_type=""}"#,
-            1.0,
-        ),
-        (
-            r#"gateway_requests_total{method="POST",path="/api/users/{id}",status="502",service="users",client_type=""}"#,
-            1.0,
-        ),
+        (r#"gateway_requests_total{method="GET",path="/u/{id}",status="200",service="users",client_type=""}"#, 10.0),
+        (r#"gateway_requests_total{method="GET",path="/u/{id}",status="499",service="users",client_type=""}"#, 1.0),
+        (r#"gateway_requests_total{method="POST",path="/u/{id}",status="502",service="users",client_type=""}"#, 1.0),
         (r#"gateway_requests_total{method="GET",path="unmatched",status="404",service="",client_type=""}"#, 1.0),
-        (
-            r#"gateway_request_duration_seconds_bucket{method="GET",path="/api/users/{id}",service="users",le="0.0025"}"#,
-            0.0,
-        ),
-        (
-            r#"gateway_request_duration_seconds_bucket{method="GET",path="/api/users/{id}",service="users",le="0.005"}"#,
-            11.0,
-        ),
-        (r#"gateway_request_duration_seconds_sum{method="POST",path="/api/users/{id}",service="users"}"#, 2.0),
+        (r#"gateway_request_duration_seconds_bucket{method="GET",path="/u/{id}",service="users",le="0.0025"}"#, 0.0),
+        (r#"gateway_request_duration_seconds_bucket{method="GET",path="/u/{id}",service="users",le="0.005"}"#, 11.0),
+        (r#"gateway_request_duration_seconds_sum{method="POST",path="/u/{id}",service="users"}"#, 2.0),
         (r#"gateway_backend_duration_seconds_bucket{service="users",endpoint="10.0.0.2:80",le="0.005"}"#, 10.0),
         (r#"gateway_errors_total{error_type="connect_refused",service="users"}"#, 1.0),
         (r#"gateway_errors_total{error_type="no_route",service=""}"#, 1.0),
@@ -187,7 +172,7 @@ fn workers_are_summed_and_a_silent_or_restarted_one_takes_nothing_away() {
 fn counts_survive_reloads_by_name() {
     let mut metrics = WorkerMetrics::new(0, Now(1));
     traffic(&mut metrics);
-    let route = metrics.route("users", "/api/users/{id}");
+    let route = metrics.route("users", "/u/{id}");
     let service = metrics.service("users", ["10.0.0.2:80"]);
     let mut moved = exchange(Method::Get, 200, 200);
     moved.endpoint = Some(0);
@@ -219,6 +204,15 @@ fn a_reason_and_an_endpoint_out_of_range_are_harmless() {
     metrics.finished(&route, Some(&service), &exchange(Method::Extension, 200, 200), Now(0));
     let page = render(&mut Exposition::new(false), &[report(&metrics)]);
     assert!(page.contains(r#"method="OTHER",path="/a",status="200""#));
+}
+
+#[test]
+fn rates_are_those_since_an_earlier_summary() {
+    let before = Summary { requests: 100, server_errors: 50, duration_ns: u64::MAX, active_connections: 0 };
+    let now = Summary { requests: 110, server_errors: 51, duration_ns: 49_999_999, active_connections: 0 };
+    assert_eq!(now.rates_since(&before), (0.1, 5.0));
+    assert_eq!(before.rates_since(&before), (0.0, 0.0));
+    assert_eq!(before.rates_since(&now), (0.0, 0.0));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::snapshot::{RouteSnapshot, ServiceSnapshot, WorkerSnapshot};
 use super::stats::{Buckets, new_latency};
 use crate::error::Reason;
 
-/// Series of one family; more are summed up in one whose labels say `other` (F77). A histogram counts as one series here.
+/// Series of one family; more are summed up in one whose labels say `other` (F77). A histogram counts as one series
+/// here.
 pub const SERIES_MAX: usize = 2_000;
 
 /// Label values of one series.
