@@ -2,13 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
 
 use super::plan::Plan;
 use crate::http::exchange::Exchange;
 use crate::limits::EXCHANGES_FREE_MAX;
 use crate::net::io::Connect;
 use crate::net::timer::Timers;
+use crate::policy::Tick;
+use crate::policy::slots::Slots;
 use crate::route::Captures;
+use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::time::Now;
@@ -29,7 +35,11 @@ pub struct Env<C: Connect> {
     pub active: Cell<u64>,
     /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
     wall_offset_ms: Cell<u64>,
+    /// States of policies, by identity.
+    pub slots: RefCell<Slots>,
     plan: RefCell<Rc<Plan<C::Io>>>,
+    prepared: RefCell<Option<Rc<Plan<C::Io>>>>,
+    published: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     random: Cell<u64>,
     free: RefCell<Vec<Box<Request>>>,
 }
@@ -46,13 +56,17 @@ pub struct Request {
 }
 
 impl<C: Connect> Env<C> {
-    /// An environment that runs `plan`. `seed` starts its generator of request ids and choices.
+    /// An environment that runs `plan`, the present content of `published`. `seed` starts its generator of request ids and
+    /// choices.
+    #[allow(clippy::too_many_arguments, reason = "called once per worker, with the parts of one")]
     pub fn new(
         connector: C,
         timers: Rc<Timers>,
         metrics: WorkerMetrics,
         access_log: AccessLog,
+        slots: Slots,
         plan: Plan<C::Io>,
+        published: Arc<ArcSwap<Snapshot>>,
         seed: u64,
     ) -> Self {
         Self {
@@ -63,7 +77,10 @@ impl<C: Connect> Env<C> {
             draining: Cell::new(false),
             active: Cell::new(0),
             wall_offset_ms: Cell::new(0),
+            slots: RefCell::new(slots),
             plan: RefCell::new(Rc::new(plan)),
+            prepared: RefCell::default(),
+            published: RefCell::new(Cache::new(published)),
             random: Cell::new(seed),
             free: RefCell::default(),
         }
@@ -80,15 +97,39 @@ impl<C: Connect> Env<C> {
         self.wall_offset_ms.get() + now.ms()
     }
 
-    /// The plan for a whole request.
+    /// The plan for a whole request: that of the snapshot published last. Seeing that it is still the same one costs one
+    /// load of a pointer.
     #[inline]
     pub fn pin(&self) -> Rc<Plan<C::Io>> {
+        let generation = self.published.borrow_mut().load().generation;
+        if generation != self.plan.borrow().snapshot.generation {
+            self.adopt(generation);
+        }
         self.plan.borrow().clone()
     }
 
-    /// Runs another plan from the next request on. Returns the one before.
-    pub fn replace(&self, plan: Rc<Plan<C::Io>>) -> Rc<Plan<C::Io>> {
-        self.plan.replace(plan)
+    /// Takes the prepared plan into service.
+    #[cold]
+    fn adopt(&self, generation: u64) {
+        let prepared = self.prepared.take().filter(|plan| plan.snapshot.generation == generation);
+        debug_assert!(prepared.is_some(), "a snapshot was published that this worker did not prepare");
+        if let Some(plan) = prepared {
+            plan.commit(&mut self.slots.borrow_mut());
+            self.plan.replace(plan);
+        }
+    }
+
+    /// Makes a snapshot ready beside the one that serves.
+    pub fn prepare(&self, snapshot: Arc<Snapshot>, tick: Tick, seed: u64) {
+        let previous = self.pin();
+        let (mut slots, mut metrics) = (self.slots.borrow_mut(), self.metrics.borrow_mut());
+        let plan = Plan::prepare(snapshot, Some(&previous), &mut slots, &mut metrics, tick, seed);
+        self.prepared.replace(Some(Rc::new(plan)));
+    }
+
+    /// Forgets what was made ready.
+    pub fn abandon(&self) {
+        self.prepared.take();
     }
 
     /// The next value of the worker's generator (splitmix64): for ids and choices, not for secrets.

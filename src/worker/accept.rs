@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::conn;
 use super::run::Shared;
+use crate::http::exchange::ShortText;
 use crate::limits::CONNECTIONS_PER_WORKER_MAX;
 use crate::net::tcp::Tcp;
 use crate::snapshot::Listener;
@@ -19,8 +20,10 @@ const BACK_OFF_MS_MAX: u64 = 500;
 
 /// A listening socket of this worker.
 pub struct Socket {
-    /// Name of its listener.
-    pub name: String,
+    /// The address as it is configured: its identity over reloads.
+    pub address: SocketAddr,
+    /// The port that it got, as text.
+    pub port_text: ShortText,
     listener: RefCell<Rc<Listener>>,
     control: TcpListener,
     closed: Cell<bool>,
@@ -33,11 +36,13 @@ impl Socket {
     /// When the socket cannot be handed to the worker's runtime.
     pub fn open(shared: &Rc<Shared>, listener: &Listener, socket: TcpListener, on_ring: bool) -> io::Result<Rc<Self>> {
         let control = socket.try_clone()?;
+        let port_text = ShortText::of(&socket.local_addr()?.port());
         // On a ring a non-blocking socket would turn each accept into an error instead of a wait.
         socket.set_nonblocking(!on_ring)?;
         let stream = monoio::net::TcpListener::from_std(socket)?;
         let this = Rc::new(Self {
-            name: listener.name.clone(),
+            address: listener.address,
+            port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
             control,
             closed: Cell::new(false),

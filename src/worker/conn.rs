@@ -22,7 +22,8 @@ use crate::snapshot::Listener;
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr) {
     let _open = shared.open();
-    let future = serve_http1(&shared.env, io, peer, || socket.listener());
+    let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
+    let future = serve_http1(&shared.env, io, origin, || socket.listener());
     let mut future = pin!(future);
     let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
@@ -37,11 +38,10 @@ pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: Socket
 pub async fn serve_http1<I: Io, C: Connect>(
     env: &Env<C>,
     io: I,
-    peer: SocketAddr,
+    origin: ConnectionOrigin,
     listener: impl Fn() -> Rc<Listener>,
 ) {
     let mut connection = Connection::new(io, &env.timers, listener().rules.clone());
-    let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()) };
     while connection.wait_request().await {
         // Boxed, so that an idle connection does not hold the room of a request.
         if !Box::pin(serve_request(env, &mut connection, &origin, listener())).await {
@@ -51,9 +51,15 @@ pub async fn serve_http1<I: Io, C: Connect>(
     connection.close().await;
 }
 
-struct ConnectionOrigin {
-    peer: SocketAddr,
-    peer_text: ShortText,
+/// Where a connection comes from, made once for all its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionOrigin {
+    /// Address of the TCP peer.
+    pub peer: SocketAddr,
+    /// The same without the port, as text.
+    pub peer_text: ShortText,
+    /// The port that it came to, as text.
+    pub port_text: ShortText,
 }
 
 async fn serve_request<I: Io, C: Connect>(
@@ -66,7 +72,7 @@ async fn serve_request<I: Io, C: Connect>(
     let x = &mut request.x;
     x.peer = origin.peer;
     x.peer_text = origin.peer_text;
-    x.port_text = ShortText::of(&listener.address.port());
+    x.port_text = origin.port_text;
     x.scheme = Scheme::Http;
     connection.set_rules(&listener.rules);
     env.active.set(env.active.get() + 1);

@@ -1,7 +1,7 @@
 //! How the control thread speaks to a worker: a queue, and a socket that wakes the worker's ring.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -22,7 +22,8 @@ pub enum Command {
         /// The answer.
         ready: oneshot::Sender<()>,
     },
-    /// Serve what was made ready, from the next request on. Answered when done.
+    /// The prepared configuration was published: fit listeners and logs to it, even if no request comes. Answered when
+    /// done.
     Commit(oneshot::Sender<()>),
     /// Forget what was made ready.
     Abort,
@@ -34,12 +35,15 @@ pub enum Command {
     Stop,
 }
 
+/// A listening socket, with the address as it is configured: the identity of a listener over reloads.
+pub type ListeningSocket = (SocketAddr, TcpListener);
+
 /// A configuration for one worker.
 pub struct Preparation {
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
-    /// Sockets of listeners that the worker does not have yet, with the listeners' names.
-    pub sockets: Vec<(String, TcpListener)>,
+    /// Sockets of addresses that the worker does not listen on yet.
+    pub sockets: Vec<ListeningSocket>,
     /// Another access log, when the logging changed.
     pub access_log: Option<AccessLog>,
 }

@@ -2,18 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
 use super::accept::Socket;
-use super::mailbox::{Command, Mailbox, Preparation, Report};
+use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
 use crate::limits::{BUF_LARGE_FREE_MAX, BUF_SMALL_FREE_MAX, TICK_MS};
-use crate::net::tcp::{Tcp, TcpConnect};
+use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
 use crate::pipeline::plan::Plan;
@@ -39,10 +39,10 @@ pub struct Start {
     pub driver: Driver,
     /// Entries of its ring.
     pub ring_entries: u32,
-    /// Its listening sockets, by listener name.
-    pub sockets: Vec<(String, TcpListener)>,
-    /// What it serves first.
-    pub snapshot: Arc<Snapshot>,
+    /// Its listening sockets.
+    pub sockets: Vec<ListeningSocket>,
+    /// What it serves, and will serve: the control thread's one store swaps it for all workers (R307).
+    pub published: Arc<ArcSwap<Snapshot>>,
     /// Its access log.
     pub access_log: AccessLog,
     /// Its commands.
@@ -68,16 +68,10 @@ pub struct Shared {
     pub env: Env<TcpConnect>,
     /// Open downstream connections.
     pub connections: Cell<usize>,
-    slots: RefCell<Slots>,
     sockets: RefCell<Vec<Rc<Socket>>>,
-    prepared: RefCell<Option<Prepared>>,
+    prepared: RefCell<Option<Preparation>>,
     seed: u64,
     on_ring: bool,
-}
-
-struct Prepared {
-    plan: Rc<Plan<Tcp>>,
-    work: Preparation,
 }
 
 /// An open connection, counted until dropped.
@@ -104,18 +98,18 @@ pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) {
 
 async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Result<Started>>) {
     let on_ring = as_what.driver != Driver::Epoll;
-    let Start { index, count, sockets, snapshot, access_log, mailbox, seed, .. } = start;
+    let Start { index, count, sockets, published, access_log, mailbox, seed, .. } = start;
+    let snapshot = published.load_full();
     let timers = Timers::new(Clock::System);
     let mut metrics = WorkerMetrics::new(index, timers.now());
     let mut slots = Slots::new(WorkerSeed { index, count, random: seed, tick: tick(&timers) });
     let plan = Plan::prepare(snapshot.clone(), None, &mut slots, &mut metrics, tick(&timers), seed);
     metrics.own.generation.set(snapshot.generation as i64);
-    let env = Env::new(TcpConnect, timers, metrics, access_log, plan, seed);
+    let env = Env::new(TcpConnect, timers, metrics, access_log, slots, plan, published, seed);
     env.set_wall_clock(time::unix_ms());
     let shared = Rc::new(Shared {
         env,
         connections: Cell::new(0),
-        slots: RefCell::new(slots),
         sockets: RefCell::default(),
         prepared: RefCell::default(),
         seed,
@@ -177,7 +171,7 @@ async fn tick_all(shared: Rc<Shared>) {
         shared.env.set_wall_clock(time::unix_ms());
         count += 1;
         if count.is_multiple_of(5) {
-            shared.slots.borrow_mut().on_tick(tick(&shared.env.timers));
+            shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
             shared.env.access_log.borrow_mut().flush();
         }
         if count.is_multiple_of(50) {
@@ -206,9 +200,9 @@ impl Shared {
         self.env.metrics.borrow().own.refused(why);
     }
 
-    fn open_sockets(self: &Rc<Self>, snapshot: &Snapshot, sockets: Vec<(String, TcpListener)>) -> io::Result<()> {
-        for (name, socket) in sockets {
-            let Some(listener) = snapshot.listeners.iter().find(|l| l.name == name) else { continue };
+    fn open_sockets(self: &Rc<Self>, snapshot: &Snapshot, sockets: Vec<ListeningSocket>) -> io::Result<()> {
+        for (address, socket) in sockets {
+            let Some(listener) = snapshot.listeners.iter().find(|l| l.address == address) else { continue };
             let opened = Socket::open(self, listener, socket, self.on_ring)?;
             self.sockets.borrow_mut().push(opened);
         }
@@ -225,32 +219,31 @@ impl Shared {
                 self.commit();
                 let _ = done.send(());
             }
-            Command::Abort => drop(self.prepared.take()),
+            Command::Abort => {
+                self.env.abandon();
+                drop(self.prepared.take());
+            }
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Drain | Command::Stop => {}
         }
     }
 
     fn prepare(&self, work: Preparation) {
-        let (mut slots, mut metrics) = (self.slots.borrow_mut(), self.env.metrics.borrow_mut());
-        let previous = self.env.pin();
-        let tick = tick(&self.env.timers);
-        let plan = Plan::prepare(work.snapshot.clone(), Some(&previous), &mut slots, &mut metrics, tick, self.seed);
-        self.prepared.replace(Some(Prepared { plan: Rc::new(plan), work }));
+        self.env.prepare(work.snapshot.clone(), tick(&self.env.timers), self.seed);
+        self.prepared.replace(Some(work));
     }
 
     fn commit(self: &Rc<Self>) {
-        let Some(Prepared { plan, work }) = self.prepared.take() else { return };
-        plan.commit(&mut self.slots.borrow_mut());
-        self.env.replace(plan);
+        let Some(work) = self.prepared.take() else { return };
+        drop(self.env.pin());
         self.env.metrics.borrow().own.generation.set(work.snapshot.generation as i64);
         if let Some(log) = work.access_log {
             let mut old = self.env.access_log.replace(log);
             old.flush();
         }
         self.sockets.borrow_mut().retain(|socket| {
-            let listener = work.snapshot.listeners.iter().find(|l| l.name == socket.name);
-            match listener.filter(|l| l.address.ip() == socket.listener().address.ip()) {
+            let listener = work.snapshot.listeners.iter().find(|l| l.address == socket.address);
+            match listener {
                 Some(listener) => socket.update(listener),
                 None => socket.close(),
             }

@@ -1,0 +1,438 @@
+//! The running gateway as one object: applies configurations to the fleet and answers the admin API.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::admin::backend::{
+    AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
+};
+use super::fleet::{Fleet, Share};
+use super::source::{ConfigSource, Ready};
+use crate::net::listener;
+use crate::policy::{self, CompileEnv};
+use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::AccessLogWriter;
+use crate::telemetry::log;
+use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, WorkerReport};
+use crate::telemetry::metrics::process::ProcessFacts;
+use crate::time;
+use crate::worker::mailbox::{ListeningSocket, Report};
+
+/// Reloads that wait for their turn; one more is told to come back.
+const RELOADS_WAITING_MAX: usize = 4;
+
+/// A wish to load the configuration anew, and where the outcome goes.
+pub type ReloadRequest = oneshot::Sender<ReloadOutcome>;
+
+/// The running gateway.
+pub struct Gateway {
+    fleet: Fleet,
+    started: Instant,
+    state: AtomicU8,
+    reloads: mpsc::Sender<ReloadRequest>,
+    reloads_ok: AtomicU64,
+    reloads_failed: AtomicU64,
+    last_failure: Mutex<Option<Value>>,
+    last_success_seconds: AtomicU64,
+    exposition: Mutex<Exposition>,
+    drivers: Vec<String>,
+}
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl Gateway {
+    /// The gateway of a started fleet, and where reload requests come out.
+    pub fn new(fleet: Fleet, drivers: Vec<String>, compat_names: bool) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
+        let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
+        let gateway = Self {
+            fleet,
+            started: Instant::now(),
+            state: AtomicU8::new(STARTING),
+            reloads,
+            reloads_ok: AtomicU64::new(1),
+            reloads_failed: AtomicU64::new(0),
+            last_failure: Mutex::default(),
+            last_success_seconds: AtomicU64::new(time::unix_seconds()),
+            exposition: Mutex::new(Exposition::new(compat_names)),
+            drivers,
+        };
+        (Arc::new(gateway), requests)
+    }
+
+    /// The workers.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Says that new traffic may come.
+    pub fn set_ready(&self) {
+        self.state.store(READY, Ordering::Release);
+    }
+
+    /// Says that no new traffic should come.
+    pub fn set_draining(&self) {
+        self.state.store(DRAINING, Ordering::Release);
+    }
+
+    /// Whether the gateway is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DRAINING
+    }
+
+    /// Loads, compiles and prepares the configuration, and swaps it in on all workers; or leaves everything as it was
+    /// (A30). `logs` makes the access logs when they are to change.
+    pub async fn apply(&self, source: &ConfigSource, env: CompileEnv, logs: &mut AccessLogs) -> ReloadOutcome {
+        if self.is_draining() {
+            return ReloadOutcome::Busy;
+        }
+        let previous = self.fleet.snapshot();
+        let outcome = match source.compile(previous.generation + 1, env, Some(&previous)) {
+            Ok(ready) => self.swap(ready, &previous, logs).await,
+            Err(diagnostics) => Err(diagnostics.to_json()),
+        };
+        match outcome {
+            Ok((generation, changes)) => {
+                self.reloads_ok.fetch_add(1, Ordering::Relaxed);
+                self.last_success_seconds.store(time::unix_seconds(), Ordering::Relaxed);
+                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                log::info("configuration applied", &[("generation", &generation), ("changes", &changes)]);
+                ReloadOutcome::Applied { generation, changes }
+            }
+            Err(diagnostics) => {
+                self.reloads_failed.fetch_add(1, Ordering::Relaxed);
+                log::error("configuration refused, the old one serves on", &[("diagnostics", &diagnostics)]);
+                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(diagnostics.clone());
+                ReloadOutcome::Rejected { generation: previous.generation, diagnostics }
+            }
+        }
+    }
+
+    async fn swap(&self, ready: Ready, previous: &Snapshot, logs: &mut AccessLogs) -> Result<(u64, Value), Value> {
+        let changes = changes(&previous.effective, &ready.snapshot.effective);
+        let known: BTreeSet<SocketAddr> = previous.listeners.iter().map(|l| l.address).collect();
+        let fresh = ready.snapshot.listeners.iter().map(|l| l.address).filter(|address| !known.contains(address));
+        let workers = self.fleet.len();
+        let sockets = open_all(fresh, workers).map_err(|what| json!([{ "message": what }]))?;
+        let access_logs = logs.replace(&ready, workers).map_err(|what| json!([{ "message": what }]))?;
+        let generation = ready.snapshot.generation;
+        let shares = shares(sockets, access_logs);
+        match self.fleet.replace(ready.snapshot, shares).await {
+            Ok(()) => Ok((generation, changes)),
+            Err(what) => Err(json!([{ "message": what }])),
+        }
+    }
+
+    async fn reports(&self) -> Vec<Option<Report>> {
+        self.fleet.report().await
+    }
+}
+
+/// Opens the sockets of some addresses: for each worker, one of each.
+///
+/// # Errors
+/// Which address cannot be listened on, and why.
+pub fn open_all(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    workers: usize,
+) -> Result<Vec<Vec<ListeningSocket>>, String> {
+    let mut shares: Vec<Vec<ListeningSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in addresses {
+        let sockets =
+            listener::open(address, workers).map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        for (share, socket) in shares.iter_mut().zip(sockets) {
+            share.push((address, socket));
+        }
+    }
+    Ok(shares)
+}
+
+/// Joins what each worker gets.
+pub fn shares(
+    sockets: Vec<Vec<ListeningSocket>>,
+    logs: Option<Vec<crate::telemetry::access_log::AccessLog>>,
+) -> Vec<Share> {
+    let mut logs = logs.into_iter().flatten();
+    sockets.into_iter().map(|sockets| Share { sockets, access_log: logs.next() }).collect()
+}
+
+/// The access log's writer; a reload that changes where or how is logged gets another one.
+#[derive(Default)]
+pub struct AccessLogs {
+    present: Option<(crate::config::model::AccessLog, AccessLogWriter)>,
+}
+
+impl AccessLogs {
+    /// The logs of all workers, if they are different from the present ones.
+    ///
+    /// # Errors
+    /// Why the log cannot be written.
+    pub fn replace(
+        &mut self,
+        ready: &Ready,
+        workers: usize,
+    ) -> Result<Option<Vec<crate::telemetry::access_log::AccessLog>>, String> {
+        use crate::config::model::{AccessLogFormat, LogTarget};
+        use crate::telemetry::access_log::{AccessLog, Format, Target};
+        let wanted = &ready.loaded.config.logging.access_log;
+        if self.present.as_ref().is_some_and(|(present, _)| same_log(present, wanted)) {
+            return Ok(None);
+        }
+        let format = match wanted.format {
+            AccessLogFormat::Off => {
+                let was_on = self.stop();
+                return Ok(was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect()));
+            }
+            AccessLogFormat::Json => Format::Json,
+            AccessLogFormat::Common => Format::Common,
+            AccessLogFormat::Combined => Format::Combined,
+        };
+        let target = match &wanted.path {
+            LogTarget::Stdout => Target::Stdout,
+            LogTarget::Stderr => Target::Stderr,
+            LogTarget::File(path) => Target::File(path.into()),
+        };
+        let writer = AccessLogWriter::start(target, format, workers)
+            .map_err(|error| format!("cannot write the access log: {error}"))?;
+        let logs = (0..workers).map(|worker| writer.worker(worker as u32)).collect();
+        // The writer before ends with the last log that uses it.
+        self.present = Some((wanted.clone(), writer));
+        Ok(Some(logs))
+    }
+
+    /// Opens the log file anew.
+    pub fn reopen(&self) {
+        if let Some((_, writer)) = &self.present {
+            writer.reopen();
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        self.present.take().is_some()
+    }
+
+    /// Writes what is left, for at most `timeout`.
+    pub fn finish(&mut self, timeout: std::time::Duration) {
+        if let Some((_, writer)) = self.present.take() {
+            writer.stop(timeout);
+        }
+    }
+}
+
+fn same_log(one: &crate::config::model::AccessLog, other: &crate::config::model::AccessLog) -> bool {
+    one.format == other.format && one.path == other.path
+}
+
+/// What is different between two effective configurations, by name.
+fn changes(old: &Value, new: &Value) -> Value {
+    let named = |value: &Value, list: &str| -> BTreeMap<String, Value> {
+        let items = value.get(list).and_then(Value::as_array).cloned().unwrap_or_default();
+        let key = |item: &Value| match (&item["name"], &item["address"]) {
+            (Value::String(name), _) | (_, Value::String(name)) => name.clone(),
+            _ => item.to_string(),
+        };
+        items.into_iter().map(|item| (key(&item), item)).collect()
+    };
+    let mut all = serde_json::Map::new();
+    for list in ["listeners", "services", "routes"] {
+        let (old, new) = (named(old, list), named(new, list));
+        let added: Vec<_> = new.keys().filter(|name| !old.contains_key(*name)).collect();
+        let removed: Vec<_> = old.keys().filter(|name| !new.contains_key(*name)).collect();
+        let differs = |name: &&String| old.get(*name).is_some_and(|was| was != &new[*name]);
+        let changed: Vec<_> = new.keys().filter(differs).collect();
+        all.insert(list.to_owned(), json!({ "added": added, "removed": removed, "changed": changed }));
+    }
+    Value::Object(all)
+}
+
+impl AdminBackend for Gateway {
+    fn ready(&self) -> Readiness {
+        let status = match self.state.load(Ordering::Acquire) {
+            STARTING => ReadyStatus::Starting,
+            READY => ReadyStatus::Ready,
+            _ => ReadyStatus::Draining,
+        };
+        let (all, ended) = (self.fleet.len(), self.fleet.ended());
+        let workers =
+            Check { name: "workers".into(), ok: ended == 0, detail: format!("{} of {all} run", all - ended) };
+        let generation = self.fleet.snapshot().generation;
+        let failed = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let detail = match failed {
+            true => format!("generation {generation} serves; the last reload was refused"),
+            false => format!("generation {generation} serves"),
+        };
+        Readiness { status, checks: vec![workers, Check { name: "configuration".into(), ok: !failed, detail }] }
+    }
+
+    fn health(&self) -> Answer<'_, Health> {
+        Box::pin(async move {
+            let reports = self.reports().await;
+            let workers_up = reports.iter().flatten().count();
+            let reports = worker_reports(reports);
+            let summary = self.exposition.lock().unwrap_or_else(PoisonError::into_inner).summary(&reports);
+            let rate = |part: u64| if summary.requests == 0 { 0.0 } else { part as f64 / summary.requests as f64 };
+            let average_ms = rate(summary.duration_ns) / 1e6;
+            let error_rate = rate(summary.server_errors);
+            Health {
+                status: HealthStatus::judge(error_rate, average_ms, workers_up == self.fleet.len()),
+                error_rates: ErrorRates { all: error_rate },
+                average_response_time: average_ms,
+                active_connections: summary.active_connections,
+                requests: summary.requests,
+                workers_up,
+                workers: self.fleet.len(),
+                uptime_seconds: self.started.elapsed().as_secs(),
+            }
+        })
+    }
+
+    fn metrics_text(&self) -> Answer<'_, String> {
+        Box::pin(async move {
+            let reports = worker_reports(self.reports().await);
+            let snapshot = self.fleet.snapshot();
+            let facts = ControlFacts {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                commit: option_env!("RINGWAY_COMMIT").unwrap_or_default().to_owned(),
+                config_hash: format!("{:016x}", stable_hash(&snapshot.effective.to_string())),
+                generation: snapshot.generation,
+                last_reload_ok: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
+                last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
+                reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
+                reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
+                log_write_errors: 0,
+                process_log_dropped: log::dropped(),
+            };
+            let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
+            exposition.render(&reports, &ProcessFacts::read(), &facts)
+        })
+    }
+
+    fn config_json(&self) -> Value {
+        let snapshot = self.fleet.snapshot();
+        let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.effective })
+    }
+
+    fn reload(&self) -> Answer<'_, ReloadOutcome> {
+        Box::pin(async move {
+            let (sender, outcome) = oneshot::channel();
+            if self.reloads.try_send(sender).is_err() {
+                return ReloadOutcome::Busy;
+            }
+            outcome.await.unwrap_or(ReloadOutcome::Busy)
+        })
+    }
+
+    fn services(&self) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let snapshot = self.fleet.snapshot();
+            let reports = self.reports().await;
+            let service = |service: &crate::snapshot::Service| {
+                json!({
+                    "name": service.name,
+                    "load_balancer": service.balancer.name(),
+                    "endpoints": endpoints(service, &reports),
+                })
+            };
+            Value::Array(snapshot.services.iter().map(service).collect())
+        })
+    }
+
+    fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>> {
+        Box::pin(async move {
+            let snapshot = self.fleet.snapshot();
+            let service = snapshot.services.iter().find(|s| s.name == service)?;
+            Some(endpoints(service, &self.reports().await))
+        })
+    }
+
+    fn workers(&self) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let reports = self.reports().await;
+            let worker = |(index, report): (usize, &Option<Report>)| match report {
+                Some(report) => json!({
+                    "worker": index, "up": true, "driver": self.drivers.get(index),
+                    "connections": report.connections, "active_requests": report.active_requests,
+                    "generation": report.generation,
+                }),
+                None => json!({ "worker": index, "up": false }),
+            };
+            Value::Array(reports.iter().enumerate().map(worker).collect())
+        })
+    }
+
+    fn policies(&self) -> Value {
+        let kinds = policy::KINDS.iter();
+        let known = kinds.map(|k| json!({ "name": k.name, "phase": k.phase.word(), "summary": k.summary }));
+        let snapshot = self.fleet.snapshot();
+        let in_use = snapshot.routes.iter().map(|route| {
+            let chain = route.chain.slots().iter().map(|slot| slot.policy().explain());
+            json!({ "route": route.name, "chain": chain.collect::<Vec<_>>() })
+        });
+        json!({ "known": known.collect::<Vec<_>>(), "routes": in_use.collect::<Vec<_>>() })
+    }
+
+    fn version(&self) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("RINGWAY_COMMIT").unwrap_or_default(),
+            "drivers": self.drivers,
+        })
+    }
+}
+
+fn worker_reports(reports: Vec<Option<Report>>) -> Vec<WorkerReport> {
+    let with_number = |(worker, report): (usize, Option<Report>)| WorkerReport {
+        worker: worker as u32,
+        snapshot: report.map(|report| report.metrics),
+    };
+    reports.into_iter().enumerate().map(with_number).collect()
+}
+
+/// A service's endpoints with the sums over all workers.
+fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> Value {
+    let of_service = |report: &Report| report.services.iter().find(|(name, _)| *name == service.name).cloned();
+    let all: Vec<_> = reports.iter().flatten().filter_map(of_service).collect();
+    let endpoint = |(at, endpoint): (usize, &crate::snapshot::Endpoint)| {
+        let sum = |field: fn(&crate::upstream::service::EndpointReport) -> u64| -> u64 {
+            all.iter().filter_map(|(_, endpoints)| endpoints.get(at)).map(field).sum()
+        };
+        json!({
+            "address": endpoint.authority,
+            "resolved": endpoint.address,
+            "weight": endpoint.weight,
+            "state": if endpoint.address.is_some() { "healthy" } else { "unresolved" },
+            "active_connections": sum(|e| e.active),
+            "idle_connections": sum(|e| e.idle),
+            "opened": sum(|e| e.opened),
+            "reused": sum(|e| e.reused),
+        })
+    };
+    Value::Array(service.endpoints.iter().enumerate().map(endpoint).collect())
+}
+
+/// FNV-1a: the same on every node, so that equal configurations are seen to be equal.
+fn stable_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_told_by_name() {
+        let old = json!({ "routes": [{ "name": "a", "path": "/a" }, { "name": "b" }], "listeners": [{ "address": "x" }] });
+        let new = json!({ "routes": [{ "name": "a", "path": "/z" }, { "name": "c" }], "listeners": [{ "address": "x" }] });
+        let told = changes(&old, &new);
+        assert_eq!(told["routes"], json!({ "added": ["c"], "removed": ["b"], "changed": ["a"] }));
+        assert_eq!(told["listeners"], json!({ "added": [], "removed": [], "changed": [] }));
+    }
+}

@@ -1,0 +1,73 @@
+//! Where the configuration comes from, and how it becomes a snapshot.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::compile::{Inputs, compile};
+use crate::config::{Loaded, load_file, load_str};
+use crate::policy::{self, CompileEnv};
+use crate::schema::{Diagnostics, ProcessEnv};
+use crate::snapshot::Snapshot;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum ConfigSource {
+    /// A file, read again at each reload.
+    File(PathBuf),
+    /// The program itself; a reload applies it again.
+    Embedded(String),
+}
+
+/// A configuration that is ready to be served.
+pub struct Ready {
+    /// As it was written.
+    pub loaded: Loaded,
+    /// As it runs.
+    pub snapshot: Arc<Snapshot>,
+    /// Warnings.
+    pub warnings: Diagnostics,
+}
+
+impl ConfigSource {
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Loaded, Box<Diagnostics>> {
+        match self {
+            Self::File(path) => load_file(path, &ProcessEnv, policy::SCHEMA),
+            Self::Embedded(text) => load_str("(embedded)", text, &ProcessEnv, policy::SCHEMA),
+        }
+    }
+
+    /// Reads, checks and compiles it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn compile(
+        &self,
+        generation: u64,
+        env: CompileEnv,
+        previous: Option<&Snapshot>,
+    ) -> Result<Ready, Box<Diagnostics>> {
+        let loaded = self.load()?;
+        let inputs = Inputs { generation, policies: env, resolve, previous };
+        let (snapshot, warnings) = compile(&loaded, &inputs)?;
+        Ok(Ready { loaded, snapshot: Arc::new(snapshot), warnings })
+    }
+
+    /// The file to watch, if there is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Embedded(_) => None,
+        }
+    }
+}
+
+/// Asks the system's resolver, on the control thread: a worker never does.
+#[allow(clippy::disallowed_methods, reason = "the control thread may wait for a name, workers may not")]
+pub fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
+    (host, port).to_socket_addrs().ok()?.next()
+}
