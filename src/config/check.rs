@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::{Answer, Config, DefaultRoute, Listener, Route, RouteOrder, Service};
+use super::model::{Answer, Config, DefaultRoute, Listener, Route, Service};
+use super::reach;
 use crate::schema::types::{Name, Scheme, ServiceUrl};
-use crate::schema::{Cx, Decode, Span, Spanned, codes};
+use crate::schema::{Cx, Node, Span, Spanned, codes};
 
 /// Paths of the admin listener that metrics may not take.
 const ADMIN_PATHS: &[&str] = &[
@@ -16,10 +17,12 @@ const ADMIN_PATHS: &[&str] = &[
 ];
 
 /// Reports everything that is wrong or risky between the parts of `config`.
-pub(super) fn check(config: &Config, cx: &mut Cx) {
+///
+/// `root` is the tree behind it: parts that could not be decoded are missing in `config` and still known by name.
+pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     check_admin(config, cx);
     check_listeners(config, cx);
-    let mut services = Services::gather(&config.services, cx);
+    let mut services = Services::gather(&config.services, root, cx);
     for service in &config.services {
         check_service(service, cx);
     }
@@ -28,7 +31,7 @@ pub(super) fn check(config: &Config, cx: &mut Cx) {
     for route in &config.routes {
         check_route(route, &mut services, cx);
     }
-    warn_unreachable(config, cx);
+    reach::warn_unreachable(config, cx);
     if let Some(route) = &config.default_route {
         check_default_route(route, &mut services, cx);
     }
@@ -72,13 +75,17 @@ fn check_admin(config: &Config, cx: &mut Cx) {
     let endpoint = config.metrics.endpoint.as_str();
     if ADMIN_PATHS.contains(&endpoint) {
         let message = format!("`{endpoint}` is taken by the admin listener itself");
-        cx.report(codes::DUPLICATE_ADDRESS, Span::NOWHERE, message)
-            .hint("choose another `metrics.endpoint`");
+        cx.report(
+            codes::DUPLICATE_ADDRESS,
+            config.metrics.endpoint.span,
+            message,
+        )
+        .hint("choose another `metrics.endpoint`");
     }
 }
 
 fn check_listeners(config: &Config, cx: &mut Cx) {
-    if config.listeners.is_empty() {
+    if config.listeners.is_empty() && !cx.diagnostics.has_errors() {
         cx.report(
             codes::MISSING_KEY,
             Span::NOWHERE,
@@ -129,7 +136,7 @@ fn check_trust(listener: &Listener, cx: &mut Cx) {
 
 fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
     let name = service.name.as_str();
-    if service.endpoints.is_empty() {
+    if service.endpoints.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
         let message =
             format!("the service `{name}` has no endpoints, so its requests are answered 503");
         cx.report(codes::NO_ENDPOINTS, service.name.span, message)
@@ -162,12 +169,14 @@ struct Services<'c> {
 }
 
 impl<'c> Services<'c> {
-    fn gather(services: &'c [Spanned<Service>], cx: &mut Cx) -> Services<'c> {
+    fn gather(services: &'c [Spanned<Service>], root: &'c Node, cx: &mut Cx) -> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
-        let known: Vec<&str> = services
-            .iter()
-            .map(|service| service.name.as_str())
-            .collect();
+        let written = root
+            .get("services")
+            .and_then(Node::as_sequence)
+            .unwrap_or_default();
+        let name_of = |node: &'c Node| Some(node.get("name")?.as_scalar()?.text.as_str());
+        let known: Vec<&str> = written.iter().filter_map(name_of).collect();
         let index = known.iter().map(|name| (*name, false)).collect();
         Services { known, index }
     }
@@ -198,8 +207,10 @@ fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
         .path_text()
         .map_or(route.span, |(_, span)| span)
         .or(route.span);
+    let whole = !cx.diagnostics.has_errors_within(route.span);
     match route.path_forms() {
         1 => {}
+        0 if !whole => {}
         0 => {
             cx.report(codes::ROUTE_PATH, place, "the route has no path")
                 .hint(
@@ -215,7 +226,7 @@ fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
             .hint("keep one of them, or write several routes");
         }
     }
-    check_answers(&route.answers(), place, services, cx);
+    check_answers(&route.answers(), place, whole, services, cx);
     check_path_changes(route, place, cx);
     let answered_here = matches!(
         route.answer(),
@@ -265,12 +276,21 @@ fn check_path_changes(route: &Route, place: Span, cx: &mut Cx) {
 }
 
 fn check_default_route(route: &Spanned<DefaultRoute>, services: &mut Services, cx: &mut Cx) {
-    check_answers(&route.answers(), route.span, services, cx);
+    let whole = !cx.diagnostics.has_errors_within(route.span);
+    check_answers(&route.answers(), route.span, whole, services, cx);
 }
 
-fn check_answers(answers: &[Answer], place: Span, services: &mut Services, cx: &mut Cx) {
+fn check_answers(
+    answers: &[Answer],
+    place: Span,
+    whole: bool,
+    services: &mut Services,
+    cx: &mut Cx,
+) {
     match answers.len() {
         1 => {}
+        // The answer may be among what could not be read.
+        0 if !whole => {}
         0 => {
             cx.report(codes::ROUTE_ANSWER, place, "nothing answers this route")
                 .hint("add one of `service`, `services`, `redirect`, `respond`, `service_url`");
@@ -320,77 +340,10 @@ fn check_url(url: Option<&Spanned<ServiceUrl>>, cx: &mut Cx) {
     }
 }
 
-/// Finds routes with the same conditions as an earlier one, and in strict order those after one that takes all.
-///
-/// Routes that overlap in other ways are found by the router, which knows how paths relate.
-fn warn_unreachable(config: &Config, cx: &mut Cx) {
-    let mut seen: HashMap<String, Span> = HashMap::new();
-    let mut takes_all: Option<Span> = None;
-    let strict = config.order == RouteOrder::Strict;
-    for route in &config.routes {
-        let Some((path, span)) = route.path_text() else {
-            continue;
-        };
-        let conditions = conditions(route, strict);
-        if let Some(first) = takes_all {
-            unreachable(
-                span,
-                first,
-                "takes every request, and `order: strict` asks it first",
-                cx,
-            );
-        } else if let Some(first) = seen.get(&conditions) {
-            unreachable(span, *first, "takes the same requests", cx);
-        }
-        seen.entry(conditions).or_insert(span);
-        let everywhere = route.regex.is_none()
-            && matches!((path, route.prefix.is_some()), ("/*", _) | ("/", true));
-        if strict && everywhere && takes_all.is_none() && is_unconditional(route) {
-            takes_all = Some(span);
-        }
-    }
-}
-
-fn unreachable(span: Span, first: Span, why: &str, cx: &mut Cx) {
-    let message = format!(
-        "no request reaches this route: the one in line {} {why}",
-        first.line
-    );
-    cx.report(codes::UNREACHABLE, span, message)
-        .hint("take one of them out, or set their conditions apart");
-}
-
-/// All conditions of a route as one text; equal texts match the same requests. In strict order priority is none.
-fn conditions(route: &Route, strict: bool) -> String {
-    let priority = if strict { 0 } else { route.priority.get() };
-    let paths = [
-        route.path.dump(),
-        route.prefix.dump(),
-        route.exact.dump(),
-        route.regex.dump(),
-    ];
-    let others = [
-        route.raw_prefix.dump(),
-        route.hosts.dump(),
-        route.methods.dump(),
-        route.headers.dump(),
-        route.query.dump(),
-        route.cookies.dump(),
-        route.client_addresses.dump(),
-    ];
-    format!("{priority} {paths:?} {others:?}")
-}
-
-fn is_unconditional(route: &Route) -> bool {
-    route.hosts.is_empty()
-        && route.methods.is_empty()
-        && route.headers.is_empty()
-        && route.query.is_empty()
-        && route.cookies.is_empty()
-        && route.client_addresses.is_empty()
-}
-
 fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
+    if cx.diagnostics.has_errors() {
+        return;
+    }
     for service in &config.services {
         let name = &service.name;
         if !services.is_used(name.as_str()) {

@@ -71,11 +71,12 @@ pub fn load_str(
     }
     let root = parse(env, &mut diagnostics);
     let mut cx = Cx::new(diagnostics, env, policies);
-    let config = root.and_then(|root| decode_root(root, &mut cx));
-    let config = config.map(|mut config| {
-        check::check(&config, &mut cx);
+    let native = root.and_then(|root| native_root(root, &mut cx));
+    let config = native.and_then(|root| {
+        let mut config = Config::decode(&root, &mut cx)?;
+        check::check(&config, &root, &mut cx);
         check::name_routes(&mut config);
-        config
+        Some(config)
     });
     match config {
         Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded {
@@ -125,7 +126,8 @@ fn is_json(text: &str, diagnostics: &mut Diagnostics) -> bool {
     false
 }
 
-fn decode_root(root: Node, cx: &mut Cx) -> Option<Config> {
+/// The tree in native form.
+fn native_root(root: Node, cx: &mut Cx) -> Option<Node> {
     if root.is_null() {
         cx.report(codes::SYNTAX, Span::NOWHERE, "the file is empty")
             .hint("the smallest useful one has `listeners`, `services` and `routes`");
@@ -133,10 +135,9 @@ fn decode_root(root: Node, cx: &mut Cx) -> Option<Config> {
     }
     let root = without_extras(root);
     if root.get(template::KEY).is_some() {
-        let native = template::convert(&root, cx)?;
-        return Config::decode(&native, cx);
+        return template::convert(&root, cx);
     }
-    Config::decode(&root, cx)
+    Some(root)
 }
 
 /// Keys of the top level that begin with `x-` hold anchors for use elsewhere.

@@ -4,6 +4,7 @@ mod check;
 mod document;
 pub mod load;
 pub mod model;
+mod reach;
 mod template;
 
 pub use document::{reference_markdown, schema_json};

@@ -158,12 +158,11 @@ config_struct! {
     }
 }
 
-/// The native document that means the same as `root`; none when `root` has mistakes.
+/// The native document that means the same as `root`; none when it cannot be read at all.
+///
+/// Mistakes are found here and again in the native form; diagnostics keep one of two equal ones.
 pub(super) fn convert(root: &Node, cx: &mut Cx) -> Option<Node> {
     let template = Template::decode(root, cx)?;
-    if cx.diagnostics.has_errors() {
-        return None;
-    }
     let gateway = &template.api_gateway;
     let source = root.get(KEY)?;
     warn_not_built(gateway, source, cx);
@@ -193,7 +192,7 @@ pub(super) fn convert(root: &Node, cx: &mut Cx) -> Option<Node> {
                 .cloned()
                 .unwrap_or_else(|| list(server)),
         ),
-        ("policies", policies(gateway, cx)?),
+        ("policies", policies(gateway, cx)),
         ("metrics", metrics(&gateway.observability)),
     ];
     if let Some(logging) = &gateway.observability.logging {
@@ -265,13 +264,13 @@ fn services(template: &Template, root: &Node) -> Node {
     Node::sequence(items, written.map_or(root.span, |node| node.span))
 }
 
-fn policies(gateway: &ApiGateway, cx: &mut Cx) -> Option<Node> {
-    let mut items = Vec::new();
-    let errors = cx.diagnostics.errors_total();
-    for plugin in &gateway.plugins {
-        items.extend(policy(plugin, cx));
-    }
-    (cx.diagnostics.errors_total() == errors).then(|| Node::sequence(items, Span::NOWHERE))
+fn policies(gateway: &ApiGateway, cx: &mut Cx) -> Node {
+    let items = gateway
+        .plugins
+        .iter()
+        .filter_map(|plugin| policy(plugin, cx))
+        .collect();
+    Node::sequence(items, Span::NOWHERE)
 }
 
 fn policy(plugin: &Plugin, cx: &mut Cx) -> Option<Node> {

@@ -9,10 +9,15 @@ use super::env::Env;
 use super::node::{Entry, Node, Scalar};
 use super::policy::{NOT_BUILT, PolicyKind};
 use super::span::{Span, Spanned};
+use super::suggest;
 
 /// A type that can stand in a configuration file.
 pub trait Decode: Sized {
-    /// The value at `node`. `None` means that at least one error was reported.
+    /// The value at `node`, or `None` after at least one error was reported.
+    ///
+    /// A value may come with errors too: parts that could not be read then have their defaults, or are left out of
+    /// lists, so that later checks find more of the mistakes. Whoever uses the value asks
+    /// [`Diagnostics::has_errors`] first.
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
 
     /// The value as JSON, every default written out, secrets masked (C60).
@@ -84,11 +89,14 @@ impl<'a> Cx<'a> {
 
     /// The text of the scalar at `node`, else an error that names what was wanted.
     pub fn scalar<'n>(&mut self, node: &'n Node, wanted: &str) -> Option<&'n Scalar> {
-        let scalar = node.as_scalar();
-        if scalar.is_none() {
-            self.wrong_type(node, wanted);
+        match node.as_scalar() {
+            Some(scalar) if scalar.broken => None,
+            Some(scalar) => Some(scalar),
+            None => {
+                self.wrong_type(node, wanted);
+                None
+            }
         }
-        scalar
     }
 
     /// The scalar at `node` as a number or yes/no: without quotes, unless a variable gave it.
@@ -180,12 +188,17 @@ impl<'n> Fields<'n> {
                 cx.report(codes::NOT_BUILT, entry.key_span, message);
                 continue;
             }
-            cx.report(
+            let all = || specs.iter().map(|spec| spec.key);
+            let key = entry.key.as_str();
+            let item = cx.report(
                 codes::UNKNOWN_KEY,
                 entry.key_span,
-                format!("unknown key `{}`", entry.key),
-            )
-            .suggest(&entry.key, free.iter().copied());
+                format!("unknown key `{key}`"),
+            );
+            match suggest::nearest(key, free.iter().copied()) {
+                None if suggest::nearest(key, all()).is_some() => item.suggest(key, all()),
+                _ => item.suggest(key, free.iter().copied()),
+            };
         }
     }
 
@@ -208,12 +221,11 @@ impl<'n> Fields<'n> {
                 );
                 cx.report(codes::DUPLICATE_KEY, twin.key_span, message);
             }
-            return decode_entry(entry, spec, cx);
+            let decoded = decode_entry(entry, spec, cx);
+            // The file is refused; a default lets the rest of it be checked all the same.
+            return decoded.or_else(|| default_of(spec, cx));
         }
-        match spec.default {
-            Some(text) => T::decode(&default_node(text), cx),
-            None => T::absent().or_else(|| self.missing(spec, cx)),
-        }
+        default_of(spec, cx).or_else(|| self.missing(spec, cx))
     }
 
     fn missing<T>(&self, spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
@@ -222,7 +234,7 @@ impl<'n> Fields<'n> {
             .entries
             .first()
             .map_or(self.node.span, |entry| entry.key_span);
-        let similar = super::suggest::nearest(
+        let similar = suggest::nearest(
             spec.key,
             self.entries
                 .iter()
@@ -239,6 +251,13 @@ impl<'n> Fields<'n> {
             .hint(super::doc::prose(spec.doc));
         }
         None
+    }
+}
+
+fn default_of<T: Decode>(spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
+    match spec.default {
+        Some(text) => T::decode(&default_node(text), cx),
+        None => T::absent(),
     }
 }
 
@@ -373,20 +392,41 @@ impl<T: Decode> Decode for Box<T> {
     }
 }
 
+/// A bare value as the list that was probably meant: `GET|POST` as `[GET, POST]`.
+fn as_list(scalar: &Scalar) -> String {
+    let shown = scalar.shown();
+    let parts: Vec<&str> = shown
+        .split(['|', ',', ' '])
+        .filter(|part| !part.is_empty())
+        .collect();
+    if scalar.plain {
+        format!("[{}]", parts.join(", "))
+    } else {
+        format!("[\"{shown}\"]")
+    }
+}
+
 impl<T: Decode> Decode for Vec<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         let Some(items) = node.as_sequence() else {
+            if node.as_scalar().is_some_and(|scalar| scalar.broken) {
+                return None;
+            }
             let item = cx.wrong_type(node, "a list");
             if let Some(scalar) = node.as_scalar() {
-                item.hint(format!("write it as a list: [{}]", scalar.shown()));
+                item.hint(format!("write it as a list: {}", as_list(scalar)));
             } else if node.as_mapping().is_some() {
                 item.hint("begin each item with `- `");
             }
             return None;
         };
-        // Every item is decoded, so that every mistake is reported; one bad item spoils the list.
-        let decoded: Vec<Option<T>> = items.iter().map(|item| T::decode(item, cx)).collect();
-        decoded.into_iter().collect()
+        // Every item is decoded, so that every mistake is reported.
+        Some(
+            items
+                .iter()
+                .filter_map(|item| T::decode(item, cx))
+                .collect(),
+        )
     }
 
     fn dump(&self) -> Json {
@@ -396,7 +436,7 @@ impl<T: Decode> Decode for Vec<T> {
     fn describe() -> TypeDoc {
         let item = T::describe();
         TypeDoc {
-            word: format!("list of {}", item.word),
+            word: format!("list of {}s", item.word),
             range: item.range.clone(),
             shape: Shape::List(item.into()),
         }

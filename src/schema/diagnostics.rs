@@ -132,8 +132,10 @@ impl Diagnostics {
             Severity::Error => (&mut self.errors, &mut self.errors_dropped),
             Severity::Warning => (&mut self.warnings, &mut self.warnings_dropped),
         };
-        if list.len() >= DIAGNOSTICS_MAX {
-            *dropped += 1;
+        // What an alias repeats, or two passes find, is one mistake.
+        let repeated = list.iter().any(|known| same_finding(known, &item));
+        if repeated || list.len() >= DIAGNOSTICS_MAX {
+            *dropped += usize::from(!repeated);
             self.spare = item;
             return &mut self.spare;
         }
@@ -150,6 +152,14 @@ impl Diagnostics {
     /// Whether the file is refused.
     pub fn has_errors(&self) -> bool {
         !self.errors.is_empty()
+    }
+
+    /// Whether an error stands inside `span`; false for nowhere.
+    pub fn has_errors_within(&self, span: Span) -> bool {
+        let inside = |item: &Diagnostic| {
+            item.span.is_known() && item.span.start >= span.start && item.span.end <= span.end
+        };
+        span.is_known() && self.errors.iter().any(inside)
     }
 
     /// How many errors there are, also those that were not kept.
@@ -205,6 +215,10 @@ impl Diagnostics {
             "diagnostics": items,
         })
     }
+}
+
+fn same_finding(a: &Diagnostic, b: &Diagnostic) -> bool {
+    a.span.is_known() && a.span == b.span && a.code == b.code && a.message == b.message
 }
 
 fn item_json(file: &str, item: &Diagnostic) -> Value {

@@ -97,9 +97,9 @@ pub(super) fn substitute(text: &str, env: &dyn Env) -> Result<Option<String>, Su
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let tail = &rest[at..];
-        if tail.starts_with("$$") {
+        if let Some(after) = tail.strip_prefix("$$") {
             out.push('$');
-            rest = &tail[2..];
+            rest = after;
         } else if tail.starts_with("${") {
             let (value, len) = variable(tail, env)?;
             out.push_str(&value);

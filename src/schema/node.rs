@@ -31,6 +31,8 @@ pub struct Scalar {
     pub plain: bool,
     /// The text as written, when variables were substituted. Messages show this one: the other may be secret.
     pub written: Option<Box<str>>,
+    /// Whether a substitution failed, which is reported: decoding says nothing more about it.
+    pub broken: bool,
 }
 
 /// One key and its value.
@@ -51,6 +53,7 @@ impl Node {
             text: text.into(),
             plain: true,
             written: None,
+            broken: false,
         };
         Node {
             value: Value::Scalar(scalar),
@@ -64,6 +67,7 @@ impl Node {
             text: text.into(),
             plain: false,
             written: None,
+            broken: false,
         };
         Node {
             value: Value::Scalar(scalar),

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 
 use super::codes;
 use super::diagnostics::Diagnostics;
 use super::env::{Env, SubstituteError, substitute};
+use super::hint::syntax_hint;
 use super::node::{Entry, Node, Scalar, Value};
+use super::places::Places;
 use super::span::Span;
 
 /// Largest configuration file, in bytes.
@@ -177,12 +179,12 @@ impl<'a> Builder<'a> {
             },
             _ => self.trimmed(span),
         };
-        let (text, written) = match substitute(&text, self.env) {
-            Ok(None) => (text.into_owned(), None),
-            Ok(Some(replaced)) => (replaced, Some(text.into())),
+        let (text, written, broken) = match substitute(&text, self.env) {
+            Ok(None) => (text.into_owned(), None, false),
+            Ok(Some(replaced)) => (replaced, Some(text.into()), false),
             Err(error) => {
                 self.substitution_error(span, &error);
-                (text.clone().into_owned(), Some(text.into()))
+                (text.clone().into_owned(), Some(text.into()), true)
             }
         };
         self.charge(
@@ -192,12 +194,14 @@ impl<'a> Builder<'a> {
             },
             span,
         )?;
+        let scalar = Scalar {
+            text,
+            plain,
+            written,
+            broken,
+        };
         Ok(Node {
-            value: Value::Scalar(Scalar {
-                text,
-                plain,
-                written,
-            }),
+            value: Value::Scalar(scalar),
             span,
         })
     }
@@ -388,99 +392,6 @@ fn merge(entries: &mut Vec<Entry>, seen: &mut HashSet<String>, merged: Vec<Node>
                 more.into_iter()
                     .filter(|entry| seen.insert(entry.key.clone())),
             );
-        }
-    }
-}
-
-fn syntax_hint(text: &str, span: Span, info: &str) -> Option<&'static str> {
-    let line = text
-        .lines()
-        .nth((span.line as usize).saturating_sub(1))
-        .unwrap_or("");
-    if line.trim_start_matches(' ').starts_with('\t') {
-        return Some("indent with spaces; YAML does not allow tabs there");
-    }
-    if info.contains("mapping values are not allowed") {
-        return Some(
-            "a `key: value` stands where none may: check the indentation, and quote text that holds `: `",
-        );
-    }
-    if info.contains("anchor") {
-        return Some(
-            "an alias `*name` needs an anchor `&name` before it; quote text that begins with `*` or `&`",
-        );
-    }
-    if info.contains("','") || info.contains("flow") {
-        return Some(
-            "a `[` or `{` may not be closed; quote text that holds brackets, such as \"${NAME}\" in a list",
-        );
-    }
-    None
-}
-
-/// From the scanner's places, counted in characters, to bytes.
-struct Places<'a> {
-    text: &'a str,
-    /// Bytes of the byte order mark, which the scanner does not see.
-    skipped: usize,
-    ascii: bool,
-    /// The byte offset of each [`STEP`]th character; empty for ASCII.
-    steps: Vec<u32>,
-}
-
-/// Characters between two entries of [`Places::steps`].
-const STEP: usize = 64;
-
-impl<'a> Places<'a> {
-    fn new(text: &'a str, skipped: usize) -> Places<'a> {
-        let ascii = text.is_ascii();
-        let steps = match ascii {
-            true => Vec::new(),
-            false => text[skipped..]
-                .char_indices()
-                .step_by(STEP)
-                .map(|(at, _)| (at + skipped) as u32)
-                .collect(),
-        };
-        Places {
-            text,
-            skipped,
-            ascii,
-            steps,
-        }
-    }
-
-    fn byte(&self, index: usize) -> u32 {
-        let end = self.text.len();
-        if self.ascii {
-            return (index + self.skipped).min(end) as u32;
-        }
-        let Some(&step) = self.steps.get(index / STEP) else {
-            return end as u32;
-        };
-        let tail = self.text.get(step as usize..).unwrap_or("");
-        let more = tail
-            .char_indices()
-            .nth(index % STEP)
-            .map_or(tail.len(), |(at, _)| at);
-        step + more as u32
-    }
-
-    fn at(&self, mark: Marker) -> Span {
-        let start = self.byte(mark.index());
-        Span {
-            start,
-            end: start,
-            line: mark.line().max(1) as u32,
-            column: mark.col() as u32 + 1,
-        }
-    }
-
-    fn span(&self, span: saphyr_parser::Span) -> Span {
-        let start = self.at(span.start);
-        Span {
-            end: self.byte(span.end.index()).max(start.start),
-            ..start
         }
     }
 }

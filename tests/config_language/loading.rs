@@ -63,26 +63,13 @@ fn the_full_file_is_accepted_and_its_dump_is_stable() {
 }
 
 #[test]
-fn a_dump_without_nulls_and_secrets_loads_again_to_the_same_dump() {
+fn a_dump_loads_again_to_the_same_dump() {
     let dump = load(SMALL, &none()).expect("accepted").effective();
-    let text = without_nulls(dump.clone()).to_string();
-    let again = load_str("again.json", &text, &none(), POLICIES).expect("accepted");
-    assert_eq!(again.effective(), dump);
-}
-
-fn without_nulls(value: serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        Value::Object(map) => {
-            let kept = map.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(
-                kept.map(|(key, value)| (key, without_nulls(value)))
-                    .collect(),
-            )
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
+    let again = load_str("again.json", &dump.to_string(), &none(), POLICIES);
+    assert_eq!(
+        again.map_err(|d| d.render()).expect("accepted").effective(),
+        dump
+    );
 }
 
 #[test]
@@ -176,17 +163,7 @@ routes:
 ";
     let config = load(text, &none()).expect("accepted").config;
     let names: Vec<&str> = config.routes.iter().map(|route| route.name()).collect();
-    assert_eq!(
-        names,
-        [
-            "/a",
-            "/a#3",
-            "/a#4",
-            "/a#2",
-            "^/a__b_$".replace("__b_", "__ b_").as_str()
-        ]
-        .map(|n| if n.contains(' ') { "^/a___b_$" } else { n })
-    );
+    assert_eq!(names, ["/a", "/a#3", "/a#4", "/a#2", "^/a___b_$"]);
 }
 
 #[test]

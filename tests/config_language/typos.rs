@@ -31,7 +31,9 @@ fn one_edit(word: &str) -> Vec<String> {
             change(&mut copy);
             out.push(copy.into_iter().collect::<String>());
         };
-        edit(&|c| drop(c.remove(at)));
+        edit(&|c| {
+            c.remove(at);
+        });
         edit(&|c| c.insert(at, other));
         edit(&|c| c[at] = other);
         if at + 1 < chars.len() {

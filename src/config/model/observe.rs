@@ -1,7 +1,7 @@
 //! `logging` and `metrics`.
 
-use crate::schema::TypeDoc;
 use crate::schema::types::{Fault, PathPattern, ScalarType};
+use crate::schema::{Spanned, TypeDoc};
 use crate::{config_enum, config_scalar, config_struct};
 
 config_struct! {
@@ -120,7 +120,7 @@ config_struct! {
         /// Whether the admin listener shows metrics.
         enabled: bool = "true",
         /// Under which path (R260).
-        endpoint: PathPattern = "/metrics",
+        endpoint: Spanned<PathPattern> = "/metrics",
         /// Whether metrics also appear under the names of older gateways (C36).
         compat_names: bool = "false",
     }

@@ -57,7 +57,10 @@ type Count = Int<1, WORKERS_MAX>;
 
 impl Decode for Workers {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        let text = cx.bare(node, "`auto` or a number of threads")?;
+        let text = cx
+            .scalar(node, "`auto` or a number of threads")?
+            .text
+            .as_str();
         if text == "auto" {
             return Some(Workers::Auto);
         }

@@ -229,6 +229,9 @@ impl<K, V> Map<K, V> {
 impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         let Some(entries) = node.as_mapping() else {
+            if node.as_scalar().is_some_and(|scalar| scalar.broken) {
+                return None;
+            }
             cx.wrong_type(node, "a mapping, as `name: value`");
             return None;
         };
@@ -238,12 +241,10 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
             return None;
         }
         let mut out: Vec<(Spanned<K>, V)> = Vec::with_capacity(entries.len());
-        let mut whole = true;
         for entry in entries {
             let key = K::decode(&Node::text(entry.key.as_str(), entry.key_span), cx);
             let value = V::decode(&entry.value, cx);
             let (Some(key), Some(value)) = (key, value) else {
-                whole = false;
                 continue;
             };
             // Names that differ in the file may be equal once read: header names ignore case.
@@ -253,12 +254,11 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
                     entry.key_span,
                     format!("`{}` stands here twice", entry.key),
                 );
-                whole = false;
                 continue;
             }
             out.push((Spanned::new(key, entry.key_span), value));
         }
-        whole.then_some(Map(out))
+        Some(Map(out))
     }
 
     fn dump(&self) -> Json {

@@ -217,7 +217,13 @@ impl ScalarType for ByteSize {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            let hint = format!("write `{text}B` for bytes (units: B, KiB, MiB, GiB)");
+            let bytes = text
+                .parse()
+                .ok()
+                .filter(|bytes| *bytes <= BYTE_SIZE_MAX)
+                .map(ByteSize);
+            let shown = bytes.map_or_else(|| format!("{text}B"), |size| size.show());
+            let hint = format!("write `{shown}` (units: B, KiB, MiB, GiB)");
             return Err(Fault::message(format!("`{text}` has no unit"))
                 .code(codes::MISSING_UNIT)
                 .and_hint(hint));
@@ -249,7 +255,7 @@ impl ScalarType for ByteSize {
     fn show(&self) -> String {
         let fits = SIZE_UNITS
             .iter()
-            .find(|(_, size)| self.0 >= *size && self.0 % size == 0);
+            .find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
         let (unit, size) = fits.copied().unwrap_or(("B", 1));
         format!("{}{unit}", self.0 / size)
     }
