@@ -3,13 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
-
 use super::model::Config;
 use super::{check, template};
 use crate::schema::{
     Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value,
-    codes, parse,
+    codes, parse, parse_json,
 };
 
 /// A configuration that passed every check.
@@ -66,10 +64,10 @@ pub fn load_str(
 ) -> Result<Loaded, Box<Diagnostics>> {
     let source = Arc::new(Source::new(name, text));
     let mut diagnostics = Diagnostics::new(source.clone());
-    if name.ends_with(".json") && !is_json(text, &mut diagnostics) {
-        return Err(Box::new(diagnostics));
-    }
-    let root = parse(env, &mut diagnostics);
+    let root = match name.ends_with(".json") {
+        true => parse_json(env, &mut diagnostics),
+        false => parse(env, &mut diagnostics),
+    };
     let mut cx = Cx::new(diagnostics, env, policies);
     let native = root.and_then(|root| native_root(root, &mut cx));
     let config = native.and_then(|root| {
@@ -101,29 +99,6 @@ fn read(path: &Path) -> Result<String, String> {
     }
     String::from_utf8(bytes)
         .map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
-}
-
-fn is_json(text: &str, diagnostics: &mut Diagnostics) -> bool {
-    let Err(error) = serde_json::from_str::<IgnoredAny>(text) else {
-        return true;
-    };
-    let (line, column) = (error.line().max(1), error.column().max(1));
-    let before: usize = text
-        .split_inclusive('\n')
-        .take(line - 1)
-        .map(str::len)
-        .sum();
-    let start = (before + column - 1).min(text.len()) as u32;
-    let span = Span {
-        start,
-        end: start,
-        line: line as u32,
-        column: column as u32,
-    };
-    let cause = error.to_string();
-    let cause = cause.split(" at line ").next().unwrap_or("");
-    diagnostics.report(codes::SYNTAX, span, format!("this is not JSON: {cause}"));
-    false
 }
 
 /// The tree in native form.

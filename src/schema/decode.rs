@@ -188,6 +188,10 @@ impl<'n> Fields<'n> {
                 cx.report(codes::NOT_BUILT, entry.key_span, message);
                 continue;
             }
+            if cx.diagnostics.is_full() {
+                cx.report(codes::UNKNOWN_KEY, entry.key_span, "");
+                continue;
+            }
             let all = || specs.iter().map(|spec| spec.key);
             let key = entry.key.as_str();
             let item = cx.report(

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration file, with its place, and how that is shown.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ pub struct Diagnostics {
     errors_dropped: usize,
     warnings_dropped: usize,
     spare: Diagnostic,
+    hidden: Vec<Span>,
 }
 
 impl Diagnostics {
@@ -107,6 +109,7 @@ impl Diagnostics {
             errors_dropped: 0,
             warnings_dropped: 0,
             spare,
+            hidden: Vec::new(),
         }
     }
 
@@ -133,8 +136,9 @@ impl Diagnostics {
             Severity::Warning => (&mut self.warnings, &mut self.warnings_dropped),
         };
         // What an alias repeats, or two passes find, is one mistake.
-        let repeated = list.iter().any(|known| same_finding(known, &item));
-        if repeated || list.len() >= DIAGNOSTICS_MAX {
+        let full = list.len() >= DIAGNOSTICS_MAX;
+        let repeated = !full && list.iter().any(|known| same_finding(known, &item));
+        if repeated || full {
             *dropped += usize::from(!repeated);
             self.spare = item;
             return &mut self.spare;
@@ -142,6 +146,11 @@ impl Diagnostics {
         list.push(item);
         let last = list.len() - 1;
         &mut list[last]
+    }
+
+    /// Keeps what stands at `span` out of the source lines that [`Self::render`] shows: it is a secret.
+    pub fn hide(&mut self, span: Span) {
+        self.hidden.push(span);
     }
 
     /// Whether further errors are only counted, so that work on their hints is wasted.
@@ -190,7 +199,7 @@ impl Diagnostics {
     pub fn render(&self) -> String {
         let mut out = String::new();
         for item in self.sorted() {
-            render_one(&mut out, &self.source, item);
+            render_one(&mut out, &self.source, &self.hidden, item);
         }
         let dropped = self.errors_dropped + self.warnings_dropped;
         if dropped > 0 {
@@ -235,7 +244,7 @@ fn item_json(file: &str, item: &Diagnostic) -> Value {
     })
 }
 
-fn render_one(out: &mut String, source: &Source, item: &Diagnostic) {
+fn render_one(out: &mut String, source: &Source, hidden: &[Span], item: &Diagnostic) {
     let Span { line, column, .. } = item.span;
     let severity = item.severity().as_str();
     let _ = match item.span.is_known() {
@@ -249,7 +258,7 @@ fn render_one(out: &mut String, source: &Source, item: &Diagnostic) {
         printable(&item.message)
     );
     if item.span.is_known() {
-        render_excerpt(out, source, item.span);
+        render_excerpt(out, source, hidden, item.span);
     }
     if let Some(hint) = &item.hint {
         let _ = writeln!(out, "  help: {}", printable(hint));
@@ -257,8 +266,8 @@ fn render_one(out: &mut String, source: &Source, item: &Diagnostic) {
 }
 
 /// The line that `span` begins on, and a mark under its part of that line.
-fn render_excerpt(out: &mut String, source: &Source, span: Span) {
-    let Some(line) = line_at(&source.text, span) else {
+fn render_excerpt(out: &mut String, source: &Source, hidden: &[Span], span: Span) {
+    let Some((begin, line)) = line_at(&source.text, span) else {
         return;
     };
     let marked = source
@@ -276,6 +285,7 @@ fn render_excerpt(out: &mut String, source: &Source, span: Span) {
     } else {
         0
     };
+    let line = masked(line, begin, hidden);
     let shown: String = line.chars().skip(from).take(EXCERPT_CHARS_MAX).collect();
     let width = marked.min(EXCERPT_CHARS_MAX.saturating_sub(at - from).max(1));
     let number = span.line.to_string();
@@ -289,11 +299,28 @@ fn render_excerpt(out: &mut String, source: &Source, span: Span) {
     );
 }
 
-fn line_at(text: &str, span: Span) -> Option<&str> {
+/// The line that holds the beginning of `span`, and its first byte.
+fn line_at(text: &str, span: Span) -> Option<(usize, &str)> {
     let start = (span.start as usize).min(text.len());
     let before = text.get(..start)?;
     let begin = before.rfind('\n').map_or(0, |at| at + 1);
-    text.get(begin..)?.split('\n').next()
+    Some((begin, text.get(begin..)?.split('\n').next()?))
+}
+
+/// The line that begins at byte `begin`, with `*` for each character of a secret.
+fn masked<'a>(line: &'a str, begin: usize, hidden: &[Span]) -> Cow<'a, str> {
+    let end = begin + line.len();
+    let here = |span: &&Span| (span.start as usize) < end && span.end as usize > begin;
+    let here: Vec<&Span> = hidden.iter().filter(here).collect();
+    if here.is_empty() {
+        return Cow::Borrowed(line);
+    }
+    let inside = |at: usize| {
+        here.iter()
+            .any(|span| (span.start as usize..span.end as usize).contains(&at))
+    };
+    let mask = |(at, c)| if inside(begin + at) { '*' } else { c };
+    Cow::Owned(line.char_indices().map(mask).collect())
 }
 
 /// Control characters become spaces of the same width: the text goes to terminals.

@@ -17,8 +17,9 @@ pub(super) fn syntax_hint(text: &str, span: Span, info: &str) -> Option<String> 
     }
     let before = text.get(..span.start as usize).unwrap_or(text);
     if let Some((bracket, line)) = open_bracket(before) {
+        let hint = "quote text that holds brackets, such as \"${NAME}\" in a list";
         return Some(format!(
-            "the `{bracket}` in line {line} is not closed; quote text that holds brackets, such as \"${{NAME}}\" in a list"
+            "the `{bracket}` in line {line} is not closed; {hint}"
         ));
     }
     let quote = before.matches('"').count() % 2 == 1;

@@ -38,10 +38,10 @@
 //! assert!(ringway::schema::decode_str::<Config>("{wiat: 5s}").unwrap_err().contains("did you mean `wait`?"));
 //! ```
 //!
-//! The registry then passes `PolicyKind::of::<x::Config>("x", "summary")` in its table; `Policy::config_as::<x::Config>`
-//! gives the settings back. Located values: use `Spanned<T>` as the type of a field whose place later checks need.
-//! Other types: [`types`]. A shorthand (`#[shorthand(key)]`) and a check over several keys (`#[check(function)]`) are
-//! explained at [`config_struct!`](crate::config_struct).
+//! The registry then passes `PolicyKind::of::<x::Config>("x", "summary")` in its table;
+//! `Policy::config_as::<x::Config>` gives the settings back. Located values: use `Spanned<T>` as the type of a
+//! field whose place later checks need. Other types: [`types`]. A shorthand (`#[shorthand(key)]`) and a check
+//! over several keys (`#[check(function)]`) are explained at [`config_struct!`](crate::config_struct).
 
 pub mod codes;
 mod decode;
@@ -49,6 +49,7 @@ mod diagnostics;
 mod doc;
 mod env;
 mod hint;
+mod json;
 pub mod json_schema;
 mod macros;
 mod node;
@@ -65,7 +66,7 @@ pub use diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
 pub use doc::{FieldDoc, FieldSpec, Shape, StructDoc, TypeDoc, WordDoc, prose};
 pub use env::{Env, FixedEnv, ProcessEnv};
 pub use node::{Entry, Node, Scalar, Value};
-pub use parse::{DEPTH_MAX, NODES_MAX, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse};
+pub use parse::{DEPTH_MAX, NODES_MAX, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse, parse_json};
 pub use policy::{NOT_BUILT, Policy, PolicyConfig, PolicyKind};
 pub use span::{Source, Span, Spanned};
 

@@ -9,6 +9,7 @@ use super::codes;
 use super::diagnostics::Diagnostics;
 use super::env::{Env, SubstituteError, substitute};
 use super::hint::syntax_hint;
+use super::json::{JsonEvents, is_json};
 use super::node::{Entry, Node, Scalar, Value};
 use super::places::Places;
 use super::span::Span;
@@ -25,24 +26,48 @@ pub const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The tree of the file behind `diagnostics`, which gets every mistake; none after a mistake that hides the rest.
 pub fn parse(env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> {
     let source = diagnostics.source().clone();
-    if source.text.len() > SOURCE_BYTES_MAX {
+    let text = source.text.as_str();
+    // A byte order mark is no content.
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let places = Places::new(text, text.len() - body.len());
+    let events = Events::Yaml(Box::new(Parser::new_from_str(body)), places);
+    build(text, events, env, diagnostics)
+}
+
+/// The same for a file of strict JSON.
+pub fn parse_json(env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> {
+    let source = diagnostics.source().clone();
+    let text = source.text.as_str();
+    if text.len() <= SOURCE_BYTES_MAX && !is_json(text, diagnostics) {
+        return None;
+    }
+    build(text, Events::Json(JsonEvents::new(text)), env, diagnostics)
+}
+
+fn build(text: &str, events: Events, env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> {
+    if text.len() > SOURCE_BYTES_MAX {
         let message = format!("the file is larger than {SOURCE_BYTES_MAX} bytes");
         diagnostics.report(codes::UNREADABLE, Span::NOWHERE, message);
         return None;
     }
-    let text = source.text.as_str();
-    // A byte order mark is no content.
-    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (anchors, used) = (HashMap::new(), Used::default());
     let mut builder = Builder {
-        events: Parser::new_from_str(body),
-        places: Places::new(text, text.len() - body.len()),
+        events,
         text,
         env,
-        anchors: HashMap::new(),
-        used: Used::default(),
+        anchors,
+        used,
         diagnostics,
     };
     builder.document().ok()
+}
+
+/// Where events come from.
+enum Events<'a> {
+    /// The scanner, and the form of its places.
+    Yaml(Box<Parser<'a, StrInput<'a>>>, Places<'a>),
+    /// A text that is JSON.
+    Json(JsonEvents<'a>),
 }
 
 /// The mistake is reported; nothing after it can be read.
@@ -56,8 +81,7 @@ struct Used {
 }
 
 struct Builder<'a> {
-    events: Parser<'a, StrInput<'a>>,
-    places: Places<'a>,
+    events: Events<'a>,
     text: &'a str,
     env: &'a dyn Env,
     anchors: HashMap<usize, (Node, Used)>,
@@ -100,12 +124,16 @@ impl<'a> Builder<'a> {
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Stop> {
-        match self.events.next_event() {
-            Some(Ok((event, span))) => {
-                let span = self.places.span(span);
-                Ok((event, span))
+        let (parser, places) = match &mut self.events {
+            Events::Yaml(parser, places) => (parser, places),
+            Events::Json(events) => return Ok(events.next()),
+        };
+        match parser.next_event() {
+            Some(Ok((event, span))) => Ok((event, places.span(span))),
+            Some(Err(error)) => {
+                let span = places.at(*error.marker());
+                self.syntax_error(&error, span)
             }
-            Some(Err(error)) => self.syntax_error(&error),
             None => Ok((Event::StreamEnd, Span::NOWHERE)),
         }
     }
@@ -352,8 +380,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn syntax_error<T>(&mut self, error: &ScanError) -> Result<T, Stop> {
-        let span = self.places.at(*error.marker());
+    fn syntax_error<T>(&mut self, error: &ScanError, span: Span) -> Result<T, Stop> {
         let hint = syntax_hint(self.text, span, error.info());
         let item = self.diagnostics.report(
             codes::SYNTAX,

@@ -82,6 +82,15 @@ fn json_files_are_strict_json() {
         loaded.config.routes[0].path_text().map(|(path, _)| path),
         Some("/ä/\"x\"")
     );
+    let pair = r#"{"listeners": [":1"], "routes": [{"path": "/", "respond": {"body": "\ud83d\ude00\t\u0001"}}]}"#;
+    let loaded = load_str("a.json", pair, &none(), POLICIES)
+        .map_err(|d| d.render())
+        .expect("accepted");
+    let body = loaded.config.routes[0]
+        .respond
+        .as_ref()
+        .map(|respond| respond.body.as_str());
+    assert_eq!(body, Some("\u{1f600}\t\u{1}"));
     let error = load_str("a.json", "{listeners: [\":8080\"]}", &none(), POLICIES)
         .expect_err("not JSON")
         .render();
@@ -228,5 +237,19 @@ fn large_files_load_in_time() {
     assert_eq!(
         load(&text, &none()).expect("accepted").config.routes.len(),
         10_000
+    );
+}
+
+#[test]
+fn plain_secrets_are_masked_in_messages() {
+    let text = format!("{SMALL}policies:\n  - sample: {{token: hunter2, limit: 99}}\n");
+    let error = load(&text, &none()).expect_err("refused");
+    assert!(
+        error.contains("W0205") && error.contains("E0105"),
+        "{error}"
+    );
+    assert!(
+        error.contains("{token: *******, limit: 99}") && !error.contains("hunter2"),
+        "{error}"
     );
 }

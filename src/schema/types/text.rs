@@ -46,6 +46,7 @@ impl Decode for Secret {
         let scalar = cx.scalar(node, "a secret, as ${NAME} or file:/path")?;
         let Some(path) = scalar.text.strip_prefix("file:") else {
             if scalar.written.is_none() {
+                cx.diagnostics.hide(node.span);
                 cx.report(
                     codes::PLAIN_SECRET,
                     node.span,
