@@ -5,6 +5,7 @@ pub mod compile;
 mod document;
 pub mod load;
 pub mod model;
+mod reach;
 mod template;
 
 pub use document::{reference_markdown, schema_json};

@@ -2,6 +2,9 @@
 //! asked by message.
 
 pub mod admin;
+pub mod fleet;
+pub mod gateway;
+pub mod source;
 pub mod gather;
 pub mod notify;
 pub mod signals;

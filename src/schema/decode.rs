@@ -9,10 +9,15 @@ use super::env::Env;
 use super::node::{Entry, Node, Scalar};
 use super::policy::{NOT_BUILT, PolicyKind};
 use super::span::{Span, Spanned};
+use super::suggest;
 
 /// A type that can stand in a configuration file.
 pub trait Decode: Sized {
-    /// The value at `node`. `None` means that at least one error was reported.
+    /// The value at `node`, or `None` after at least one error was reported.
+    ///
+    /// A value may come with errors too: parts that could not be read then have their defaults, or are left out of
+    /// lists, so that later checks find more of the mistakes. Whoever uses the value asks
+    /// [`Diagnostics::has_errors`] first.
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
 
     /// The value as JSON, every default written out, secrets masked (C60).
@@ -40,11 +45,20 @@ pub struct Cx<'a> {
 impl<'a> Cx<'a> {
     /// A context that begins with `diagnostics`.
     pub fn new(diagnostics: Diagnostics, env: &'a dyn Env, policies: &'a [PolicyKind]) -> Cx<'a> {
-        Cx { diagnostics, env, policies }
+        Cx {
+            diagnostics,
+            env,
+            policies,
+        }
     }
 
     /// Adds a finding; see [`Diagnostics::report`].
-    pub fn report(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+    pub fn report(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.diagnostics.report(code, span, message)
     }
 
@@ -52,24 +66,37 @@ impl<'a> Cx<'a> {
     pub fn wrong_type(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         if node.is_null() {
             let message = format!("expected {wanted}, but there is no value");
-            return self.report(codes::WRONG_TYPE, node.span, message).hint("leave the key out to use its default");
+            return self
+                .report(codes::WRONG_TYPE, node.span, message)
+                .hint("leave the key out to use its default");
         }
-        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found {}", node.kind()))
+        self.report(
+            codes::WRONG_TYPE,
+            node.span,
+            format!("expected {wanted}, found {}", node.kind()),
+        )
     }
 
     /// Reports that the scalar at `node` cannot be read as `wanted`.
     pub fn bad_value(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         let shown = node.as_scalar().map(Scalar::shown).unwrap_or_default();
-        self.report(codes::BAD_VALUE, node.span, format!("`{shown}` is not {wanted}"))
+        self.report(
+            codes::BAD_VALUE,
+            node.span,
+            format!("`{shown}` is not {wanted}"),
+        )
     }
 
     /// The text of the scalar at `node`, else an error that names what was wanted.
     pub fn scalar<'n>(&mut self, node: &'n Node, wanted: &str) -> Option<&'n Scalar> {
-        let scalar = node.as_scalar();
-        if scalar.is_none() {
-            self.wrong_type(node, wanted);
+        match node.as_scalar() {
+            Some(scalar) if scalar.broken => None,
+            Some(scalar) => Some(scalar),
+            None => {
+                self.wrong_type(node, wanted);
+                None
+            }
         }
-        scalar
     }
 
     /// The scalar at `node` as a number or yes/no: without quotes, unless a variable gave it.
@@ -78,8 +105,12 @@ impl<'a> Cx<'a> {
         if scalar.plain || scalar.written.is_some() {
             return Some(&scalar.text);
         }
-        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found text in quotes"))
-            .hint("take the quotes away");
+        self.report(
+            codes::WRONG_TYPE,
+            node.span,
+            format!("expected {wanted}, found text in quotes"),
+        )
+        .hint("take the quotes away");
         None
     }
 }
@@ -102,17 +133,32 @@ impl<'n> Fields<'n> {
         cx: &mut Cx,
     ) -> Option<Fields<'n>> {
         if let Some(entries) = node.as_mapping() {
-            let fields = Fields { node, entries, shorthand: None, specs };
+            let fields = Fields {
+                node,
+                entries,
+                shorthand: None,
+                specs,
+            };
             fields.refuse_unknown(cx);
             return Some(fields);
         }
         match shorthand {
-            Some(key) if node.as_scalar().is_some() => {
-                Some(Fields { node, entries: &[], shorthand: Some((key, node)), specs })
-            }
+            Some(key) if node.as_scalar().is_some() => Some(Fields {
+                node,
+                entries: &[],
+                shorthand: Some((key, node)),
+                specs,
+            }),
             _ => {
-                let keys: Vec<&str> = specs.iter().take(KEYS_NAMED_MAX).map(|spec| spec.key).collect();
-                cx.wrong_type(node, &format!("a mapping with keys such as {}", keys.join(", ")));
+                let keys: Vec<&str> = specs
+                    .iter()
+                    .take(KEYS_NAMED_MAX)
+                    .map(|spec| spec.key)
+                    .collect();
+                cx.wrong_type(
+                    node,
+                    &format!("a mapping with keys such as {}", keys.join(", ")),
+                );
                 None
             }
         }
@@ -120,8 +166,16 @@ impl<'n> Fields<'n> {
 
     fn refuse_unknown(&self, cx: &mut Cx) {
         let specs = self.specs;
-        let is_known = |key: &str| specs.iter().any(|spec| spec.key == key || spec.aliases.contains(&key));
-        let mut unknown = self.entries.iter().filter(|entry| !is_known(&entry.key)).peekable();
+        let is_known = |key: &str| {
+            specs
+                .iter()
+                .any(|spec| spec.key == key || spec.aliases.contains(&key))
+        };
+        let mut unknown = self
+            .entries
+            .iter()
+            .filter(|entry| !is_known(&entry.key))
+            .peekable();
         if unknown.peek().is_none() {
             return;
         }
@@ -134,8 +188,21 @@ impl<'n> Fields<'n> {
                 cx.report(codes::NOT_BUILT, entry.key_span, message);
                 continue;
             }
-            cx.report(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{}`", entry.key))
-                .suggest(&entry.key, free.iter().copied());
+            if cx.diagnostics.is_full() {
+                cx.report(codes::UNKNOWN_KEY, entry.key_span, "");
+                continue;
+            }
+            let all = || specs.iter().map(|spec| spec.key);
+            let key = entry.key.as_str();
+            let item = cx.report(
+                codes::UNKNOWN_KEY,
+                entry.key_span,
+                format!("unknown key `{key}`"),
+            );
+            match suggest::nearest(key, free.iter().copied()) {
+                None if suggest::nearest(key, all()).is_some() => item.suggest(key, all()),
+                _ => item.suggest(key, free.iter().copied()),
+            };
         }
     }
 
@@ -146,25 +213,32 @@ impl<'n> Fields<'n> {
         {
             return T::decode(node, cx);
         }
-        let mut given =
-            self.entries.iter().filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
+        let mut given = self
+            .entries
+            .iter()
+            .filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
         if let Some(entry) = given.next() {
             if let Some(twin) = given.next() {
-                let message = format!("`{}` and `{}` mean the same; keep one of them", entry.key, twin.key);
+                let message = format!(
+                    "`{}` and `{}` mean the same; keep one of them",
+                    entry.key, twin.key
+                );
                 cx.report(codes::DUPLICATE_KEY, twin.key_span, message);
             }
-            return decode_entry(entry, spec, cx);
+            let decoded = decode_entry(entry, spec, cx);
+            // The file is refused; a default lets the rest of it be checked all the same.
+            return decoded.or_else(|| default_of(spec, cx));
         }
-        match spec.default {
-            Some(text) => T::decode(&default_node(text), cx),
-            None => T::absent().or_else(|| self.missing(spec, cx)),
-        }
+        default_of(spec, cx).or_else(|| self.missing(spec, cx))
     }
 
     fn missing<T>(&self, spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
         // The place is the first key of the mapping: the whole of it would be marked otherwise.
-        let span = self.entries.first().map_or(self.node.span, |entry| entry.key_span);
-        let similar = super::suggest::nearest(
+        let span = self
+            .entries
+            .first()
+            .map_or(self.node.span, |entry| entry.key_span);
+        let similar = suggest::nearest(
             spec.key,
             self.entries
                 .iter()
@@ -173,10 +247,21 @@ impl<'n> Fields<'n> {
         );
         // A misspelt key is reported already, with this key as the suggestion.
         if similar.is_none() {
-            cx.report(codes::MISSING_KEY, span, format!("the key `{}` is missing here", spec.key))
-                .hint(super::doc::prose(spec.doc));
+            cx.report(
+                codes::MISSING_KEY,
+                span,
+                format!("the key `{}` is missing here", spec.key),
+            )
+            .hint(super::doc::prose(spec.doc));
         }
         None
+    }
+}
+
+fn default_of<T: Decode>(spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
+    match spec.default {
+        Some(text) => T::decode(&default_node(text), cx),
+        None => T::absent(),
     }
 }
 
@@ -188,7 +273,11 @@ fn decode_entry<T: Decode>(entry: &Entry, spec: &FieldSpec, cx: &mut Cx) -> Opti
         return T::decode(&entry.value, cx);
     }
     let span = entry.key_span;
-    let item = cx.report(codes::WRONG_TYPE, span, format!("the key `{}` has no value", entry.key));
+    let item = cx.report(
+        codes::WRONG_TYPE,
+        span,
+        format!("the key `{}` has no value", entry.key),
+    );
     if let Some(default) = spec.default {
         item.hint(format!("leave the key out to use its default, {default}"));
     }
@@ -217,11 +306,16 @@ fn without_places(mut node: Node) -> Node {
     match &mut node.value {
         Value::Scalar(_) => {}
         Value::Sequence(items) => {
-            *items = std::mem::take(items).into_iter().map(without_places).collect();
+            *items = std::mem::take(items)
+                .into_iter()
+                .map(without_places)
+                .collect();
         }
         Value::Mapping(entries) => {
             let taken = std::mem::take(entries).into_iter();
-            *entries = taken.map(|entry| Entry::new(entry.key, without_places(entry.value))).collect();
+            *entries = taken
+                .map(|entry| Entry::new(entry.key, without_places(entry.value)))
+                .collect();
         }
     }
     node
@@ -264,7 +358,11 @@ impl<T: Decode> Decode for Spanned<T> {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        if node.is_null() { Some(None) } else { T::decode(node, cx).map(Some) }
+        if node.is_null() {
+            Some(None)
+        } else {
+            T::decode(node, cx).map(Some)
+        }
     }
 
     fn dump(&self) -> Json {
@@ -298,20 +396,41 @@ impl<T: Decode> Decode for Box<T> {
     }
 }
 
+/// A bare value as the list that was probably meant: `GET|POST` as `[GET, POST]`.
+fn as_list(scalar: &Scalar) -> String {
+    let shown = scalar.shown();
+    let parts: Vec<&str> = shown
+        .split(['|', ',', ' '])
+        .filter(|part| !part.is_empty())
+        .collect();
+    if scalar.plain {
+        format!("[{}]", parts.join(", "))
+    } else {
+        format!("[\"{shown}\"]")
+    }
+}
+
 impl<T: Decode> Decode for Vec<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         let Some(items) = node.as_sequence() else {
+            if node.as_scalar().is_some_and(|scalar| scalar.broken) {
+                return None;
+            }
             let item = cx.wrong_type(node, "a list");
             if let Some(scalar) = node.as_scalar() {
-                item.hint(format!("write it as a list: [{}]", scalar.shown()));
+                item.hint(format!("write it as a list: {}", as_list(scalar)));
             } else if node.as_mapping().is_some() {
                 item.hint("begin each item with `- `");
             }
             return None;
         };
-        // Every item is decoded, so that every mistake is reported; one bad item spoils the list.
-        let decoded: Vec<Option<T>> = items.iter().map(|item| T::decode(item, cx)).collect();
-        decoded.into_iter().collect()
+        // Every item is decoded, so that every mistake is reported.
+        Some(
+            items
+                .iter()
+                .filter_map(|item| T::decode(item, cx))
+                .collect(),
+        )
     }
 
     fn dump(&self) -> Json {
@@ -320,6 +439,10 @@ impl<T: Decode> Decode for Vec<T> {
 
     fn describe() -> TypeDoc {
         let item = T::describe();
-        TypeDoc { word: format!("list of {}", item.word), range: item.range.clone(), shape: Shape::List(item.into()) }
+        TypeDoc {
+            word: format!("list of {}s", item.word),
+            range: item.range.clone(),
+            shape: Shape::List(item.into()),
+        }
     }
 }

@@ -49,13 +49,16 @@ macro_rules! config_struct {
 
             impl $crate::schema::Decode for $name {
                 fn decode(node: &$crate::schema::Node, cx: &mut $crate::schema::Cx) -> Option<Self> {
+                    let errors = cx.diagnostics.errors_total();
                     let fields = $crate::schema::Fields::begin(node, SPECS, SHORTHAND, cx)?;
                     $(let $field = fields.take::<$ty>(&SPECS[Index::$field as usize], cx);)*
                     let value = Self { $($field: $field?),* };
-                    $(
-                        let check: fn(&Self, &$crate::schema::Node, &mut $crate::schema::Cx) = $check;
-                        check(&value, node, cx);
-                    )?
+                    if cx.diagnostics.errors_total() == errors {
+                        $(
+                            let check: fn(&Self, &$crate::schema::Node, &mut $crate::schema::Cx) = $check;
+                            check(&value, node, cx);
+                        )?
+                    }
                     Some(value)
                 }
 

@@ -38,20 +38,23 @@
 //! assert!(ringway::schema::decode_str::<Config>("{wiat: 5s}").unwrap_err().contains("did you mean `wait`?"));
 //! ```
 //!
-//! The registry then passes `PolicyKind::of::<x::Config>("x", "summary")` in its table; `Policy::config_as::<x::Config>`
-//! gives the settings back. Located values: use `Spanned<T>` as the type of a field whose place later checks need.
-//! Other types: [`types`]. A shorthand (`#[shorthand(key)]`) and a check over several keys (`#[check(function)]`) are
-//! explained at [`config_struct!`](crate::config_struct).
+//! The registry then passes `PolicyKind::of::<x::Config>("x", "summary")` in its table;
+//! `Policy::config_as::<x::Config>` gives the settings back. Located values: use `Spanned<T>` as the type of a
+//! field whose place later checks need. Other types: [`types`]. A shorthand (`#[shorthand(key)]`) and a check
+//! over several keys (`#[check(function)]`) are explained at [`config_struct!`](crate::config_struct).
 
 pub mod codes;
 mod decode;
 mod diagnostics;
 mod doc;
 mod env;
+mod hint;
+mod json;
 pub mod json_schema;
 mod macros;
 mod node;
 mod parse;
+mod places;
 mod policy;
 pub mod reference;
 mod span;
@@ -63,7 +66,7 @@ pub use diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
 pub use doc::{FieldDoc, FieldSpec, Shape, StructDoc, TypeDoc, WordDoc, prose};
 pub use env::{Env, FixedEnv, ProcessEnv};
 pub use node::{Entry, Node, Scalar, Value};
-pub use parse::{DEPTH_MAX, NODES_MAX, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse};
+pub use parse::{DEPTH_MAX, NODES_MAX, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse, parse_json};
 pub use policy::{NOT_BUILT, Policy, PolicyConfig, PolicyKind};
 pub use span::{Source, Span, Spanned};
 
@@ -81,20 +84,37 @@ pub fn describe_struct(
     fields: Vec<FieldDoc>,
 ) -> TypeDoc {
     let id = id.strip_prefix("ringway::").unwrap_or(id).to_owned();
-    let shape = Shape::Struct(StructDoc { id, doc, shorthand, fields });
-    TypeDoc { word: "mapping".to_owned(), range: String::new(), shape }
+    let shape = Shape::Struct(StructDoc {
+        id,
+        doc,
+        shorthand,
+        fields,
+    });
+    TypeDoc {
+        word: "mapping".to_owned(),
+        range: String::new(),
+        shape,
+    }
 }
 
 /// For [`config_struct!`](crate::config_struct).
 #[doc(hidden)]
 pub fn describe_field<T: Decode>(spec: &'static FieldSpec) -> FieldDoc {
-    FieldDoc { spec, required: spec.default.is_none() && T::absent().is_none(), ty: T::describe() }
+    FieldDoc {
+        spec,
+        required: spec.default.is_none() && T::absent().is_none(),
+        ty: T::describe(),
+    }
 }
 
 /// For [`config_enum!`](crate::config_enum).
 #[doc(hidden)]
 pub fn describe_words(words: &'static [WordDoc]) -> TypeDoc {
-    TypeDoc { word: "word".to_owned(), range: String::new(), shape: Shape::Words(words) }
+    TypeDoc {
+        word: "word".to_owned(),
+        range: String::new(),
+        shape: Shape::Words(words),
+    }
 }
 
 /// For [`config_enum!`](crate::config_enum): the index of the word at `node`.
@@ -103,7 +123,9 @@ pub fn decode_word(words: &'static [WordDoc], node: &Node, cx: &mut Cx) -> Optio
     let all = words.iter().map(|doc| doc.word).collect::<Vec<_>>();
     let scalar = cx.scalar(node, &format!("one of {}", all.join(", ")))?;
     let text = scalar.text.as_str();
-    let found = words.iter().position(|doc| doc.word == text || doc.aliases.contains(&text));
+    let found = words
+        .iter()
+        .position(|doc| doc.word == text || doc.aliases.contains(&text));
     if found.is_none() {
         let message = format!("`{}` is not one of {}", scalar.shown(), all.join(", "));
         let item = cx.report(codes::UNKNOWN_WORD, node.span, message);

@@ -1,14 +1,27 @@
 //! No input makes the loader panic, and what it reports stays bounded.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use ringway::config::load_str;
-use ringway::schema::{DIAGNOSTICS_MAX, FixedEnv};
+use ringway::schema::{
+    DIAGNOSTICS_MAX, Diagnostics, FixedEnv, Source, json_schema::node_json, parse, parse_json,
+};
+use serde_json::Value;
 
 use crate::support::{POLICIES, read};
 
 fn corpus() -> Vec<String> {
-    let names = ["config_language/full.yaml", "broken/many.yaml", "broken/template.yaml", "broken/unclosed.yaml"];
-    names.iter().map(|name| read(&format!("tests/{name}"))).collect()
+    let names = [
+        "config_language/full.yaml",
+        "broken/many.yaml",
+        "broken/template.yaml",
+        "broken/unclosed.yaml",
+    ];
+    names
+        .iter()
+        .map(|name| read(&format!("tests/{name}")))
+        .collect()
 }
 
 fn try_load(text: &str) {
@@ -18,15 +31,76 @@ fn try_load(text: &str) {
             assert!(diagnostics.has_errors());
             assert!(diagnostics.sorted().len() <= 2 * DIAGNOSTICS_MAX);
             for item in diagnostics.sorted() {
-                assert!(item.span.end as usize <= text.len() && item.span.start <= item.span.end, "{item:?}");
+                assert!(
+                    item.span.end as usize <= text.len() && item.span.start <= item.span.end,
+                    "{item:?}"
+                );
             }
             let _ = (diagnostics.render(), diagnostics.to_json());
         }
     }
 }
 
+fn any_json() -> impl Strategy<Value = Value> {
+    let text = || "[^$]{0,6}";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<u32>().prop_map(Value::from),
+        text().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(text(), inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Every character above ASCII as `\u` escapes, as many writers of JSON do.
+fn escaped(json: &str) -> String {
+    let mut units = [0; 2];
+    let mut one = |c: char| match c.is_ascii() {
+        true => c.to_string(),
+        false => c
+            .encode_utf16(&mut units)
+            .iter()
+            .map(|unit| format!("\\u{unit:04x}"))
+            .collect(),
+    };
+    json.chars().map(&mut one).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// The tree of a JSON text is that JSON.
+    #[test]
+    fn json_is_read_as_it_is(value in any_json()) {
+        let pretty = serde_json::to_string_pretty(&value).unwrap_or_default();
+        for text in [value.to_string(), escaped(&pretty), pretty.clone()] {
+            let mut diagnostics = Diagnostics::new(Arc::new(Source::new("a.json", text)));
+            let node = parse_json(&FixedEnv::default(), &mut diagnostics);
+            let node = node.unwrap_or_else(|| panic!("{}", diagnostics.render()));
+            prop_assert_eq!(node_json(&node), value.clone());
+        }
+    }
+
+    /// Places of YAML are true: what stands at a scalar's place is the scalar.
+    #[test]
+    fn places_are_true(words in prop::collection::vec("[a-zé漢😀]{1,6}", 1..20)) {
+        let text: String = words.iter().map(|word| format!("- {{ {word} : [ \"{word}\" , {word} ] }} # {word}\n")).collect();
+        let mut diagnostics = Diagnostics::new(Arc::new(Source::new("a.yaml", text)));
+        let node = parse(&FixedEnv::default(), &mut diagnostics).expect("YAML");
+        let source = diagnostics.source();
+        for (line, (item, word)) in node.as_sequence().expect("list").iter().zip(&words).enumerate() {
+            let entry = &item.as_mapping().expect("mapping")[0];
+            prop_assert_eq!(source.slice(entry.key_span), word);
+            prop_assert_eq!((entry.key_span.line, entry.key_span.column), (line as u32 + 1, 5));
+            let both = entry.value.as_sequence().expect("list");
+            prop_assert_eq!(source.slice(both[0].span), format!("\"{word}\""));
+            prop_assert_eq!(source.slice(both[1].span), word);
+        }
+    }
 
     #[test]
     fn any_text_is_survived(text in "[a-c:\\-\\[\\]{}&*!|>'\"%@` \n\t$#,?~é\u{feff}\\\\0-9.<]{0,120}") {

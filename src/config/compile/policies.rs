@@ -40,7 +40,7 @@ impl Chains {
             let ordinal = ordinals.entry(policy.name).or_default();
             let id = slot_id(scope, policy.name, None, *ordinal);
             *ordinal += 1;
-            match policy::compile(policy, &self.env) {
+            match policy::Policy::compile(policy, &self.env) {
                 Ok(compiled) => slots.push(Slot::new(&id, compiled, self.previous.get(&id).map(|slot| &**slot))),
                 Err(what) => drop(diagnostics.report(codes::BAD_VALUE, policy.span, what)),
             }

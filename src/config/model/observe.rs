@@ -1,7 +1,7 @@
 //! `logging` and `metrics`.
 
-use crate::schema::TypeDoc;
 use crate::schema::types::{Fault, PathPattern, ScalarType};
+use crate::schema::{Spanned, TypeDoc};
 use crate::{config_enum, config_scalar, config_struct};
 
 config_struct! {
@@ -85,11 +85,17 @@ impl ScalarType for LogTarget {
         match text {
             "stdout" | "-" => Ok(LogTarget::Stdout),
             "stderr" => Ok(LogTarget::Stderr),
-            path if path.contains('/') && !path.contains('\0') => Ok(LogTarget::File(path.to_owned())),
-            word => Err(match crate::schema::suggest::nearest(word, ["stdout", "stderr"]) {
-                Some(near) => Fault::hint(format!("did you mean `{near}`?")),
-                None => Fault::hint(format!("write `stdout`, `stderr` or a path such as ./{word}")),
-            }),
+            path if path.contains('/') && !path.contains('\0') => {
+                Ok(LogTarget::File(path.to_owned()))
+            }
+            word => Err(
+                match crate::schema::suggest::nearest(word, ["stdout", "stderr"]) {
+                    Some(near) => Fault::hint(format!("did you mean `{near}`?")),
+                    None => Fault::hint(format!(
+                        "write `stdout`, `stderr` or a path such as ./{word}"
+                    )),
+                },
+            ),
         }
     }
 
@@ -114,7 +120,7 @@ config_struct! {
         /// Whether the admin listener shows metrics.
         enabled: bool = "true",
         /// Under which path (R260).
-        endpoint: PathPattern = "/metrics",
+        endpoint: Spanned<PathPattern> = "/metrics",
         /// Whether metrics also appear under the names of older gateways (C36).
         compat_names: bool = "false",
     }

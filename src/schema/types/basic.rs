@@ -62,7 +62,9 @@ fn decode_integer(node: &Node, min: u64, max: u64, cx: &mut Cx) -> Option<u64> {
     let text = cx.bare(node, "a whole number")?;
     let digits = text.strip_prefix('+').unwrap_or(text);
     let digits_only = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let negative = digits.strip_prefix('-').is_some_and(|rest| rest.parse::<u64>().is_ok());
+    let negative = digits
+        .strip_prefix('-')
+        .is_some_and(|rest| rest.parse::<u64>().is_ok());
     if !digits_only && !negative {
         let item = cx.bad_value(node, "a whole number");
         if digits.contains(['_', ',', '\'']) {
@@ -74,8 +76,15 @@ fn decode_integer(node: &Node, min: u64, max: u64, cx: &mut Cx) -> Option<u64> {
         Ok(value) if (min..=max).contains(&value) => Some(value),
         _ => {
             let range = range_words(min, max);
-            let shown = node.as_scalar().map(|scalar| scalar.shown()).unwrap_or_default();
-            cx.report(codes::OUT_OF_RANGE, node.span, format!("`{shown}` is out of range: allowed is {range}"));
+            let shown = node
+                .as_scalar()
+                .map(|scalar| scalar.shown())
+                .unwrap_or_default();
+            cx.report(
+                codes::OUT_OF_RANGE,
+                node.span,
+                format!("`{shown}` is out of range: allowed is {range}"),
+            );
             None
         }
     }
@@ -89,7 +98,11 @@ fn range_words(min: u64, max: u64) -> String {
 }
 
 fn integer_doc(min: u64, max: u64) -> TypeDoc {
-    TypeDoc { word: "whole number".to_owned(), range: range_words(min, max), shape: Shape::Integer { min, max } }
+    TypeDoc {
+        word: "whole number".to_owned(),
+        range: range_words(min, max),
+        shape: Shape::Integer { min, max },
+    }
 }
 
 impl Decode for bool {
@@ -117,7 +130,11 @@ impl Decode for bool {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc { word: "true or false".to_owned(), range: String::new(), shape: Shape::Bool }
+        TypeDoc {
+            word: "true or false".to_owned(),
+            range: String::new(),
+            shape: Shape::Bool,
+        }
     }
 }
 
@@ -139,7 +156,11 @@ impl Decode for f64 {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc { word: "number".to_owned(), range: String::new(), shape: Shape::Number }
+        TypeDoc {
+            word: "number".to_owned(),
+            range: String::new(),
+            shape: Shape::Number,
+        }
     }
 }
 
@@ -173,7 +194,11 @@ impl Decode for Raw {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc { word: "anything".to_owned(), range: String::new(), shape: Shape::Any(Vec::new()) }
+        TypeDoc {
+            word: "anything".to_owned(),
+            range: String::new(),
+            shape: Shape::Any(Vec::new()),
+        }
     }
 }
 
@@ -204,6 +229,9 @@ impl<K, V> Map<K, V> {
 impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         let Some(entries) = node.as_mapping() else {
+            if node.as_scalar().is_some_and(|scalar| scalar.broken) {
+                return None;
+            }
             cx.wrong_type(node, "a mapping, as `name: value`");
             return None;
         };
@@ -213,23 +241,24 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
             return None;
         }
         let mut out: Vec<(Spanned<K>, V)> = Vec::with_capacity(entries.len());
-        let mut whole = true;
         for entry in entries {
             let key = K::decode(&Node::text(entry.key.as_str(), entry.key_span), cx);
             let value = V::decode(&entry.value, cx);
             let (Some(key), Some(value)) = (key, value) else {
-                whole = false;
                 continue;
             };
             // Names that differ in the file may be equal once read: header names ignore case.
             if out.iter().any(|(known, _)| known.value == key) {
-                cx.report(codes::DUPLICATE_KEY, entry.key_span, format!("`{}` stands here twice", entry.key));
-                whole = false;
+                cx.report(
+                    codes::DUPLICATE_KEY,
+                    entry.key_span,
+                    format!("`{}` stands here twice", entry.key),
+                );
                 continue;
             }
             out.push((Spanned::new(key, entry.key_span), value));
         }
-        whole.then_some(Map(out))
+        Some(Map(out))
     }
 
     fn dump(&self) -> Json {
@@ -246,6 +275,10 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
     fn describe() -> TypeDoc {
         let (key, value) = (K::describe(), V::describe());
         let word = format!("mapping of {} to {}", key.word, value.word);
-        TypeDoc { word, range: value.range.clone(), shape: Shape::Map(Box::new(value)) }
+        TypeDoc {
+            word,
+            range: value.range.clone(),
+            shape: Shape::Map(Box::new(value)),
+        }
     }
 }
