@@ -5,9 +5,12 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod config;
 pub mod error;
 pub mod http;
 pub mod limits;
 pub mod policy;
+pub mod schema;
 pub mod sys;
 pub mod time;
+pub mod upstream;

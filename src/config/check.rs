@@ -1,0 +1,418 @@
+//! What no single value can say: names that refer, names that clash, risks.
+
+use std::collections::{HashMap, HashSet};
+
+use super::model::{Answer, Config, DefaultRoute, Listener, Route, RouteOrder, Service};
+use crate::schema::types::{Name, Scheme, ServiceUrl};
+use crate::schema::{Cx, Decode, Span, Spanned, codes};
+
+/// Paths of the admin listener that metrics may not take.
+const ADMIN_PATHS: &[&str] = &[
+    "/health",
+    "/ready",
+    "/config",
+    "/config/reload",
+    "/services",
+];
+
+/// Reports everything that is wrong or risky between the parts of `config`.
+pub(super) fn check(config: &Config, cx: &mut Cx) {
+    check_admin(config, cx);
+    check_listeners(config, cx);
+    let mut services = Services::gather(&config.services, cx);
+    for service in &config.services {
+        check_service(service, cx);
+    }
+    let names = config.routes.iter().filter_map(|route| route.name.as_ref());
+    unique(names, "route", cx);
+    for route in &config.routes {
+        check_route(route, &mut services, cx);
+    }
+    warn_unreachable(config, cx);
+    if let Some(route) = &config.default_route {
+        check_default_route(route, &mut services, cx);
+    }
+    warn_unused(config, &services, cx);
+}
+
+/// Gives a name to every route that has none: its path, with `#2` and so on where that is taken.
+pub(super) fn name_routes(config: &mut Config) {
+    let mut taken: HashSet<String> = config
+        .routes
+        .iter()
+        .filter_map(|route| route.name.as_ref())
+        .map(|name| name.as_str().to_owned())
+        .collect();
+    let mut next: HashMap<String, usize> = HashMap::new();
+    for route in &mut config.routes {
+        if route.name.is_some() {
+            continue;
+        }
+        let base = Name::from_text(route.path_text().map_or("route", |(text, _)| text));
+        let count = next.entry(base.as_str().to_owned()).or_insert(1);
+        let mut name = base.as_str().to_owned();
+        while !taken.insert(name.clone()) {
+            *count += 1;
+            name = format!("{}#{count}", base.as_str());
+        }
+        route.value.name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+    }
+}
+
+fn check_admin(config: &Config, cx: &mut Cx) {
+    let admin = &config.admin;
+    if admin.enabled && !admin.listen.0.ip().is_loopback() {
+        let message = format!(
+            "the admin listener on {} can be reached from other machines",
+            admin.listen.0
+        );
+        cx.report(codes::ADMIN_EXPOSED, admin.listen.span, message)
+            .hint("it asks for no password; listen on 127.0.0.1, or keep strangers away by a firewall");
+    }
+    let endpoint = config.metrics.endpoint.as_str();
+    if ADMIN_PATHS.contains(&endpoint) {
+        let message = format!("`{endpoint}` is taken by the admin listener itself");
+        cx.report(codes::DUPLICATE_ADDRESS, Span::NOWHERE, message)
+            .hint("choose another `metrics.endpoint`");
+    }
+}
+
+fn check_listeners(config: &Config, cx: &mut Cx) {
+    if config.listeners.is_empty() {
+        cx.report(
+            codes::MISSING_KEY,
+            Span::NOWHERE,
+            "there is no listener, so that no client can connect",
+        )
+        .hint("add `listeners: [\":8080\"]`");
+    }
+    unique(
+        config
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.name.as_ref()),
+        "listener",
+        cx,
+    );
+    let mut seen = HashMap::new();
+    if config.admin.enabled {
+        seen.insert(
+            config.admin.listen.0,
+            "the admin listener has this address".to_owned(),
+        );
+    }
+    for listener in &config.listeners {
+        let address = listener.address.0;
+        // Port 0 is a free port each time.
+        if address.port() != 0 {
+            let place = format!("it stands first in line {}", listener.address.span.line);
+            if let Some(first) = seen.insert(address, place) {
+                let message = format!("the address {address} is used twice");
+                cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message)
+                    .hint(first);
+            }
+        }
+        check_trust(listener, cx);
+    }
+}
+
+fn check_trust(listener: &Listener, cx: &mut Cx) {
+    for range in listener
+        .trusted_proxies
+        .iter()
+        .filter(|range| range.is_everyone())
+    {
+        cx.report(codes::TRUSTS_EVERYONE, range.span, "everyone is trusted to name the client's address")
+            .hint("anyone can then forge X-Forwarded-For and slip past address lists and limits; name your proxies");
+    }
+}
+
+fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
+    let name = service.name.as_str();
+    if service.endpoints.is_empty() {
+        let message =
+            format!("the service `{name}` has no endpoints, so its requests are answered 503");
+        cx.report(codes::NO_ENDPOINTS, service.name.span, message)
+            .hint("add `endpoints: [\"host:port\"]`");
+    }
+    let mut seen = HashSet::new();
+    for endpoint in &service.endpoints {
+        let address = &endpoint.address;
+        if !seen.insert(&address.value) {
+            let message = format!("the service `{name}` has this endpoint twice");
+            cx.report(codes::BAD_ENDPOINT, address.span, message)
+                .hint("give it a `weight` for a larger share");
+        }
+        let ip = address.socket_addr().map(|socket| socket.ip());
+        if ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
+            let message = format!(
+                "`{}` is an address to listen on, not one to connect to",
+                address.host
+            );
+            cx.report(codes::BAD_ENDPOINT, address.span, message)
+                .hint("write 127.0.0.1 for this machine");
+        }
+    }
+}
+
+/// The services by name, and which of them are used.
+struct Services<'c> {
+    known: Vec<&'c str>,
+    index: HashMap<&'c str, bool>,
+}
+
+impl<'c> Services<'c> {
+    fn gather(services: &'c [Spanned<Service>], cx: &mut Cx) -> Services<'c> {
+        unique(services.iter().map(|service| &service.name), "service", cx);
+        let known: Vec<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
+        let index = known.iter().map(|name| (*name, false)).collect();
+        Services { known, index }
+    }
+
+    fn refer(&mut self, name: &Spanned<Name>, cx: &mut Cx) {
+        if let Some(used) = self.index.get_mut(name.as_str()) {
+            *used = true;
+            return;
+        }
+        let full = cx.diagnostics.is_full();
+        let item = cx.report(
+            codes::UNKNOWN_SERVICE,
+            name.span,
+            format!("there is no service `{}`", name.as_str()),
+        );
+        if !full {
+            item.suggest(name.as_str(), self.known.iter().copied());
+        }
+    }
+
+    fn is_used(&self, name: &str) -> bool {
+        self.index.get(name).copied().unwrap_or(false)
+    }
+}
+
+fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
+    let place = route
+        .path_text()
+        .map_or(route.span, |(_, span)| span)
+        .or(route.span);
+    match route.path_forms() {
+        1 => {}
+        0 => {
+            cx.report(codes::ROUTE_PATH, place, "the route has no path")
+                .hint(
+                    "add one of `path`, `prefix`, `exact`, `regex`; `path: /*` takes every request",
+                );
+        }
+        _ => {
+            cx.report(
+                codes::ROUTE_PATH,
+                place,
+                "the route has more than one of `path`, `prefix`, `exact`, `regex`",
+            )
+            .hint("keep one of them, or write several routes");
+        }
+    }
+    check_answers(&route.answers(), place, services, cx);
+    check_path_changes(route, place, cx);
+    let answered_here = matches!(
+        route.answer(),
+        Some(Answer::Redirect(_) | Answer::Respond(_))
+    );
+    if answered_here && (route.strip_prefix || route.rewrite.is_some()) {
+        cx.report(
+            codes::NO_EFFECT,
+            place,
+            "the path of a request that is not passed on is changed in vain",
+        )
+        .hint("take `strip_prefix` or `rewrite` out");
+    }
+}
+
+fn check_path_changes(route: &Route, place: Span, cx: &mut Cx) {
+    if route.strip_prefix
+        && let Some(rewrite) = &route.rewrite
+    {
+        cx.report(
+            codes::CONTRADICTION,
+            rewrite.span,
+            "`strip_prefix` and `rewrite` both change the path",
+        )
+        .hint("keep one of them; `rewrite: {prefix: /}` strips and replaces");
+    }
+    let has_prefix = route.prefix.is_some()
+        || route
+            .path
+            .as_ref()
+            .is_some_and(|path| path.as_str().ends_with("/*"));
+    if route.strip_prefix && route.path_forms() == 1 && !has_prefix {
+        cx.report(
+            codes::CONTRADICTION,
+            place,
+            "`strip_prefix` needs a path that ends in `/*`, or a `prefix`",
+        )
+        .hint("use `rewrite` for other paths");
+    }
+    if route.raw_prefix && route.path_forms() == 1 && !has_prefix {
+        cx.report(
+            codes::NO_EFFECT,
+            place,
+            "`raw_prefix` has no effect on a path that is no prefix",
+        );
+    }
+}
+
+fn check_default_route(route: &Spanned<DefaultRoute>, services: &mut Services, cx: &mut Cx) {
+    check_answers(&route.answers(), route.span, services, cx);
+}
+
+fn check_answers(answers: &[Answer], place: Span, services: &mut Services, cx: &mut Cx) {
+    match answers.len() {
+        1 => {}
+        0 => {
+            cx.report(codes::ROUTE_ANSWER, place, "nothing answers this route")
+                .hint("add one of `service`, `services`, `redirect`, `respond`, `service_url`");
+        }
+        _ => {
+            cx.report(
+                codes::ROUTE_ANSWER,
+                place,
+                "the route has more than one answer",
+            )
+            .hint("keep one of `service`, `services`, `redirect`, `respond`");
+        }
+    }
+    for answer in answers {
+        match answer {
+            Answer::Service { name, url } => {
+                if let Some(name) = name {
+                    services.refer(name, cx);
+                }
+                check_url(*url, cx);
+            }
+            Answer::Split(parts) => {
+                for part in *parts {
+                    services.refer(&part.name, cx);
+                }
+                if parts.iter().all(|part| part.weight.get() == 0) {
+                    let span = parts.first().map_or(place, |part| part.span);
+                    cx.report(
+                        codes::ZERO_WEIGHTS,
+                        span,
+                        "all weights are 0, so that no service gets a request",
+                    );
+                }
+            }
+            Answer::Redirect(_) | Answer::Respond(_) => {}
+        }
+    }
+}
+
+fn check_url(url: Option<&Spanned<ServiceUrl>>, cx: &mut Cx) {
+    if let Some(url) = url.filter(|url| url.scheme == Scheme::Https) {
+        cx.report(
+            codes::NOT_BUILT,
+            url.span,
+            "TLS towards services is not in this build yet",
+        );
+    }
+}
+
+/// Finds routes with the same conditions as an earlier one, and in strict order those after one that takes all.
+///
+/// Routes that overlap in other ways are found by the router, which knows how paths relate.
+fn warn_unreachable(config: &Config, cx: &mut Cx) {
+    let mut seen: HashMap<String, Span> = HashMap::new();
+    let mut takes_all: Option<Span> = None;
+    let strict = config.order == RouteOrder::Strict;
+    for route in &config.routes {
+        let Some((path, span)) = route.path_text() else {
+            continue;
+        };
+        let conditions = conditions(route, strict);
+        if let Some(first) = takes_all {
+            unreachable(
+                span,
+                first,
+                "takes every request, and `order: strict` asks it first",
+                cx,
+            );
+        } else if let Some(first) = seen.get(&conditions) {
+            unreachable(span, *first, "takes the same requests", cx);
+        }
+        seen.entry(conditions).or_insert(span);
+        let everywhere = route.regex.is_none()
+            && matches!((path, route.prefix.is_some()), ("/*", _) | ("/", true));
+        if strict && everywhere && takes_all.is_none() && is_unconditional(route) {
+            takes_all = Some(span);
+        }
+    }
+}
+
+fn unreachable(span: Span, first: Span, why: &str, cx: &mut Cx) {
+    let message = format!(
+        "no request reaches this route: the one in line {} {why}",
+        first.line
+    );
+    cx.report(codes::UNREACHABLE, span, message)
+        .hint("take one of them out, or set their conditions apart");
+}
+
+/// All conditions of a route as one text; equal texts match the same requests. In strict order priority is none.
+fn conditions(route: &Route, strict: bool) -> String {
+    let priority = if strict { 0 } else { route.priority.get() };
+    let paths = [
+        route.path.dump(),
+        route.prefix.dump(),
+        route.exact.dump(),
+        route.regex.dump(),
+    ];
+    let others = [
+        route.raw_prefix.dump(),
+        route.hosts.dump(),
+        route.methods.dump(),
+        route.headers.dump(),
+        route.query.dump(),
+        route.cookies.dump(),
+        route.client_addresses.dump(),
+    ];
+    format!("{priority} {paths:?} {others:?}")
+}
+
+fn is_unconditional(route: &Route) -> bool {
+    route.hosts.is_empty()
+        && route.methods.is_empty()
+        && route.headers.is_empty()
+        && route.query.is_empty()
+        && route.cookies.is_empty()
+        && route.client_addresses.is_empty()
+}
+
+fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
+    for service in &config.services {
+        let name = &service.name;
+        if !services.is_used(name.as_str()) {
+            cx.report(
+                codes::NO_EFFECT,
+                name.span,
+                format!("no route uses the service `{}`", name.as_str()),
+            );
+        }
+    }
+}
+
+fn unique<'c>(names: impl Iterator<Item = &'c Spanned<Name>>, what: &str, cx: &mut Cx) {
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    for name in names {
+        if let Some(first) = seen.get(name.as_str()) {
+            let message = format!("there are two {what}s called `{}`", name.as_str());
+            let hint = format!("the first stands in line {}", first.line);
+            cx.report(codes::DUPLICATE_NAME, name.span, message)
+                .hint(hint);
+        } else {
+            seen.insert(name.as_str(), name.span);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `listeners`.
+
+use crate::schema::types::{ByteSize, Cidr, Duration, Int, ListenAddress, Name};
+use crate::schema::{Cx, Node, Spanned, codes};
+use crate::{config_enum, config_struct};
+
+config_struct! {
+    /// A place where clients connect.
+    #[shorthand(address)]
+    pub struct Listener {
+        /// Its name in logs and metrics; its address when left out.
+        name: Option<Spanned<Name>>,
+        /// Address and port (R44).
+        address: Spanned<ListenAddress>,
+        /// Proxies whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` are believed; nobody's are by default
+        /// (C15, C18).
+        trusted_proxies: Vec<Spanned<Cidr>> = "[]",
+        /// Whether `Forwarded` (RFC 7239) is sent upstream beside `X-Forwarded-*`.
+        forwarded: bool = "false",
+        /// Whether `Via` (RFC 9110) is added in both directions (C42).
+        via: bool = "false",
+        /// What is done with paths that hold `//`, dot segments or escaped slashes.
+        path_policy: PathPolicy = "strict",
+        /// Bounds on what one client may use.
+        limits: Limits = "{}",
+    }
+}
+
+config_enum! {
+    /// What is done with paths that a backend may read differently.
+    pub enum PathPolicy {
+        /// Refuse them with 400.
+        Strict = "strict",
+        /// Resolve dot segments and merge slashes, then route and send the result.
+        Merge = "merge",
+        /// Route and send them as they are.
+        Preserve = "preserve",
+    }
+}
+
+config_struct! {
+    /// Bounds on what one client may use.
+    #[check(check_limits)]
+    pub struct Limits {
+        /// For a whole request head, from its first byte.
+        header_timeout: Duration = "10s",
+        /// For a kept-alive connection without a request.
+        idle_timeout: Duration = "75s",
+        /// Between two parts of a request body.
+        body_timeout: Duration = "30s",
+        /// Between two parts of a response that the client takes.
+        write_timeout: Duration = "30s",
+        /// For a request head; more is answered 431.
+        header_bytes_max: ByteSize = "32KiB",
+        /// For one header field; more is answered 431.
+        field_bytes_max: ByteSize = "16KiB",
+        /// For the request target; more is answered 414.
+        target_bytes_max: ByteSize = "8KiB",
+        /// For the number of header fields, trailers counted; more is answered 431.
+        fields_max: Int<1, 1000> = "100",
+        /// For a request body; more is answered 413. Routes may set their own.
+        body_bytes_max: ByteSize = "10MiB",
+        /// Requests on one connection before it is closed.
+        requests_max: Int<1, 1_000_000_000> = "10000",
+        /// Age of a connection after which it is closed with its next response.
+        age_max: Duration = "1h",
+        /// Connections of this listener at once; from the descriptor limit of the process when left out.
+        connections_max: Option<Int<1, 10_000_000>>,
+    }
+}
+
+/// Smallest `header_bytes_max`, so that an ordinary browser's request fits.
+const HEADER_BYTES_MIN: u64 = 1024;
+/// Largest `header_bytes_max`: heads are held in memory whole.
+const HEADER_BYTES_MAX: u64 = 1024 * 1024;
+
+fn check_limits(limits: &Limits, node: &Node, cx: &mut Cx) {
+    let total = limits.header_bytes_max.get();
+    let span_of = |key: &str| node.get(key).map_or(node.span, |value| value.span);
+    if !(HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&total) {
+        let message = "`header_bytes_max` is out of range: allowed is 1KiB to 1MiB";
+        cx.report(codes::OUT_OF_RANGE, span_of("header_bytes_max"), message);
+    }
+    for (key, part) in [
+        ("field_bytes_max", limits.field_bytes_max),
+        ("target_bytes_max", limits.target_bytes_max),
+    ] {
+        if part.get() > total {
+            // Whichever key is written is the one to change.
+            let at = if node.get(key).is_some() {
+                key
+            } else {
+                "header_bytes_max"
+            };
+            cx.report(
+                codes::CONTRADICTION,
+                span_of(at),
+                format!("`{key}` is larger than `header_bytes_max`"),
+            )
+            .hint(format!(
+                "a head holds its fields and its target; raise `header_bytes_max` or lower `{key}`"
+            ));
+        }
+    }
+}
+
+impl Listener {
+    /// Its name, or its address when it has none.
+    pub fn name(&self) -> String {
+        match &self.name {
+            Some(name) => name.as_str().to_owned(),
+            None => self.address.0.to_string(),
+        }
+    }
+}

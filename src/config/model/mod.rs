@@ -1,0 +1,47 @@
+//! The native schema. One declaration per mapping gives type, decoder, defaults, JSON Schema and reference page.
+
+mod listener;
+mod observe;
+mod route;
+mod server;
+mod service;
+
+pub use listener::{Limits, Listener, PathPolicy};
+pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
+pub use route::{
+    Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch,
+    WeightedService,
+};
+pub use server::{Admin, Reload, Server, WORKERS_MAX, Workers};
+pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+
+use crate::config_struct;
+use crate::schema::{Policy, Spanned};
+
+config_struct! {
+    /// A whole configuration file. Keys that begin with `x-` are left alone here: a place for YAML anchors.
+    pub struct Config {
+        /// Threads, deadlines and the stop.
+        server: Server = "{}",
+        /// The listener for operators.
+        admin: Admin = "{}",
+        /// Where clients connect. A bare address means `{address: …}`.
+        listeners: Vec<Spanned<Listener>> = "[]",
+        /// What requests are sent to, by name.
+        services: Vec<Spanned<Service>> = "[]",
+        /// Which requests go where.
+        routes: Vec<Spanned<Route>> = "[]",
+        /// How the route is chosen when several match (C31).
+        order: RouteOrder = "specificity",
+        /// What answers requests that no route matches; without it they get 404 (R20, R21, C57).
+        default_route: Option<Spanned<DefaultRoute>>,
+        /// Policies for every route, before the route's own, in this order within their phases (R24, R278).
+        policies: Vec<Policy> = "[]",
+        /// What is written about the process and its requests.
+        logging: Logging = "{}",
+        /// What is counted.
+        metrics: Metrics = "{}",
+        /// How a changed file is taken up.
+        reload: Reload = "{}",
+    }
+}

@@ -1,0 +1,95 @@
+//! `server`, `admin`, `reload`.
+
+use crate::config_struct;
+use crate::schema::types::{Duration, Int, ListenAddress};
+use crate::schema::{Cx, Decode, Json, Node, Shape, Spanned, TypeDoc, codes};
+
+/// Most worker threads.
+pub const WORKERS_MAX: u64 = 1024;
+
+config_struct! {
+    /// Threads, deadlines and the stop.
+    pub struct Server {
+        /// Worker threads: `auto` is one for each core that the process may use (R303).
+        workers: Workers = "auto",
+        /// Whether each worker stays on one core (R309).
+        pin_workers: bool = "true",
+        /// The whole time of a request, from its head to the last byte of the answer, where a route says nothing
+        /// else (R17, C51).
+        timeout: Duration = "30s",
+        /// How long requests in flight may take after a stop is asked for; then connections are closed.
+        drain_timeout: Duration<0> = "30s",
+        /// How long listeners stay open after a stop is asked for, while `/ready` already answers 503.
+        drain_delay: Duration<0> = "0s",
+        /// Entries of each worker's io_uring submission queue; chosen by the gateway when left out.
+        ring_entries: Option<Int<64, 32768>>,
+    }
+}
+
+config_struct! {
+    /// The listener for operators: health, metrics, configuration (C48).
+    pub struct Admin {
+        /// Whether it exists.
+        enabled: bool = "true",
+        /// Where it listens. It asks for no password: keep it on a loopback address.
+        listen: Spanned<ListenAddress> = "127.0.0.1:9901",
+    }
+}
+
+config_struct! {
+    /// How a changed file is taken up. SIGHUP and `POST /config/reload` work always.
+    pub struct Reload {
+        /// Whether the file is watched, and loaded when it changes.
+        watch: bool = "false",
+    }
+}
+
+/// How many worker threads run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each core that the process may use.
+    Auto,
+    /// This many; from 1 to [`WORKERS_MAX`].
+    Count(usize),
+}
+
+type Count = Int<1, WORKERS_MAX>;
+
+impl Decode for Workers {
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let text = cx.bare(node, "`auto` or a number of threads")?;
+        if text == "auto" {
+            return Some(Workers::Auto);
+        }
+        if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+            let shown = node
+                .as_scalar()
+                .map(|scalar| scalar.shown())
+                .unwrap_or_default();
+            cx.report(
+                codes::UNKNOWN_WORD,
+                node.span,
+                format!("`{shown}` is neither `auto` nor a number"),
+            );
+            return None;
+        }
+        Count::decode(node, cx).map(|count| Workers::Count(count.get() as usize))
+    }
+
+    fn dump(&self) -> Json {
+        match self {
+            Workers::Auto => Json::from("auto"),
+            Workers::Count(count) => Json::from(*count),
+        }
+    }
+
+    fn describe() -> TypeDoc {
+        let auto = TypeDoc::text("auto", "", Some("^auto$"));
+        let range = format!("auto, or 1 to {WORKERS_MAX}");
+        TypeDoc {
+            word: "auto or number".to_owned(),
+            range,
+            shape: Shape::Any(vec![auto, Count::describe()]),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `services`.
+
+use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Name, ScalarType};
+use crate::schema::{Cx, Node, Spanned, TypeDoc, codes};
+use crate::{config_enum, config_scalar, config_struct};
+
+config_struct! {
+    /// A group of endpoints that answer the same requests (R96).
+    pub struct Service {
+        /// Its name, by which routes refer to it.
+        name: Spanned<Name>,
+        /// Where it runs. A bare `host:port` means `{address: …}`. Without endpoints its requests get 503 (R106).
+        endpoints: Vec<Spanned<EndpointConfig>> = "[]",
+        /// How an endpoint is chosen. A bare word means `{algorithm: …}`.
+        load_balancer: LoadBalancer = "round_robin",
+        /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
+        /// else is sent as it stands (R22).
+        host: HostMode = "preserve",
+        /// Connections that are kept for later requests (R40).
+        pool: Pool = "{}",
+        /// Deadlines towards endpoints.
+        timeouts: Timeouts = "{}",
+        /// For a response head; more is answered 502.
+        response_header_bytes_max: ByteSize = "32KiB",
+        /// For the number of response header fields; more is answered 502.
+        response_fields_max: Int<1, 1000> = "100",
+    }
+}
+
+config_struct! {
+    /// One instance of a service (R107).
+    #[shorthand(address)]
+    pub struct EndpointConfig {
+        /// Host and port.
+        address: Spanned<Endpoint>,
+        /// Its share, for the algorithms that know weights (R98).
+        weight: Int<1, 65535> = "1",
+    }
+}
+
+config_struct! {
+    /// How an endpoint is chosen.
+    #[check(check_load_balancer)]
+    #[shorthand(algorithm)]
+    pub struct LoadBalancer {
+        /// The algorithm.
+        algorithm: Algorithm = "round_robin",
+        /// What `consistent_hash` hashes; the client's address when left out (R102).
+        key: Option<KeySource>,
+    }
+}
+
+config_enum! {
+    /// How an endpoint is chosen (R97-R103, C27-C29).
+    pub enum Algorithm {
+        /// One after the other.
+        RoundRobin = "round_robin" | "round-robin",
+        /// One after the other, by weight, smoothly.
+        WeightedRoundRobin = "weighted_round_robin" | "weighted-round-robin",
+        /// The one with the fewest requests in flight, by weight.
+        LeastConnections = "least_connections" | "least-connections",
+        /// The less busy of two that are drawn by lot.
+        PowerOfTwo = "power_of_two" | "power-of-two",
+        /// By lot.
+        Random = "random",
+        /// The same client address, the same endpoint.
+        IpHash = "ip_hash" | "ip-hash",
+        /// The same key, the same endpoint; few keys move when endpoints come or go.
+        ConsistentHash = "consistent_hash" | "consistent-hash",
+    }
+}
+
+fn check_load_balancer(balancer: &LoadBalancer, node: &Node, cx: &mut Cx) {
+    let span = node
+        .entry("key")
+        .map_or(node.span, |entry| entry.value.span);
+    match &balancer.key {
+        Some(key) if balancer.algorithm != Algorithm::ConsistentHash => {
+            let message = format!("`{}` has no use for a key", balancer.algorithm.as_str());
+            cx.report(codes::CONTRADICTION, span, message).hint(format!(
+                "use `algorithm: consistent_hash` to balance by {}",
+                key.show()
+            ));
+        }
+        Some(KeySource::Route | KeySource::Global) => {
+            cx.report(
+                codes::BAD_VALUE,
+                span,
+                "this key is the same for all requests of a route",
+            )
+            .hint("use client_ip, path, header:NAME, cookie:NAME or query:NAME");
+        }
+        _ => {}
+    }
+}
+
+config_struct! {
+    /// Connections to endpoints that are kept for later requests.
+    pub struct Pool {
+        /// Idle connections that a worker keeps to all endpoints of the service; 0 keeps none.
+        idle_max: Int<0, 100_000> = "128",
+        /// How long one may stay idle.
+        idle_timeout: Duration = "60s",
+        /// Requests on one connection before it is closed.
+        requests_max: Int<1, 1_000_000_000> = "10000",
+    }
+}
+
+config_struct! {
+    /// Deadlines towards endpoints.
+    pub struct Timeouts {
+        /// For a connection.
+        connect: Duration = "5s",
+        /// From the end of the request to the head of the response.
+        first_byte: Duration = "15s",
+        /// Between two parts of the response.
+        between_bytes: Duration = "60s",
+        /// Between two parts of the request that the endpoint takes.
+        send: Duration = "30s",
+    }
+}
+
+/// The `Host` that endpoints see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostMode {
+    /// The client's.
+    Preserve,
+    /// The endpoint's address.
+    Upstream,
+    /// This one.
+    Literal(String),
+}
+
+impl ScalarType for HostMode {
+    const WANTED: &'static str = "a host";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        match text {
+            "preserve" => return Ok(HostMode::Preserve),
+            "upstream" => return Ok(HostMode::Upstream),
+            _ => {}
+        }
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+        if text.is_empty() || text.len() > 255 || !text.bytes().all(allowed) {
+            return Err(Fault::hint(
+                "write `preserve`, `upstream`, or a host such as api.example.com",
+            ));
+        }
+        // A literal without a dot or port is more often a slip than a host.
+        match crate::schema::suggest::nearest(text, ["preserve", "upstream"]) {
+            Some(near) if !text.contains(['.', ':']) => {
+                Err(Fault::hint(format!("did you mean `{near}`?")))
+            }
+            _ => Ok(HostMode::Literal(text.to_owned())),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            HostMode::Preserve => "preserve".to_owned(),
+            HostMode::Upstream => "upstream".to_owned(),
+            HostMode::Literal(host) => host.clone(),
+        }
+    }
+
+    fn document() -> TypeDoc {
+        TypeDoc::text("host", "preserve, upstream, or a host", None)
+    }
+}
+
+config_scalar!(HostMode);

@@ -1,0 +1,9 @@
+//! The configuration language, from text to checked model.
+
+mod broken;
+mod documents;
+mod loading;
+mod mutation;
+mod support;
+mod template;
+mod typos;
