@@ -1,0 +1,3 @@
+//! Services and their endpoints.
+
+pub mod balance;
