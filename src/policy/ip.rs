@@ -11,20 +11,24 @@
 use std::net::IpAddr;
 
 use super::{Compile, CompileEnv, Flow, Hooks, WorkerSeed};
+use crate::config_struct;
 use crate::error::Reason;
 use crate::http::exchange::Exchange;
+use crate::schema::types::Cidr;
 use crate::time::Now;
 
 /// Most prefixes in both lists together.
 pub const PREFIXES_MAX: usize = 65_536;
 
-/// What people write.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// Addresses or networks (CIDR) that may pass; when there are any, all others are denied.
-    pub allow: Vec<String>,
-    /// Addresses or networks (CIDR) that are denied.
-    pub deny: Vec<String>,
+config_struct! {
+    /// Allows or denies clients by their address (R71).
+    #[shorthand(allow)]
+    pub struct Config {
+        /// Addresses or networks that may pass; when there are any, all others are denied.
+        allow: Vec<Cidr> = "[]",
+        /// Addresses or networks that are denied.
+        deny: Vec<Cidr> = "[]",
+    }
 }
 
 /// The compiled lists.
@@ -45,9 +49,7 @@ impl Compile for Ip {
         }
         let mut prefixes = Vec::new();
         for (list, pass) in [(&config.allow, true), (&config.deny, false)] {
-            for text in list {
-                prefixes.push((Prefix::parse(text)?, pass));
-            }
+            prefixes.extend(list.iter().map(|cidr| (Prefix::of(cidr), pass)));
         }
         let (allowed, denied) = (config.allow.len(), config.deny.len());
         Ok(Self { ranges: flatten(prefixes, config.allow.is_empty()), allowed, denied })
@@ -89,23 +91,9 @@ struct Prefix {
 }
 
 impl Prefix {
-    fn parse(text: &str) -> Result<Self, String> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is no address or network"))?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => width,
-            Some(bits) => bits.parse().ok().filter(|b| *b <= width).ok_or(format!("`{text}`: 0 to {width} bits"))?,
-        };
-        let bits = bits + (128 - width);
-        let first = number(address);
-        if first & host_mask(bits) != 0 {
-            return Err(format!("`{text}` has bits behind its prefix"));
-        }
-        Ok(Self { first, bits })
+    fn of(cidr: &Cidr) -> Self {
+        let outer = if cidr.network.is_ipv4() { 96 } else { 0 };
+        Self { first: number(cidr.network), bits: cidr.prefix + outer }
     }
 
     fn last(self) -> u128 {
@@ -159,13 +147,12 @@ fn begin(ranges: &mut Vec<(u128, bool)>, first: u128, pass: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::decode_str;
     use proptest::prelude::*;
 
-    const ENV: CompileEnv = CompileEnv { workers: 1, random: 0 };
-
-    fn lists(allow: &[&str], deny: &[&str]) -> Result<Ip, String> {
-        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        Ip::compile(&Config { allow: owned(allow), deny: owned(deny) }, &ENV)
+    fn compile(config: &str) -> Ip {
+        let config = decode_str(config).expect("legal");
+        Ip::compile(&config, &CompileEnv { workers: 1, random: 0 }).expect("legal")
     }
 
     fn passes(ip: &Ip, address: &str) -> bool {
@@ -174,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_decides() {
-        let ip = lists(&["10.0.0.0/8", "10.1.2.0/24"], &["10.1.0.0/16", "10.1.2.3"]).expect("legal");
+        let ip = compile("{allow: [10.0.0.0/8, 10.1.2.0/24], deny: [10.1.0.0/16, 10.1.2.3]}");
         for (address, want) in [
             ("10.9.9.9", true),
             ("10.1.9.9", false),
@@ -191,63 +178,58 @@ mod tests {
 
     #[test]
     fn without_an_allow_list_only_denied_ones_are_refused() {
-        let ip = lists(&[], &["2001:db8::/32", "0.0.0.0/0"]).expect("legal");
+        let ip = compile("{deny: ['2001:db8::/32', 0.0.0.0/0]}");
         assert!(!passes(&ip, "2001:db8::1") && !passes(&ip, "1.2.3.4") && passes(&ip, "::1"));
-        assert!(passes(&lists(&[], &[]).expect("legal"), "1.2.3.4"));
+        assert!(passes(&compile("{}"), "1.2.3.4"));
     }
 
     #[test]
     fn a_denied_client_gets_403() {
-        let ip = lists(&[], &["10.0.0.1"]).expect("legal");
+        let ip = compile("{deny: [10.0.0.1]}");
         let mut x = Exchange { client_ip: IpAddr::from([10, 0, 0, 1]), ..Exchange::default() };
         let Flow::Reply(reply) = ip.on_request(&mut (), &mut x, Now(0)) else { panic!("must refuse") };
         assert_eq!((reply.status, reply.reason), (403, Some(Reason::IpDenied)));
     }
 
-    #[test]
-    fn wrong_prefixes_are_refused() {
-        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "::/129", "a.b.c.d", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert!(lists(&[text], &[]).is_err(), "{text}");
-        }
-    }
-
-    fn prefix() -> impl Strategy<Value = String> {
-        let v4 = (any::<u32>(), 0..=32u32).prop_map(|(a, n)| {
-            let mask = u32::MAX.checked_shl(32 - n).unwrap_or(0);
-            format!("{}/{n}", std::net::Ipv4Addr::from_bits(a & 0x0303_0303 & mask))
+    fn cidr() -> impl Strategy<Value = Cidr> {
+        let mask = |n: u32, width: u32| u128::MAX.checked_shl(width - n).unwrap_or(0);
+        // Few distinct bits, so that networks nest.
+        let v4 = (any::<u32>(), 0..=32u32).prop_map(move |(a, n)| Cidr {
+            network: IpAddr::V4((a & 0x0303_0303 & mask(n, 32) as u32).into()),
+            prefix: n as u8,
         });
-        let v6 = (any::<u128>(), 0..=128u32).prop_map(|(a, n)| {
-            let mask = u128::MAX.checked_shl(128 - n).unwrap_or(0);
-            format!("{}/{n}", std::net::Ipv6Addr::from_bits(a & (u128::MAX / 0xff * 3) & mask))
+        let v6 = (any::<u128>(), 0..=128u32).prop_map(move |(a, n)| Cidr {
+            network: IpAddr::V6((a & (u128::MAX / 0xff * 3) & mask(n, 128)).into()),
+            prefix: n as u8,
         });
         prop_oneof![v4, v6]
     }
 
-    fn naive(allow: &[String], deny: &[String], address: u128) -> bool {
-        let longest = |list: &[String]| {
-            let matching = list.iter().map(|text| Prefix::parse(text).expect("legal"));
-            matching.filter(|p| p.first <= address && address <= p.last()).map(|p| p.bits).max()
+    fn naive(config: &Config, address: u128) -> bool {
+        let longest = |list: &[Cidr]| {
+            let prefixes = list.iter().map(Prefix::of);
+            prefixes.filter(|p| p.first <= address && address <= p.last()).map(|p| p.bits).max()
         };
-        match (longest(allow), longest(deny)) {
-            (None, None) => allow.is_empty(),
-            (a, d) => a > d,
+        match (longest(&config.allow), longest(&config.deny)) {
+            (None, None) => config.allow.is_empty(),
+            (allow, deny) => allow > deny,
         }
     }
 
     proptest! {
         #[test]
         fn equals_the_naive_match(
-            allow in prop::collection::vec(prefix(), 0..6),
-            deny in prop::collection::vec(prefix(), 0..6),
+            allow in prop::collection::vec(cidr(), 0..6),
+            deny in prop::collection::vec(cidr(), 0..6),
             probes in prop::collection::vec(any::<u128>(), 8),
         ) {
-            let ip = Ip::compile(&Config { allow: allow.clone(), deny: deny.clone() }, &ENV).expect("legal");
-            let edges = allow.iter().chain(&deny).map(|t| Prefix::parse(t).expect("legal"));
-            let edges = edges.flat_map(|p| [p.first, p.last(), p.first.wrapping_sub(1), p.last().wrapping_add(1)]);
+            let config = Config { allow, deny };
+            let ip = Ip::compile(&config, &CompileEnv { workers: 1, random: 0 }).expect("legal");
+            let prefixes = config.allow.iter().chain(&config.deny).map(Prefix::of);
+            let edges = prefixes.flat_map(|p| [p.first, p.last(), p.first.wrapping_sub(1), p.last().wrapping_add(1)]);
             let small = probes.iter().map(|p| (p & 0x0303_0303) | 0xffff_0000_0000);
             for address in edges.chain(small).chain(probes.iter().copied()) {
-                let got = ip.may_pass(IpAddr::V6(std::net::Ipv6Addr::from_bits(address)));
-                prop_assert_eq!(got, naive(&allow, &deny, address));
+                prop_assert_eq!(ip.may_pass(IpAddr::V6(address.into())), naive(&config, address));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A policy is one file with its configuration, its compiled form, its state in one worker and its hooks, and one line
 //! in [`policies!`] below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
-//! dispatch, and the list of kinds that schema, `ringway policies` and metric labels are made from.
+//! dispatch, and the lists of kinds that schema, `ringway policies` and metric labels are made from.
 //!
 //! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a policy
 //! knows is immutable and shared ([`Policy`]); what it counts belongs to one worker ([`State`]) and outlives a reload
@@ -15,6 +15,7 @@ pub mod slots;
 
 use crate::error::Reason;
 use crate::http::exchange::{Exchange, Reply};
+use crate::schema::{self, Decode, PolicyKind};
 use crate::time::Now;
 
 /// When a policy runs. Requests pass the phases in this order, responses in the reverse one (R25).
@@ -109,8 +110,8 @@ pub struct Tick {
 
 /// From configuration to the compiled policy.
 pub trait Compile: Hooks + Sized {
-    /// What people write.
-    type Config;
+    /// What people write; declared with [`config_struct!`](crate::config_struct).
+    type Config: Decode + std::fmt::Debug + Send + Sync + 'static;
 
     /// Builds the policy.
     ///
@@ -182,9 +183,10 @@ macro_rules! policies {
             Kind { name: $name, phase: Phase::$phase, summary: concat!($($doc),+).trim_ascii() },
         )+ ];
 
-        /// What people write, by kind.
-        #[derive(Clone, Debug)]
-        pub enum Config { $( $(#[doc = $doc])+ $type(<$module::$type as Compile>::Config), )+ }
+        /// All kinds as the configuration needs them: name, summary, and how to decode their settings.
+        pub const SCHEMA: &[PolicyKind] = &[ $(
+            PolicyKind::of::<<$module::$type as Compile>::Config>($name, concat!($($doc),+).trim_ascii()),
+        )+ ];
 
         /// A compiled policy: immutable, shared by all workers.
         pub enum Policy { $( $(#[doc = $doc])+ $type($module::$type), )+ }
@@ -196,22 +198,18 @@ macro_rules! policies {
         #[repr(usize)]
         enum Ordinal { $( $type, )+ }
 
-        impl Config {
-            /// The kind that this configures.
-            pub fn kind(&self) -> &'static Kind {
-                match self { $( Config::$type(_) => &KINDS[Ordinal::$type as usize], )+ }
-            }
-
-            /// Builds the policy.
+        impl Policy {
+            /// Builds a policy from its decoded settings.
             ///
             /// # Errors
             /// One sentence for the person who wrote the configuration.
-            pub fn compile(&self, env: &CompileEnv) -> Result<Policy, String> {
-                match self { $( Config::$type(c) => $module::$type::compile(c, env).map(Policy::$type), )+ }
+            pub fn compile(written: &schema::Policy, env: &CompileEnv) -> Result<Policy, String> {
+                $( if let Some(config) = written.config_as::<<$module::$type as Compile>::Config>() {
+                    return $module::$type::compile(config, env).map(Policy::$type);
+                } )+
+                Err(format!("the policy `{}` is not in this build", written.name))
             }
-        }
 
-        impl Policy {
             /// The kind of this policy.
             pub fn kind(&self) -> &'static Kind {
                 match self { $( Policy::$type(_) => &KINDS[Ordinal::$type as usize], )+ }
@@ -320,5 +318,6 @@ mod tests {
         }
         assert_eq!(kind("ip").map(|k| k.phase), Some(Phase::Guard));
         assert!(kind("none").is_none());
+        assert!(SCHEMA.iter().map(|kind| kind.name).eq(KINDS.iter().map(|kind| kind.name)));
     }
 }

@@ -227,23 +227,23 @@ fn mix(x: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CompileEnv, Config, headers, ip};
+    use super::super::headers::Headers;
+    use super::super::ip::Ip;
+    use super::super::{Compile, CompileEnv};
     use super::*;
+    use crate::schema::decode_str;
 
-    fn slot(id: &str, config: &Config) -> Arc<Slot> {
-        let policy = config.compile(&CompileEnv { workers: 1, random: 0 }).expect("legal");
-        Slot::new(id, policy, None)
+    const ENV: CompileEnv = CompileEnv { workers: 1, random: 0 };
+
+    fn headers(id: &str, name: &str) -> Arc<Slot> {
+        let config = decode_str(&format!("{{request: {{add: {{{name}: '1'}}}}, response: {{add: {{{name}: '1'}}}}}}"));
+        let policy = Headers::compile(&config.expect("legal"), &ENV).expect("legal");
+        Slot::new(id, Policy::Headers(policy), None)
     }
 
-    fn headers(name: &str) -> Config {
-        let add = vec![(name.to_owned(), "1".to_owned())];
-        let request = headers::Edits { add: add.clone(), ..Default::default() };
-        let response = headers::Edits { add, ..Default::default() };
-        Config::Headers(headers::Config { request, response })
-    }
-
-    fn denies_all() -> Config {
-        Config::Ip(ip::Config { deny: vec!["::/0".to_owned()], ..ip::Config::default() })
+    fn denies_all(id: &str) -> Arc<Slot> {
+        let config = decode_str("deny: ['::/0']").expect("legal");
+        Slot::new(id, Policy::Ip(Ip::compile(&config, &ENV).expect("legal")), None)
     }
 
     fn seed() -> WorkerSeed {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn requests_run_forward_and_responses_back() {
-        let chain = Chain::new(vec![slot("a", &headers("a")), slot("b", &headers("b"))]);
+        let chain = Chain::new(vec![headers("a", "a"), headers("b", "b")]);
         let live = Slots::new(seed()).prepare(&chain, Tick::default());
         let (mut x, mut progress) = (Exchange::default(), Progress::default());
         assert!(matches!(live.on_request(&mut progress, &mut x, Now(0)), Flow::Continue));
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn phases_come_before_declared_order_and_a_reply_stops_the_chain() {
-        let chain = Chain::new(vec![slot("a", &headers("a")), slot("b", &denies_all())]);
+        let chain = Chain::new(vec![headers("a", "a"), denies_all("b")]);
         let order: Vec<&str> = chain.slots().iter().map(|slot| slot.id()).collect();
         assert_eq!(order, ["b", "a"]);
         let live = Slots::new(seed()).prepare(&chain, Tick::default());
@@ -282,8 +282,8 @@ mod tests {
     #[test]
     fn states_survive_a_reload_and_die_with_their_last_chain() {
         let mut slots = Slots::new(seed());
-        let old = slots.prepare(&Chain::new(vec![slot("a", &headers("a"))]), Tick::default());
-        let new = slots.prepare(&Chain::new(vec![slot("a", &headers("b"))]), Tick::default());
+        let old = slots.prepare(&Chain::new(vec![headers("a", "a")]), Tick::default());
+        let new = slots.prepare(&Chain::new(vec![headers("a", "b")]), Tick::default());
         assert!(Rc::ptr_eq(&old.links[0].state, &new.links[0].state));
         slots.commit(&new);
         assert!(Arc::ptr_eq(&slots.states["a"].slot, &new.links[0].slot));
@@ -297,9 +297,9 @@ mod tests {
 
     #[test]
     fn one_slot_in_two_chains_has_one_state() {
-        let shared = slot("all", &headers("a"));
+        let shared = headers("all", "a");
         let mut slots = Slots::new(seed());
-        let one = slots.prepare(&Chain::new(vec![shared.clone(), slot("r1", &headers("b"))]), Tick::default());
+        let one = slots.prepare(&Chain::new(vec![shared.clone(), headers("r1", "b")]), Tick::default());
         let two = slots.prepare(&Chain::new(vec![shared]), Tick::default());
         assert!(Rc::ptr_eq(&one.links[0].state, &two.links[0].state));
         assert_eq!(slots.len(), 2);
