@@ -25,5 +25,6 @@ pub mod worker;
 pub mod telemetry;
 
 pub mod config;
+pub mod cli;
 pub mod control;
 pub mod schema;

@@ -79,6 +79,8 @@ pub const LINGER_MS: u64 = 2_000;
 pub const TICK_MS: u64 = 20;
 /// Response body bytes copied behind the head so that both leave in one send.
 pub const COALESCE_BYTES_MAX: usize = 16 * 1024;
+/// Entries of a worker's ring.
+pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).
 pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
 /// Recycled exchanges (per-request state) that a worker keeps.

@@ -8,13 +8,7 @@ use crate::schema::types::{Name, Scheme, ServiceUrl};
 use crate::schema::{Cx, Node, Span, Spanned, codes};
 
 /// Paths of the admin listener that metrics may not take.
-const ADMIN_PATHS: &[&str] = &[
-    "/health",
-    "/ready",
-    "/config",
-    "/config/reload",
-    "/services",
-];
+const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload", "/services"];
 
 /// Reports everything that is wrong or risky between the parts of `config`.
 ///
@@ -40,12 +34,8 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
 
 /// Gives a name to every route that has none: its path, with `#2` and so on where that is taken.
 pub(super) fn name_routes(config: &mut Config) {
-    let mut taken: HashSet<String> = config
-        .routes
-        .iter()
-        .filter_map(|route| route.name.as_ref())
-        .map(|name| name.as_str().to_owned())
-        .collect();
+    let mut taken: HashSet<String> =
+        config.routes.iter().filter_map(|route| route.name.as_ref()).map(|name| name.as_str().to_owned()).collect();
     let mut next: HashMap<String, usize> = HashMap::new();
     for route in &mut config.routes {
         if route.name.is_some() {
@@ -65,48 +55,27 @@ pub(super) fn name_routes(config: &mut Config) {
 fn check_admin(config: &Config, cx: &mut Cx) {
     let admin = &config.admin;
     if admin.enabled && !admin.listen.0.ip().is_loopback() {
-        let message = format!(
-            "the admin listener on {} can be reached from other machines",
-            admin.listen.0
-        );
+        let message = format!("the admin listener on {} can be reached from other machines", admin.listen.0);
         cx.report(codes::ADMIN_EXPOSED, admin.listen.span, message)
             .hint("it asks for no password; listen on 127.0.0.1, or keep strangers away by a firewall");
     }
     let endpoint = config.metrics.endpoint.as_str();
     if ADMIN_PATHS.contains(&endpoint) {
         let message = format!("`{endpoint}` is taken by the admin listener itself");
-        cx.report(
-            codes::DUPLICATE_ADDRESS,
-            config.metrics.endpoint.span,
-            message,
-        )
-        .hint("choose another `metrics.endpoint`");
+        cx.report(codes::DUPLICATE_ADDRESS, config.metrics.endpoint.span, message)
+            .hint("choose another `metrics.endpoint`");
     }
 }
 
 fn check_listeners(config: &Config, cx: &mut Cx) {
     if config.listeners.is_empty() && !cx.diagnostics.has_errors() {
-        cx.report(
-            codes::MISSING_KEY,
-            Span::NOWHERE,
-            "there is no listener, so that no client can connect",
-        )
-        .hint("add `listeners: [\":8080\"]`");
+        cx.report(codes::MISSING_KEY, Span::NOWHERE, "there is no listener, so that no client can connect")
+            .hint("add `listeners: [\":8080\"]`");
     }
-    unique(
-        config
-            .listeners
-            .iter()
-            .filter_map(|listener| listener.name.as_ref()),
-        "listener",
-        cx,
-    );
+    unique(config.listeners.iter().filter_map(|listener| listener.name.as_ref()), "listener", cx);
     let mut seen = HashMap::new();
     if config.admin.enabled {
-        seen.insert(
-            config.admin.listen.0,
-            "the admin listener has this address".to_owned(),
-        );
+        seen.insert(config.admin.listen.0, "the admin listener has this address".to_owned());
     }
     for listener in &config.listeners {
         let address = listener.address.0;
@@ -115,8 +84,7 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
             let place = format!("it stands first in line {}", listener.address.span.line);
             if let Some(first) = seen.insert(address, place) {
                 let message = format!("the address {address} is used twice");
-                cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message)
-                    .hint(first);
+                cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message).hint(first);
             }
         }
         check_trust(listener, cx);
@@ -124,11 +92,7 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
 }
 
 fn check_trust(listener: &Listener, cx: &mut Cx) {
-    for range in listener
-        .trusted_proxies
-        .iter()
-        .filter(|range| range.is_everyone())
-    {
+    for range in listener.trusted_proxies.iter().filter(|range| range.is_everyone()) {
         cx.report(codes::TRUSTS_EVERYONE, range.span, "everyone is trusted to name the client's address")
             .hint("anyone can then forge X-Forwarded-For and slip past address lists and limits; name your proxies");
     }
@@ -137,27 +101,20 @@ fn check_trust(listener: &Listener, cx: &mut Cx) {
 fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
     let name = service.name.as_str();
     if service.endpoints.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
-        let message =
-            format!("the service `{name}` has no endpoints, so its requests are answered 503");
-        cx.report(codes::NO_ENDPOINTS, service.name.span, message)
-            .hint("add `endpoints: [\"host:port\"]`");
+        let message = format!("the service `{name}` has no endpoints, so its requests are answered 503");
+        cx.report(codes::NO_ENDPOINTS, service.name.span, message).hint("add `endpoints: [\"host:port\"]`");
     }
     let mut seen = HashSet::new();
     for endpoint in &service.endpoints {
         let address = &endpoint.address;
         if !seen.insert(&address.value) {
             let message = format!("the service `{name}` has this endpoint twice");
-            cx.report(codes::BAD_ENDPOINT, address.span, message)
-                .hint("give it a `weight` for a larger share");
+            cx.report(codes::BAD_ENDPOINT, address.span, message).hint("give it a `weight` for a larger share");
         }
         let ip = address.socket_addr().map(|socket| socket.ip());
         if ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
-            let message = format!(
-                "`{}` is an address to listen on, not one to connect to",
-                address.host
-            );
-            cx.report(codes::BAD_ENDPOINT, address.span, message)
-                .hint("write 127.0.0.1 for this machine");
+            let message = format!("`{}` is an address to listen on, not one to connect to", address.host);
+            cx.report(codes::BAD_ENDPOINT, address.span, message).hint("write 127.0.0.1 for this machine");
         }
     }
 }
@@ -171,10 +128,7 @@ struct Services<'c> {
 impl<'c> Services<'c> {
     fn gather(services: &'c [Spanned<Service>], root: &'c Node, cx: &mut Cx) -> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
-        let written = root
-            .get("services")
-            .and_then(Node::as_sequence)
-            .unwrap_or_default();
+        let written = root.get("services").and_then(Node::as_sequence).unwrap_or_default();
         let name_of = |node: &'c Node| Some(node.get("name")?.as_scalar()?.text.as_str());
         let known: Vec<&str> = written.iter().filter_map(name_of).collect();
         let index = known.iter().map(|name| (*name, false)).collect();
@@ -187,11 +141,7 @@ impl<'c> Services<'c> {
             return;
         }
         let full = cx.diagnostics.is_full();
-        let item = cx.report(
-            codes::UNKNOWN_SERVICE,
-            name.span,
-            format!("there is no service `{}`", name.as_str()),
-        );
+        let item = cx.report(codes::UNKNOWN_SERVICE, name.span, format!("there is no service `{}`", name.as_str()));
         if !full {
             item.suggest(name.as_str(), self.known.iter().copied());
         }
@@ -203,42 +153,26 @@ impl<'c> Services<'c> {
 }
 
 fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
-    let place = route
-        .path_text()
-        .map_or(route.span, |(_, span)| span)
-        .or(route.span);
+    let place = route.path_text().map_or(route.span, |(_, span)| span).or(route.span);
     let whole = !cx.diagnostics.has_errors_within(route.span);
     match route.path_forms() {
         1 => {}
         0 if !whole => {}
         0 => {
             cx.report(codes::ROUTE_PATH, place, "the route has no path")
-                .hint(
-                    "add one of `path`, `prefix`, `exact`, `regex`; `path: /*` takes every request",
-                );
+                .hint("add one of `path`, `prefix`, `exact`, `regex`; `path: /*` takes every request");
         }
         _ => {
-            cx.report(
-                codes::ROUTE_PATH,
-                place,
-                "the route has more than one of `path`, `prefix`, `exact`, `regex`",
-            )
-            .hint("keep one of them, or write several routes");
+            cx.report(codes::ROUTE_PATH, place, "the route has more than one of `path`, `prefix`, `exact`, `regex`")
+                .hint("keep one of them, or write several routes");
         }
     }
     check_answers(&route.answers(), place, whole, services, cx);
     check_path_changes(route, place, cx);
-    let answered_here = matches!(
-        route.answer(),
-        Some(Answer::Redirect(_) | Answer::Respond(_))
-    );
+    let answered_here = matches!(route.answer(), Some(Answer::Redirect(_) | Answer::Respond(_)));
     if answered_here && (route.strip_prefix || route.rewrite.is_some()) {
-        cx.report(
-            codes::NO_EFFECT,
-            place,
-            "the path of a request that is not passed on is changed in vain",
-        )
-        .hint("take `strip_prefix` or `rewrite` out");
+        cx.report(codes::NO_EFFECT, place, "the path of a request that is not passed on is changed in vain")
+            .hint("take `strip_prefix` or `rewrite` out");
     }
 }
 
@@ -246,32 +180,16 @@ fn check_path_changes(route: &Route, place: Span, cx: &mut Cx) {
     if route.strip_prefix
         && let Some(rewrite) = &route.rewrite
     {
-        cx.report(
-            codes::CONTRADICTION,
-            rewrite.span,
-            "`strip_prefix` and `rewrite` both change the path",
-        )
-        .hint("keep one of them; `rewrite: {prefix: /}` strips and replaces");
+        cx.report(codes::CONTRADICTION, rewrite.span, "`strip_prefix` and `rewrite` both change the path")
+            .hint("keep one of them; `rewrite: {prefix: /}` strips and replaces");
     }
-    let has_prefix = route.prefix.is_some()
-        || route
-            .path
-            .as_ref()
-            .is_some_and(|path| path.as_str().ends_with("/*"));
+    let has_prefix = route.prefix.is_some() || route.path.as_ref().is_some_and(|path| path.as_str().ends_with("/*"));
     if route.strip_prefix && route.path_forms() == 1 && !has_prefix {
-        cx.report(
-            codes::CONTRADICTION,
-            place,
-            "`strip_prefix` needs a path that ends in `/*`, or a `prefix`",
-        )
-        .hint("use `rewrite` for other paths");
+        cx.report(codes::CONTRADICTION, place, "`strip_prefix` needs a path that ends in `/*`, or a `prefix`")
+            .hint("use `rewrite` for other paths");
     }
     if route.raw_prefix && route.path_forms() == 1 && !has_prefix {
-        cx.report(
-            codes::NO_EFFECT,
-            place,
-            "`raw_prefix` has no effect on a path that is no prefix",
-        );
+        cx.report(codes::NO_EFFECT, place, "`raw_prefix` has no effect on a path that is no prefix");
     }
 }
 
@@ -280,13 +198,7 @@ fn check_default_route(route: &Spanned<DefaultRoute>, services: &mut Services, c
     check_answers(&route.answers(), route.span, whole, services, cx);
 }
 
-fn check_answers(
-    answers: &[Answer],
-    place: Span,
-    whole: bool,
-    services: &mut Services,
-    cx: &mut Cx,
-) {
+fn check_answers(answers: &[Answer], place: Span, whole: bool, services: &mut Services, cx: &mut Cx) {
     match answers.len() {
         1 => {}
         // The answer may be among what could not be read.
@@ -296,12 +208,8 @@ fn check_answers(
                 .hint("add one of `service`, `services`, `redirect`, `respond`, `service_url`");
         }
         _ => {
-            cx.report(
-                codes::ROUTE_ANSWER,
-                place,
-                "the route has more than one answer",
-            )
-            .hint("keep one of `service`, `services`, `redirect`, `respond`");
+            cx.report(codes::ROUTE_ANSWER, place, "the route has more than one answer")
+                .hint("keep one of `service`, `services`, `redirect`, `respond`");
         }
     }
     for answer in answers {
@@ -318,11 +226,7 @@ fn check_answers(
                 }
                 if parts.iter().all(|part| part.weight.get() == 0) {
                     let span = parts.first().map_or(place, |part| part.span);
-                    cx.report(
-                        codes::ZERO_WEIGHTS,
-                        span,
-                        "all weights are 0, so that no service gets a request",
-                    );
+                    cx.report(codes::ZERO_WEIGHTS, span, "all weights are 0, so that no service gets a request");
                 }
             }
             Answer::Redirect(_) | Answer::Respond(_) => {}
@@ -332,11 +236,7 @@ fn check_answers(
 
 fn check_url(url: Option<&Spanned<ServiceUrl>>, cx: &mut Cx) {
     if let Some(url) = url.filter(|url| url.scheme == Scheme::Https) {
-        cx.report(
-            codes::NOT_BUILT,
-            url.span,
-            "TLS towards services is not in this build yet",
-        );
+        cx.report(codes::NOT_BUILT, url.span, "TLS towards services is not in this build yet");
     }
 }
 
@@ -347,11 +247,7 @@ fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
     for service in &config.services {
         let name = &service.name;
         if !services.is_used(name.as_str()) {
-            cx.report(
-                codes::NO_EFFECT,
-                name.span,
-                format!("no route uses the service `{}`", name.as_str()),
-            );
+            cx.report(codes::NO_EFFECT, name.span, format!("no route uses the service `{}`", name.as_str()));
         }
     }
 }
@@ -362,8 +258,7 @@ fn unique<'c>(names: impl Iterator<Item = &'c Spanned<Name>>, what: &str, cx: &m
         if let Some(first) = seen.get(name.as_str()) {
             let message = format!("there are two {what}s called `{}`", name.as_str());
             let hint = format!("the first stands in line {}", first.line);
-            cx.report(codes::DUPLICATE_NAME, name.span, message)
-                .hint(hint);
+            cx.report(codes::DUPLICATE_NAME, name.span, message).hint(hint);
         } else {
             seen.insert(name.as_str(), name.span);
         }

@@ -29,9 +29,7 @@ pub fn schema_json(policies: &[PolicyKind]) -> Json {
 
 /// The top level may hold `x-…` keys.
 fn allow_extras(root: &Json, definitions: &mut serde_json::Map<String, Json>) {
-    let name = root["$ref"]
-        .as_str()
-        .and_then(|path| path.strip_prefix("#/$defs/"));
+    let name = root["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
     if let Some(definition) = name.and_then(|name| definitions.get_mut(name)) {
         definition["patternProperties"] = json!({"^x-": true});
     }
@@ -54,10 +52,7 @@ pub fn reference_markdown(policies: &[PolicyKind]) -> String {
     page.sections("Template", &Template::describe());
     page.text("## Codes of diagnostics\n\n| code | meaning |\n|---|---|\n");
     for (id, meaning) in codes::ALL {
-        page.text(&format!(
-            "| {id} | {} |\n",
-            prose(meaning).replace('|', "\\|")
-        ));
+        page.text(&format!("| {id} | {} |\n", prose(meaning).replace('|', "\\|")));
     }
     page.finish()
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::model::Config;
 use super::{check, template};
 use crate::schema::{
-    Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value,
-    codes, parse, parse_json,
+    Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value, codes, parse,
+    parse_json,
 };
 
 /// A configuration that passed every check.
@@ -32,21 +32,13 @@ impl Loaded {
 ///
 /// # Errors
 /// Every mistake of the file, with warnings among them.
-pub fn load_file(
-    path: &Path,
-    env: &dyn Env,
-    policies: &[PolicyKind],
-) -> Result<Loaded, Box<Diagnostics>> {
+pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
     let name = path.display().to_string();
     match read(path) {
         Ok(text) => load_str(&name, &text, env, policies),
         Err(reason) => {
             let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
-            diagnostics.report(
-                codes::UNREADABLE,
-                Span::NOWHERE,
-                format!("the file cannot be read: {reason}"),
-            );
+            diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
             Err(Box::new(diagnostics))
         }
     }
@@ -56,12 +48,7 @@ pub fn load_file(
 ///
 /// # Errors
 /// Every mistake of the text, with warnings among them.
-pub fn load_str(
-    name: &str,
-    text: &str,
-    env: &dyn Env,
-    policies: &[PolicyKind],
-) -> Result<Loaded, Box<Diagnostics>> {
+pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
     let source = Arc::new(Source::new(name, text));
     let mut diagnostics = Diagnostics::new(source.clone());
     let root = match name.ends_with(".json") {
@@ -77,11 +64,7 @@ pub fn load_str(
         Some(config)
     });
     match config {
-        Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded {
-            config,
-            warnings: cx.diagnostics,
-            source,
-        }),
+        Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded { config, warnings: cx.diagnostics, source }),
         _ => Err(Box::new(cx.diagnostics)),
     }
 }
@@ -91,14 +74,11 @@ fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     let limit = SOURCE_BYTES_MAX as u64 + 1;
-    file.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() > SOURCE_BYTES_MAX {
         return Err(format!("it is larger than {SOURCE_BYTES_MAX} bytes"));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()))
 }
 
 /// The tree in native form.

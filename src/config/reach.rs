@@ -18,18 +18,12 @@ pub(super) fn warn_unreachable(config: &Config, cx: &mut Cx) {
         };
         let conditions = conditions(route, strict);
         if let Some(first) = takes_all {
-            unreachable(
-                span,
-                first,
-                "takes every request, and `order: strict` asks it first",
-                cx,
-            );
+            unreachable(span, first, "takes every request, and `order: strict` asks it first", cx);
         } else if let Some(first) = seen.get(&conditions) {
             unreachable(span, *first, "takes the same requests", cx);
         }
         seen.entry(conditions).or_insert(span);
-        let everywhere = route.regex.is_none()
-            && matches!((path, route.prefix.is_some()), ("/*", _) | ("/", true));
+        let everywhere = route.regex.is_none() && matches!((path, route.prefix.is_some()), ("/*", _) | ("/", true));
         if strict && everywhere && takes_all.is_none() && is_unconditional(route) {
             takes_all = Some(span);
         }
@@ -37,23 +31,14 @@ pub(super) fn warn_unreachable(config: &Config, cx: &mut Cx) {
 }
 
 fn unreachable(span: Span, first: Span, why: &str, cx: &mut Cx) {
-    let message = format!(
-        "no request reaches this route: the one in line {} {why}",
-        first.line
-    );
-    cx.report(codes::UNREACHABLE, span, message)
-        .hint("take one of them out, or set their conditions apart");
+    let message = format!("no request reaches this route: the one in line {} {why}", first.line);
+    cx.report(codes::UNREACHABLE, span, message).hint("take one of them out, or set their conditions apart");
 }
 
 /// All conditions of a route as one text; equal texts match the same requests. In strict order priority is none.
 fn conditions(route: &Route, strict: bool) -> String {
     let priority = if strict { 0 } else { route.priority.get() };
-    let paths = [
-        route.path.dump(),
-        route.prefix.dump(),
-        route.exact.dump(),
-        route.regex.dump(),
-    ];
+    let paths = [route.path.dump(), route.prefix.dump(), route.exact.dump(), route.regex.dump()];
     let others = [
         route.raw_prefix.dump(),
         route.hosts.dump(),

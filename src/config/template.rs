@@ -167,31 +167,14 @@ pub(super) fn convert(root: &Node, cx: &mut Cx) -> Option<Node> {
     let source = root.get(KEY)?;
     warn_not_built(gateway, source, cx);
     let server = source.get("server").map_or(source.span, |node| node.span);
-    let address = format!(
-        "{}:{}",
-        bracketed(&gateway.server.host),
-        gateway.server.port.get()
-    );
-    let listener = map(
-        server,
-        vec![
-            ("name", Node::text("main", server)),
-            ("address", Node::text(address, server)),
-        ],
-    );
+    let address = format!("{}:{}", bracketed(&gateway.server.host), gateway.server.port.get());
+    let listener = map(server, vec![("name", Node::text("main", server)), ("address", Node::text(address, server))]);
     let timeout = scalar_of(&gateway.server.timeout, server);
     let mut entries = vec![
         ("server", map(server, vec![("timeout", timeout)])),
         ("listeners", Node::sequence(vec![listener], server)),
         ("services", services(&template, root)),
-        (
-            "routes",
-            source
-                .get("routing")
-                .and_then(|node| node.get("routes"))
-                .cloned()
-                .unwrap_or_else(|| list(server)),
-        ),
+        ("routes", source.get("routing").and_then(|node| node.get("routes")).cloned().unwrap_or_else(|| list(server))),
         ("policies", policies(gateway, cx)),
         ("metrics", metrics(&gateway.observability)),
     ];
@@ -206,34 +189,16 @@ pub(super) fn convert(root: &Node, cx: &mut Cx) -> Option<Node> {
 
 fn warn_not_built(gateway: &ApiGateway, source: &Node, cx: &mut Cx) {
     let mut warn = |key: &str, parent: &Node, meaning: &str| {
-        let span = parent
-            .entry(key)
-            .map_or(parent.span, |entry| entry.key_span);
-        cx.report(
-            codes::TEMPLATE_NOT_BUILT,
-            span,
-            format!("`{key}` is not in this build yet: {meaning}"),
-        );
+        let span = parent.entry(key).map_or(parent.span, |entry| entry.key_span);
+        cx.report(codes::TEMPLATE_NOT_BUILT, span, format!("`{key}` is not in this build yet: {meaning}"));
     };
     if gateway.service_discovery.is_some() {
-        warn(
-            "service_discovery",
-            source,
-            "services have only the endpoints that `services` lists",
-        );
+        warn("service_discovery", source, "services have only the endpoints that `services` lists");
     }
     if gateway.circuit_breaker.is_some() {
-        warn(
-            "circuit_breaker",
-            source,
-            "failing endpoints keep getting requests",
-        );
+        warn("circuit_breaker", source, "failing endpoints keep getting requests");
     }
-    if gateway
-        .observability
-        .tracing
-        .as_ref()
-        .is_some_and(|tracing| tracing.enabled)
+    if gateway.observability.tracing.as_ref().is_some_and(|tracing| tracing.enabled)
         && let Some(parent) = source.get("observability")
     {
         warn("tracing", parent, "no traces are made");
@@ -243,33 +208,20 @@ fn warn_not_built(gateway: &ApiGateway, source: &Node, cx: &mut Cx) {
 /// The services that are written, and one without endpoints for each other name that a route uses.
 fn services(template: &Template, root: &Node) -> Node {
     let written = root.get("services");
-    let mut items = written
-        .and_then(Node::as_sequence)
-        .map(<[Node]>::to_vec)
-        .unwrap_or_default();
-    let known = template
-        .services
-        .iter()
-        .map(|service| service.name.as_str());
+    let mut items = written.and_then(Node::as_sequence).map(<[Node]>::to_vec).unwrap_or_default();
+    let known = template.services.iter().map(|service| service.name.as_str());
     let mut known: std::collections::HashSet<&str> = known.collect();
     for route in &template.api_gateway.routing.routes {
         let name = &route.service;
         if known.insert(name.as_str()) {
-            items.push(map(
-                name.span,
-                vec![("name", Node::text(name.as_str(), name.span))],
-            ));
+            items.push(map(name.span, vec![("name", Node::text(name.as_str(), name.span))]));
         }
     }
     Node::sequence(items, written.map_or(root.span, |node| node.span))
 }
 
 fn policies(gateway: &ApiGateway, cx: &mut Cx) -> Node {
-    let items = gateway
-        .plugins
-        .iter()
-        .filter_map(|plugin| policy(plugin, cx))
-        .collect();
+    let items = gateway.plugins.iter().filter_map(|plugin| policy(plugin, cx)).collect();
     Node::sequence(items, Span::NOWHERE)
 }
 
@@ -289,24 +241,11 @@ fn policy(plugin: &Plugin, cx: &mut Cx) -> Option<Node> {
             "rate_limiting" => "requests are not limited",
             _ => "it does nothing",
         };
-        cx.report(
-            codes::TEMPLATE_NOT_BUILT,
-            span,
-            format!("the plugin `{name}` is not in this build yet: {meaning}"),
-        );
+        cx.report(codes::TEMPLATE_NOT_BUILT, span, format!("the plugin `{name}` is not in this build yet: {meaning}"));
         return None;
     }
-    let known = policies
-        .iter()
-        .map(|kind| kind.name)
-        .chain(NOT_BUILT.iter().copied())
-        .chain(["rate_limiting"]);
-    cx.report(
-        codes::UNKNOWN_POLICY,
-        span,
-        format!("there is no plugin `{name}`"),
-    )
-    .suggest(name, known);
+    let known = policies.iter().map(|kind| kind.name).chain(NOT_BUILT.iter().copied()).chain(["rate_limiting"]);
+    cx.report(codes::UNKNOWN_POLICY, span, format!("there is no plugin `{name}`")).suggest(name, known);
     None
 }
 
@@ -323,12 +262,8 @@ fn rate_limit(plugin: &Plugin, cx: &mut Cx) -> Option<Node> {
         LimitBy::UserId | LimitBy::ApiKey => {
             // Without authentication the header is what the client says, so that a forger had no limit (C16).
             let span = node.get("by").map_or(node.span, |by| by.span);
-            let message = format!(
-                "`by: {}` needs authentication, which is not in this build yet",
-                limit.by.as_str()
-            );
-            cx.report(codes::TEMPLATE_NOT_BUILT, span, message)
-                .hint("requests are counted by client address");
+            let message = format!("`by: {}` needs authentication, which is not in this build yet", limit.by.as_str());
+            cx.report(codes::TEMPLATE_NOT_BUILT, span, message).hint("requests are counted by client address");
             "client_ip"
         }
     };
@@ -348,19 +283,12 @@ fn metrics(observability: &Observability) -> Node {
     let metrics = &observability.metrics;
     let enabled = Node::plain(metrics.enabled.to_string(), Span::NOWHERE);
     let endpoint = scalar_of(&metrics.endpoint, Span::NOWHERE);
-    map(
-        Span::NOWHERE,
-        vec![("enabled", enabled), ("endpoint", endpoint)],
-    )
+    map(Span::NOWHERE, vec![("enabled", enabled), ("endpoint", endpoint)])
 }
 
 fn logging_node(logging: &TemplateLogging) -> Node {
     let word = |word: &str| Node::text(word, Span::NOWHERE);
-    let access = if logging.format == LogFormat::Json {
-        "json"
-    } else {
-        "common"
-    };
+    let access = if logging.format == LogFormat::Json { "json" } else { "common" };
     let entries = vec![
         ("level", word(logging.level.as_str())),
         ("format", word(logging.format.as_str())),
@@ -370,11 +298,7 @@ fn logging_node(logging: &TemplateLogging) -> Node {
 }
 
 fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    }
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
 
 fn scalar_of<T: crate::schema::types::ScalarType>(value: &T, span: Span) -> Node {
@@ -386,11 +310,5 @@ fn list(span: Span) -> Node {
 }
 
 fn map(span: Span, entries: Vec<(&str, Node)>) -> Node {
-    Node::mapping(
-        entries
-            .into_iter()
-            .map(|(key, value)| Entry::new(key, value))
-            .collect(),
-        span,
-    )
+    Node::mapping(entries.into_iter().map(|(key, value)| Entry::new(key, value)).collect(), span)
 }

@@ -260,8 +260,7 @@ impl AdminBackend for Gateway {
             _ => ReadyStatus::Draining,
         };
         let (all, ended) = (self.fleet.len(), self.fleet.ended());
-        let workers =
-            Check { name: "workers".into(), ok: ended == 0, detail: format!("{} of {all} run", all - ended) };
+        let workers = Check { name: "workers".into(), ok: ended == 0, detail: format!("{} of {all} run", all - ended) };
         let generation = self.fleet.snapshot().generation;
         let failed = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         let detail = match failed {
@@ -429,8 +428,10 @@ mod tests {
 
     #[test]
     fn changes_are_told_by_name() {
-        let old = json!({ "routes": [{ "name": "a", "path": "/a" }, { "name": "b" }], "listeners": [{ "address": "x" }] });
-        let new = json!({ "routes": [{ "name": "a", "path": "/z" }, { "name": "c" }], "listeners": [{ "address": "x" }] });
+        let old =
+            json!({ "routes": [{ "name": "a", "path": "/a" }, { "name": "b" }], "listeners": [{ "address": "x" }] });
+        let new =
+            json!({ "routes": [{ "name": "a", "path": "/z" }, { "name": "c" }], "listeners": [{ "address": "x" }] });
         let told = changes(&old, &new);
         assert_eq!(told["routes"], json!({ "added": ["c"], "removed": ["b"], "changed": ["a"] }));
         assert_eq!(told["listeners"], json!({ "added": [], "removed": [], "changed": [] }));

@@ -7,5 +7,6 @@ pub mod gateway;
 pub mod source;
 pub mod gather;
 pub mod notify;
+pub mod serve;
 pub mod signals;
 pub mod watch;

@@ -45,20 +45,11 @@ pub struct Cx<'a> {
 impl<'a> Cx<'a> {
     /// A context that begins with `diagnostics`.
     pub fn new(diagnostics: Diagnostics, env: &'a dyn Env, policies: &'a [PolicyKind]) -> Cx<'a> {
-        Cx {
-            diagnostics,
-            env,
-            policies,
-        }
+        Cx { diagnostics, env, policies }
     }
 
     /// Adds a finding; see [`Diagnostics::report`].
-    pub fn report(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub fn report(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Diagnostic {
         self.diagnostics.report(code, span, message)
     }
 
@@ -66,25 +57,15 @@ impl<'a> Cx<'a> {
     pub fn wrong_type(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         if node.is_null() {
             let message = format!("expected {wanted}, but there is no value");
-            return self
-                .report(codes::WRONG_TYPE, node.span, message)
-                .hint("leave the key out to use its default");
+            return self.report(codes::WRONG_TYPE, node.span, message).hint("leave the key out to use its default");
         }
-        self.report(
-            codes::WRONG_TYPE,
-            node.span,
-            format!("expected {wanted}, found {}", node.kind()),
-        )
+        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found {}", node.kind()))
     }
 
     /// Reports that the scalar at `node` cannot be read as `wanted`.
     pub fn bad_value(&mut self, node: &Node, wanted: &str) -> &mut Diagnostic {
         let shown = node.as_scalar().map(Scalar::shown).unwrap_or_default();
-        self.report(
-            codes::BAD_VALUE,
-            node.span,
-            format!("`{shown}` is not {wanted}"),
-        )
+        self.report(codes::BAD_VALUE, node.span, format!("`{shown}` is not {wanted}"))
     }
 
     /// The text of the scalar at `node`, else an error that names what was wanted.
@@ -105,12 +86,8 @@ impl<'a> Cx<'a> {
         if scalar.plain || scalar.written.is_some() {
             return Some(&scalar.text);
         }
-        self.report(
-            codes::WRONG_TYPE,
-            node.span,
-            format!("expected {wanted}, found text in quotes"),
-        )
-        .hint("take the quotes away");
+        self.report(codes::WRONG_TYPE, node.span, format!("expected {wanted}, found text in quotes"))
+            .hint("take the quotes away");
         None
     }
 }
@@ -133,32 +110,17 @@ impl<'n> Fields<'n> {
         cx: &mut Cx,
     ) -> Option<Fields<'n>> {
         if let Some(entries) = node.as_mapping() {
-            let fields = Fields {
-                node,
-                entries,
-                shorthand: None,
-                specs,
-            };
+            let fields = Fields { node, entries, shorthand: None, specs };
             fields.refuse_unknown(cx);
             return Some(fields);
         }
         match shorthand {
-            Some(key) if node.as_scalar().is_some() => Some(Fields {
-                node,
-                entries: &[],
-                shorthand: Some((key, node)),
-                specs,
-            }),
+            Some(key) if node.as_scalar().is_some() => {
+                Some(Fields { node, entries: &[], shorthand: Some((key, node)), specs })
+            }
             _ => {
-                let keys: Vec<&str> = specs
-                    .iter()
-                    .take(KEYS_NAMED_MAX)
-                    .map(|spec| spec.key)
-                    .collect();
-                cx.wrong_type(
-                    node,
-                    &format!("a mapping with keys such as {}", keys.join(", ")),
-                );
+                let keys: Vec<&str> = specs.iter().take(KEYS_NAMED_MAX).map(|spec| spec.key).collect();
+                cx.wrong_type(node, &format!("a mapping with keys such as {}", keys.join(", ")));
                 None
             }
         }
@@ -166,16 +128,8 @@ impl<'n> Fields<'n> {
 
     fn refuse_unknown(&self, cx: &mut Cx) {
         let specs = self.specs;
-        let is_known = |key: &str| {
-            specs
-                .iter()
-                .any(|spec| spec.key == key || spec.aliases.contains(&key))
-        };
-        let mut unknown = self
-            .entries
-            .iter()
-            .filter(|entry| !is_known(&entry.key))
-            .peekable();
+        let is_known = |key: &str| specs.iter().any(|spec| spec.key == key || spec.aliases.contains(&key));
+        let mut unknown = self.entries.iter().filter(|entry| !is_known(&entry.key)).peekable();
         if unknown.peek().is_none() {
             return;
         }
@@ -194,11 +148,7 @@ impl<'n> Fields<'n> {
             }
             let all = || specs.iter().map(|spec| spec.key);
             let key = entry.key.as_str();
-            let item = cx.report(
-                codes::UNKNOWN_KEY,
-                entry.key_span,
-                format!("unknown key `{key}`"),
-            );
+            let item = cx.report(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{key}`"));
             match suggest::nearest(key, free.iter().copied()) {
                 None if suggest::nearest(key, all()).is_some() => item.suggest(key, all()),
                 _ => item.suggest(key, free.iter().copied()),
@@ -213,16 +163,11 @@ impl<'n> Fields<'n> {
         {
             return T::decode(node, cx);
         }
-        let mut given = self
-            .entries
-            .iter()
-            .filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
+        let mut given =
+            self.entries.iter().filter(|entry| entry.key == spec.key || spec.aliases.contains(&entry.key.as_str()));
         if let Some(entry) = given.next() {
             if let Some(twin) = given.next() {
-                let message = format!(
-                    "`{}` and `{}` mean the same; keep one of them",
-                    entry.key, twin.key
-                );
+                let message = format!("`{}` and `{}` mean the same; keep one of them", entry.key, twin.key);
                 cx.report(codes::DUPLICATE_KEY, twin.key_span, message);
             }
             let decoded = decode_entry(entry, spec, cx);
@@ -234,10 +179,7 @@ impl<'n> Fields<'n> {
 
     fn missing<T>(&self, spec: &FieldSpec, cx: &mut Cx) -> Option<T> {
         // The place is the first key of the mapping: the whole of it would be marked otherwise.
-        let span = self
-            .entries
-            .first()
-            .map_or(self.node.span, |entry| entry.key_span);
+        let span = self.entries.first().map_or(self.node.span, |entry| entry.key_span);
         let similar = suggest::nearest(
             spec.key,
             self.entries
@@ -247,12 +189,8 @@ impl<'n> Fields<'n> {
         );
         // A misspelt key is reported already, with this key as the suggestion.
         if similar.is_none() {
-            cx.report(
-                codes::MISSING_KEY,
-                span,
-                format!("the key `{}` is missing here", spec.key),
-            )
-            .hint(super::doc::prose(spec.doc));
+            cx.report(codes::MISSING_KEY, span, format!("the key `{}` is missing here", spec.key))
+                .hint(super::doc::prose(spec.doc));
         }
         None
     }
@@ -273,11 +211,7 @@ fn decode_entry<T: Decode>(entry: &Entry, spec: &FieldSpec, cx: &mut Cx) -> Opti
         return T::decode(&entry.value, cx);
     }
     let span = entry.key_span;
-    let item = cx.report(
-        codes::WRONG_TYPE,
-        span,
-        format!("the key `{}` has no value", entry.key),
-    );
+    let item = cx.report(codes::WRONG_TYPE, span, format!("the key `{}` has no value", entry.key));
     if let Some(default) = spec.default {
         item.hint(format!("leave the key out to use its default, {default}"));
     }
@@ -306,16 +240,11 @@ fn without_places(mut node: Node) -> Node {
     match &mut node.value {
         Value::Scalar(_) => {}
         Value::Sequence(items) => {
-            *items = std::mem::take(items)
-                .into_iter()
-                .map(without_places)
-                .collect();
+            *items = std::mem::take(items).into_iter().map(without_places).collect();
         }
         Value::Mapping(entries) => {
             let taken = std::mem::take(entries).into_iter();
-            *entries = taken
-                .map(|entry| Entry::new(entry.key, without_places(entry.value)))
-                .collect();
+            *entries = taken.map(|entry| Entry::new(entry.key, without_places(entry.value))).collect();
         }
     }
     node
@@ -358,11 +287,7 @@ impl<T: Decode> Decode for Spanned<T> {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        if node.is_null() {
-            Some(None)
-        } else {
-            T::decode(node, cx).map(Some)
-        }
+        if node.is_null() { Some(None) } else { T::decode(node, cx).map(Some) }
     }
 
     fn dump(&self) -> Json {
@@ -399,15 +324,8 @@ impl<T: Decode> Decode for Box<T> {
 /// A bare value as the list that was probably meant: `GET|POST` as `[GET, POST]`.
 fn as_list(scalar: &Scalar) -> String {
     let shown = scalar.shown();
-    let parts: Vec<&str> = shown
-        .split(['|', ',', ' '])
-        .filter(|part| !part.is_empty())
-        .collect();
-    if scalar.plain {
-        format!("[{}]", parts.join(", "))
-    } else {
-        format!("[\"{shown}\"]")
-    }
+    let parts: Vec<&str> = shown.split(['|', ',', ' ']).filter(|part| !part.is_empty()).collect();
+    if scalar.plain { format!("[{}]", parts.join(", ")) } else { format!("[\"{shown}\"]") }
 }
 
 impl<T: Decode> Decode for Vec<T> {
@@ -425,12 +343,7 @@ impl<T: Decode> Decode for Vec<T> {
             return None;
         };
         // Every item is decoded, so that every mistake is reported.
-        Some(
-            items
-                .iter()
-                .filter_map(|item| T::decode(item, cx))
-                .collect(),
-        )
+        Some(items.iter().filter_map(|item| T::decode(item, cx)).collect())
     }
 
     fn dump(&self) -> Json {
@@ -439,10 +352,6 @@ impl<T: Decode> Decode for Vec<T> {
 
     fn describe() -> TypeDoc {
         let item = T::describe();
-        TypeDoc {
-            word: format!("list of {}s", item.word),
-            range: item.range.clone(),
-            shape: Shape::List(item.into()),
-        }
+        TypeDoc { word: format!("list of {}s", item.word), range: item.range.clone(), shape: Shape::List(item.into()) }
     }
 }

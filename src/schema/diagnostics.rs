@@ -48,11 +48,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Whether it refuses the file.
     pub fn severity(&self) -> Severity {
-        if self.code.starts_with('W') {
-            Severity::Warning
-        } else {
-            Severity::Error
-        }
+        if self.code.starts_with('W') { Severity::Warning } else { Severity::Error }
     }
 
     /// Adds what to do about it.
@@ -62,11 +58,7 @@ impl Diagnostic {
     }
 
     /// Adds the nearest of `known` to `word` as the hint, or all of `known` when they are few and none is near.
-    pub fn suggest<'a>(
-        &mut self,
-        word: &str,
-        known: impl Iterator<Item = &'a str> + Clone,
-    ) -> &mut Diagnostic {
+    pub fn suggest<'a>(&mut self, word: &str, known: impl Iterator<Item = &'a str> + Clone) -> &mut Diagnostic {
         if let Some(near) = super::suggest::nearest(word, known.clone()) {
             return self.hint(format!("did you mean `{near}`?"));
         }
@@ -96,12 +88,7 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// No findings yet on `source`.
     pub fn new(source: Arc<Source>) -> Diagnostics {
-        let spare = Diagnostic {
-            code: "",
-            message: String::new(),
-            hint: None,
-            span: Span::NOWHERE,
-        };
+        let spare = Diagnostic { code: "", message: String::new(), hint: None, span: Span::NOWHERE };
         Diagnostics {
             source,
             errors: Vec::new(),
@@ -119,18 +106,8 @@ impl Diagnostics {
     }
 
     /// Adds a finding; the answer lets the caller add a hint.
-    pub fn report(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
-        let item = Diagnostic {
-            code,
-            message: message.into(),
-            hint: None,
-            span,
-        };
+    pub fn report(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        let item = Diagnostic { code, message: message.into(), hint: None, span };
         let (list, dropped) = match item.severity() {
             Severity::Error => (&mut self.errors, &mut self.errors_dropped),
             Severity::Warning => (&mut self.warnings, &mut self.warnings_dropped),
@@ -165,9 +142,8 @@ impl Diagnostics {
 
     /// Whether an error stands inside `span`; false for nowhere.
     pub fn has_errors_within(&self, span: Span) -> bool {
-        let inside = |item: &Diagnostic| {
-            item.span.is_known() && item.span.start >= span.start && item.span.end <= span.end
-        };
+        let inside =
+            |item: &Diagnostic| item.span.is_known() && item.span.start >= span.start && item.span.end <= span.end;
         span.is_known() && self.errors.iter().any(inside)
     }
 
@@ -184,14 +160,7 @@ impl Diagnostics {
     /// The kept findings in the order of the file.
     pub fn sorted(&self) -> Vec<&Diagnostic> {
         let mut all: Vec<&Diagnostic> = self.errors.iter().chain(&self.warnings).collect();
-        all.sort_by_key(|item| {
-            (
-                !item.span.is_known(),
-                item.span.start,
-                item.severity(),
-                item.code,
-            )
-        });
+        all.sort_by_key(|item| (!item.span.is_known(), item.span.start, item.severity(), item.code));
         all
     }
 
@@ -212,11 +181,7 @@ impl Diagnostics {
     ///
     /// Source lines are not part of it, so that a literal secret does not travel with an error.
     pub fn to_json(&self) -> Value {
-        let items: Vec<Value> = self
-            .sorted()
-            .into_iter()
-            .map(|item| item_json(&self.source.name, item))
-            .collect();
+        let items: Vec<Value> = self.sorted().into_iter().map(|item| item_json(&self.source.name, item)).collect();
         json!({
             "file": self.source.name,
             "errors": self.errors_total(),
@@ -251,12 +216,7 @@ fn render_one(out: &mut String, source: &Source, hidden: &[Span], item: &Diagnos
         true => write!(out, "{}:{line}:{column}: ", source.name),
         false => write!(out, "{}: ", source.name),
     };
-    let _ = writeln!(
-        out,
-        "{severity}[{}]: {}",
-        item.code,
-        printable(&item.message)
-    );
+    let _ = writeln!(out, "{severity}[{}]: {}", item.code, printable(&item.message));
     if item.span.is_known() {
         render_excerpt(out, source, hidden, item.span);
     }
@@ -270,33 +230,17 @@ fn render_excerpt(out: &mut String, source: &Source, hidden: &[Span], span: Span
     let Some((begin, line)) = line_at(&source.text, span) else {
         return;
     };
-    let marked = source
-        .slice(span)
-        .lines()
-        .next()
-        .unwrap_or("")
-        .chars()
-        .count()
-        .max(1);
+    let marked = source.slice(span).lines().next().unwrap_or("").chars().count().max(1);
     let at = span.column as usize - 1;
     // A long line (JSON is often one) is shown from a little before the mark.
-    let from = if at + marked > EXCERPT_CHARS_MAX {
-        at.saturating_sub(EXCERPT_CHARS_MAX / 3)
-    } else {
-        0
-    };
+    let from = if at + marked > EXCERPT_CHARS_MAX { at.saturating_sub(EXCERPT_CHARS_MAX / 3) } else { 0 };
     let line = masked(line, begin, hidden);
     let shown: String = line.chars().skip(from).take(EXCERPT_CHARS_MAX).collect();
     let width = marked.min(EXCERPT_CHARS_MAX.saturating_sub(at - from).max(1));
     let number = span.line.to_string();
     let margin = " ".repeat(number.len());
     let _ = writeln!(out, "  {number} | {}", printable(shown.trim_end()));
-    let _ = writeln!(
-        out,
-        "  {margin} | {}{}",
-        " ".repeat(at - from),
-        "^".repeat(width)
-    );
+    let _ = writeln!(out, "  {margin} | {}{}", " ".repeat(at - from), "^".repeat(width));
 }
 
 /// The line that holds the beginning of `span`, and its first byte.
@@ -315,19 +259,14 @@ fn masked<'a>(line: &'a str, begin: usize, hidden: &[Span]) -> Cow<'a, str> {
     if here.is_empty() {
         return Cow::Borrowed(line);
     }
-    let inside = |at: usize| {
-        here.iter()
-            .any(|span| (span.start as usize..span.end as usize).contains(&at))
-    };
+    let inside = |at: usize| here.iter().any(|span| (span.start as usize..span.end as usize).contains(&at));
     let mask = |(at, c)| if inside(begin + at) { '*' } else { c };
     Cow::Owned(line.char_indices().map(mask).collect())
 }
 
 /// Control characters become spaces of the same width: the text goes to terminals.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -342,14 +281,8 @@ mod tests {
     #[test]
     fn render_marks_the_place() {
         let mut d = findings("a: 1\nlisteners:\n  - adress: x\n");
-        let span = Span {
-            start: 20,
-            end: 26,
-            line: 3,
-            column: 5,
-        };
-        d.report(codes::UNKNOWN_KEY, span, "unknown key `adress`")
-            .suggest("adress", ["address"].into_iter());
+        let span = Span { start: 20, end: 26, line: 3, column: 5 };
+        d.report(codes::UNKNOWN_KEY, span, "unknown key `adress`").suggest("adress", ["address"].into_iter());
         let want = "f.yaml:3:5: error[E0102]: unknown key `adress`\n  3 |   - adress: x\n    |     ^^^^^^\n  \
                     help: did you mean `address`?\n";
         assert_eq!(d.render(), want);
@@ -370,16 +303,7 @@ mod tests {
     #[test]
     fn render_never_passes_control_characters() {
         let mut d = findings("a: \u{1b}[31m\n");
-        d.report(
-            codes::BAD_VALUE,
-            Span {
-                start: 3,
-                end: 5,
-                line: 1,
-                column: 4,
-            },
-            "bad \u{1b}[0m",
-        );
+        d.report(codes::BAD_VALUE, Span { start: 3, end: 5, line: 1, column: 4 }, "bad \u{1b}[0m");
         assert!(!d.render().contains('\u{1b}'));
     }
 
@@ -387,16 +311,7 @@ mod tests {
     fn long_lines_are_cut_around_the_mark() {
         let text = format!("{}bad{}", "x".repeat(5000), "y".repeat(5000));
         let mut d = findings(&text);
-        d.report(
-            codes::BAD_VALUE,
-            Span {
-                start: 5000,
-                end: 5003,
-                line: 1,
-                column: 5001,
-            },
-            "bad",
-        );
+        d.report(codes::BAD_VALUE, Span { start: 5000, end: 5003, line: 1, column: 5001 }, "bad");
         let shown = d.render();
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[1].len() < 130);

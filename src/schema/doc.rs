@@ -105,21 +105,11 @@ impl FieldSpec {
 impl TypeDoc {
     /// A text type called `word`, with its form in words and a pattern for editors.
     pub fn text(word: &str, range: &str, pattern: Option<&'static str>) -> TypeDoc {
-        TypeDoc {
-            word: word.to_owned(),
-            range: range.to_owned(),
-            shape: Shape::Text { pattern },
-        }
+        TypeDoc { word: word.to_owned(), range: range.to_owned(), shape: Shape::Text { pattern } }
     }
 }
 
 /// Doc comment lines as one paragraph.
 pub fn prose(lines: &[&str]) -> String {
-    lines
-        .iter()
-        .map(|line| line.trim())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .trim()
-        .to_owned()
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").trim().to_owned()
 }

@@ -25,9 +25,7 @@ impl Env for ProcessEnv {
         use std::io::Read as _;
         let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
         let mut bytes = Vec::new();
-        file.take(bytes_max as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| error.to_string())?;
+        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
         if bytes.len() > bytes_max {
             return Err(format!("it holds more than {bytes_max} bytes"));
         }
@@ -47,23 +45,14 @@ pub struct FixedEnv {
 impl FixedEnv {
     /// Variables from pairs.
     pub fn of(vars: &[(&str, &str)]) -> FixedEnv {
-        let vars = vars
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        FixedEnv {
-            vars,
-            files: Vec::new(),
-        }
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        FixedEnv { vars, files: Vec::new() }
     }
 }
 
 impl Env for FixedEnv {
     fn var(&self, name: &str) -> Option<String> {
-        self.vars
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
+        self.vars.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
 
     fn read_file(&self, path: &str, bytes_max: usize) -> Result<String, String> {
@@ -116,9 +105,7 @@ pub(super) fn substitute(text: &str, env: &dyn Env) -> Result<Option<String>, Su
 /// The value of the `${…}` that `tail` begins with, and its length as written.
 fn variable(tail: &str, env: &dyn Env) -> Result<(String, usize), SubstituteError> {
     let Some(end) = tail.find('}') else {
-        return Err(SubstituteError::Malformed {
-            part: tail.to_owned(),
-        });
+        return Err(SubstituteError::Malformed { part: tail.to_owned() });
     };
     let part = &tail[..=end];
     let inside = &tail[2..end];
@@ -127,26 +114,19 @@ fn variable(tail: &str, env: &dyn Env) -> Result<(String, usize), SubstituteErro
         None => (inside, None),
     };
     if !is_variable_name(name) {
-        return Err(SubstituteError::Malformed {
-            part: part.to_owned(),
-        });
+        return Err(SubstituteError::Malformed { part: part.to_owned() });
     }
     match (env.var(name), default) {
         (Some(value), None) => Ok((value, part.len())),
         (Some(value), Some(_)) if !value.is_empty() => Ok((value, part.len())),
         (_, Some(default)) => Ok((default.to_owned(), part.len())),
-        (None, None) => Err(SubstituteError::Unset {
-            name: name.to_owned(),
-            part: part.to_owned(),
-        }),
+        (None, None) => Err(SubstituteError::Unset { name: name.to_owned(), part: part.to_owned() }),
     }
 }
 
 fn is_variable_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -176,19 +156,10 @@ mod tests {
     #[test]
     fn substitute_refuses_what_it_cannot_replace() {
         let env = FixedEnv::default();
-        let unset = SubstituteError::Unset {
-            name: "B".into(),
-            part: "${B}".into(),
-        };
+        let unset = SubstituteError::Unset { name: "B".into(), part: "${B}".into() };
         assert_eq!(substitute("a${B}", &env), Err(unset));
         for text in ["${", "${1}", "${A-B}", "${}", "${A:?x}"] {
-            assert!(
-                matches!(
-                    substitute(text, &env),
-                    Err(SubstituteError::Malformed { .. })
-                ),
-                "{text}"
-            );
+            assert!(matches!(substitute(text, &env), Err(SubstituteError::Malformed { .. })), "{text}");
         }
     }
 }

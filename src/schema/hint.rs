@@ -4,10 +4,7 @@ use super::span::Span;
 
 /// What to do about the error `info` of the scanner at `span`, if that can be guessed.
 pub(super) fn syntax_hint(text: &str, span: Span, info: &str) -> Option<String> {
-    let line = text
-        .lines()
-        .nth((span.line as usize).saturating_sub(1))
-        .unwrap_or("");
+    let line = text.lines().nth((span.line as usize).saturating_sub(1)).unwrap_or("");
     if line.trim_start_matches(' ').starts_with('\t') {
         return Some("indent with spaces; YAML does not allow tabs there".to_owned());
     }
@@ -18,9 +15,7 @@ pub(super) fn syntax_hint(text: &str, span: Span, info: &str) -> Option<String> 
     let before = text.get(..span.start as usize).unwrap_or(text);
     if let Some((bracket, line)) = open_bracket(before) {
         let hint = "quote text that holds brackets, such as \"${NAME}\" in a list";
-        return Some(format!(
-            "the `{bracket}` in line {line} is not closed; {hint}"
-        ));
+        return Some(format!("the `{bracket}` in line {line} is not closed; {hint}"));
     }
     let quote = before.matches('"').count() % 2 == 1;
     if quote && info.contains("quoted") {

@@ -17,21 +17,12 @@ pub(super) fn is_json(text: &str, diagnostics: &mut Diagnostics) -> bool {
         return true;
     };
     let (line, column) = (error.line().max(1), error.column().max(1));
-    let begin: usize = text
-        .split_inclusive('\n')
-        .take(line - 1)
-        .map(str::len)
-        .sum();
+    let begin: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
     // The library counts columns in bytes.
     let start = (begin + column - 1).min(text.len());
     let before = text.as_bytes().get(begin..start).unwrap_or_default();
     let chars = String::from_utf8_lossy(before).chars().count();
-    let span = Span {
-        start: start as u32,
-        end: start as u32,
-        line: line as u32,
-        column: chars as u32 + 1,
-    };
+    let span = Span { start: start as u32, end: start as u32, line: line as u32, column: chars as u32 + 1 };
     let cause = error.to_string();
     let cause = cause.split(" at line ").next().unwrap_or("");
     diagnostics.report(codes::SYNTAX, span, format!("this is not JSON: {cause}"));
@@ -49,12 +40,7 @@ pub(super) struct JsonEvents<'a> {
 impl<'a> JsonEvents<'a> {
     /// At the beginning of `text`.
     pub(super) fn new(text: &'a str) -> JsonEvents<'a> {
-        JsonEvents {
-            text,
-            at: 0,
-            line: 1,
-            column: 1,
-        }
+        JsonEvents { text, at: 0, line: 1, column: 1 }
     }
 
     /// The next event and its place; the end of the stream for ever after the last.
@@ -63,20 +49,9 @@ impl<'a> JsonEvents<'a> {
         let content = rest.trim_start_matches([' ', '\t', '\r', '\n', ',', ':']);
         self.advance(rest.len() - content.len());
         let (event, len) = token(content);
-        let start = Span {
-            start: self.at as u32,
-            end: self.at as u32,
-            line: self.line,
-            column: self.column,
-        };
+        let start = Span { start: self.at as u32, end: self.at as u32, line: self.line, column: self.column };
         self.advance(len);
-        (
-            event,
-            Span {
-                end: self.at as u32,
-                ..start
-            },
-        )
+        (event, Span { end: self.at as u32, ..start })
     }
 
     fn rest(&self) -> &'a str {
@@ -104,21 +79,12 @@ fn token(text: &str) -> (Event<'_>, usize) {
         Some(b']') => (Event::SequenceEnd, 1),
         Some(b'"') => {
             let len = string_len(text);
-            let value: String =
-                serde_json::from_str(text.get(..len).unwrap_or("")).unwrap_or_default();
-            (
-                Event::Scalar(Cow::Owned(value), ScalarStyle::DoubleQuoted, 0, None),
-                len,
-            )
+            let value: String = serde_json::from_str(text.get(..len).unwrap_or("")).unwrap_or_default();
+            (Event::Scalar(Cow::Owned(value), ScalarStyle::DoubleQuoted, 0, None), len)
         }
         Some(_) => {
-            let len = text
-                .find([' ', '\t', '\r', '\n', ',', ':', ']', '}'])
-                .unwrap_or(text.len());
-            (
-                Event::Scalar(Cow::Borrowed(&text[..len]), ScalarStyle::Plain, 0, None),
-                len,
-            )
+            let len = text.find([' ', '\t', '\r', '\n', ',', ':', ']', '}']).unwrap_or(text.len());
+            (Event::Scalar(Cow::Borrowed(&text[..len]), ScalarStyle::Plain, 0, None), len)
         }
     }
 }

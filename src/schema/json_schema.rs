@@ -16,10 +16,7 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder that knows the policies of this build.
     pub fn new(policies: &'a [PolicyKind]) -> Builder<'a> {
-        Builder {
-            policies,
-            definitions: Map::new(),
-        }
+        Builder { policies, definitions: Map::new() }
     }
 
     /// The definitions gathered so far, with one for policies when one was used.
@@ -58,10 +55,7 @@ impl<'a> Builder<'a> {
         // Reserved first, so that a type that contains itself ends.
         self.definitions.insert(id.clone(), Json::Null);
         let object = self.object(doc);
-        let shorthand = doc
-            .fields
-            .iter()
-            .find(|field| Some(field.spec.key) == doc.shorthand);
+        let shorthand = doc.fields.iter().find(|field| Some(field.spec.key) == doc.shorthand);
         let schema = match shorthand {
             Some(field) => json!({"anyOf": [self.visit(&field.ty), object]}),
             None => object,
@@ -76,18 +70,11 @@ impl<'a> Builder<'a> {
             properties.insert(field.spec.key.to_owned(), self.property(field));
             for alias in field.spec.aliases {
                 let mut schema = self.visit(&field.ty);
-                annotate(
-                    &mut schema,
-                    "description",
-                    json!(format!("The same as `{}`.", field.spec.key)),
-                );
+                annotate(&mut schema, "description", json!(format!("The same as `{}`.", field.spec.key)));
                 properties.insert((*alias).to_owned(), schema);
             }
         }
-        let required = doc
-            .fields
-            .iter()
-            .filter(|field| field.required && field.spec.aliases.is_empty());
+        let required = doc.fields.iter().filter(|field| field.required && field.spec.aliases.is_empty());
         let required: Vec<&str> = required.map(|field| field.spec.key).collect();
         let mut schema = json!({
             "type": "object",
@@ -130,10 +117,7 @@ impl<'a> Builder<'a> {
         }
         let names: Vec<&str> = self.policies.iter().map(|kind| kind.name).collect();
         forms.push(json!({ "enum": names }));
-        self.definitions.insert(
-            ID.to_owned(),
-            json!({"description": "One policy.", "anyOf": forms}),
-        );
+        self.definitions.insert(ID.to_owned(), json!({"description": "One policy.", "anyOf": forms}));
         reference
     }
 }
@@ -188,28 +172,15 @@ pub fn node_json(node: &Node) -> Json {
     match &node.value {
         _ if node.is_null() => Json::Null,
         Value::Scalar(scalar) if scalar.plain => {
-            let number = || {
-                scalar
-                    .text
-                    .parse::<f64>()
-                    .ok()
-                    .filter(|n| n.is_finite())
-                    .map(Json::from)
-            };
+            let number = || scalar.text.parse::<f64>().ok().filter(|n| n.is_finite()).map(Json::from);
             let whole = scalar.text.parse::<u64>().ok().map(Json::from);
             let truth = scalar.text.parse::<bool>().ok().map(Json::from);
-            whole
-                .or(truth)
-                .or_else(number)
-                .unwrap_or_else(|| Json::from(scalar.text.as_str()))
+            whole.or(truth).or_else(number).unwrap_or_else(|| Json::from(scalar.text.as_str()))
         }
         Value::Scalar(scalar) => Json::from(scalar.text.as_str()),
         Value::Sequence(items) => Json::Array(items.iter().map(node_json).collect()),
-        Value::Mapping(entries) => Json::Object(
-            entries
-                .iter()
-                .map(|entry| (entry.key.clone(), node_json(&entry.value)))
-                .collect(),
-        ),
+        Value::Mapping(entries) => {
+            Json::Object(entries.iter().map(|entry| (entry.key.clone(), node_json(&entry.value))).collect())
+        }
     }
 }

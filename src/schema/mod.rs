@@ -84,37 +84,20 @@ pub fn describe_struct(
     fields: Vec<FieldDoc>,
 ) -> TypeDoc {
     let id = id.strip_prefix("ringway::").unwrap_or(id).to_owned();
-    let shape = Shape::Struct(StructDoc {
-        id,
-        doc,
-        shorthand,
-        fields,
-    });
-    TypeDoc {
-        word: "mapping".to_owned(),
-        range: String::new(),
-        shape,
-    }
+    let shape = Shape::Struct(StructDoc { id, doc, shorthand, fields });
+    TypeDoc { word: "mapping".to_owned(), range: String::new(), shape }
 }
 
 /// For [`config_struct!`](crate::config_struct).
 #[doc(hidden)]
 pub fn describe_field<T: Decode>(spec: &'static FieldSpec) -> FieldDoc {
-    FieldDoc {
-        spec,
-        required: spec.default.is_none() && T::absent().is_none(),
-        ty: T::describe(),
-    }
+    FieldDoc { spec, required: spec.default.is_none() && T::absent().is_none(), ty: T::describe() }
 }
 
 /// For [`config_enum!`](crate::config_enum).
 #[doc(hidden)]
 pub fn describe_words(words: &'static [WordDoc]) -> TypeDoc {
-    TypeDoc {
-        word: "word".to_owned(),
-        range: String::new(),
-        shape: Shape::Words(words),
-    }
+    TypeDoc { word: "word".to_owned(), range: String::new(), shape: Shape::Words(words) }
 }
 
 /// For [`config_enum!`](crate::config_enum): the index of the word at `node`.
@@ -123,9 +106,7 @@ pub fn decode_word(words: &'static [WordDoc], node: &Node, cx: &mut Cx) -> Optio
     let all = words.iter().map(|doc| doc.word).collect::<Vec<_>>();
     let scalar = cx.scalar(node, &format!("one of {}", all.join(", ")))?;
     let text = scalar.text.as_str();
-    let found = words
-        .iter()
-        .position(|doc| doc.word == text || doc.aliases.contains(&text));
+    let found = words.iter().position(|doc| doc.word == text || doc.aliases.contains(&text));
     if found.is_none() {
         let message = format!("`{}` is not one of {}", scalar.shown(), all.join(", "));
         let item = cx.report(codes::UNKNOWN_WORD, node.span, message);

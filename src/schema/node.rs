@@ -49,46 +49,24 @@ pub struct Entry {
 impl Node {
     /// A scalar without quotes, at `span`.
     pub fn plain(text: impl Into<String>, span: Span) -> Node {
-        let scalar = Scalar {
-            text: text.into(),
-            plain: true,
-            written: None,
-            broken: false,
-        };
-        Node {
-            value: Value::Scalar(scalar),
-            span,
-        }
+        let scalar = Scalar { text: text.into(), plain: true, written: None, broken: false };
+        Node { value: Value::Scalar(scalar), span }
     }
 
     /// Text in quotes, at `span`.
     pub fn text(text: impl Into<String>, span: Span) -> Node {
-        let scalar = Scalar {
-            text: text.into(),
-            plain: false,
-            written: None,
-            broken: false,
-        };
-        Node {
-            value: Value::Scalar(scalar),
-            span,
-        }
+        let scalar = Scalar { text: text.into(), plain: false, written: None, broken: false };
+        Node { value: Value::Scalar(scalar), span }
     }
 
     /// A list, at `span`.
     pub fn sequence(items: Vec<Node>, span: Span) -> Node {
-        Node {
-            value: Value::Sequence(items),
-            span,
-        }
+        Node { value: Value::Sequence(items), span }
     }
 
     /// A mapping, at `span`; the caller gives no key twice.
     pub fn mapping(entries: Vec<Entry>, span: Span) -> Node {
-        Node {
-            value: Value::Mapping(entries),
-            span,
-        }
+        Node { value: Value::Mapping(entries), span }
     }
 
     /// Whether it is `null`, `~` or nothing at all.
@@ -139,14 +117,8 @@ impl Node {
     pub fn kind(&self) -> &'static str {
         match &self.value {
             _ if self.is_null() => "nothing",
-            Value::Scalar(scalar) if scalar.plain && scalar.text.parse::<f64>().is_ok() => {
-                "a number"
-            }
-            Value::Scalar(scalar)
-                if scalar.plain && matches!(scalar.text.as_str(), "true" | "false") =>
-            {
-                "a yes or no"
-            }
+            Value::Scalar(scalar) if scalar.plain && scalar.text.parse::<f64>().is_ok() => "a number",
+            Value::Scalar(scalar) if scalar.plain && matches!(scalar.text.as_str(), "true" | "false") => "a yes or no",
             Value::Scalar(_) => "text",
             Value::Sequence(_) => "a list",
             Value::Mapping(_) => "a mapping",
@@ -171,10 +143,6 @@ const SHOWN_CHARS_MAX: usize = 60;
 impl Entry {
     /// `key: value`, both at the value's place.
     pub fn new(key: impl Into<String>, value: Node) -> Entry {
-        Entry {
-            key: key.into(),
-            key_span: value.span,
-            value,
-        }
+        Entry { key: key.into(), key_span: value.span, value }
     }
 }

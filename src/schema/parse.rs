@@ -51,14 +51,7 @@ fn build(text: &str, events: Events, env: &dyn Env, diagnostics: &mut Diagnostic
         return None;
     }
     let (anchors, used) = (HashMap::new(), Used::default());
-    let mut builder = Builder {
-        events,
-        text,
-        env,
-        anchors,
-        used,
-        diagnostics,
-    };
+    let mut builder = Builder { events, text, env, anchors, used, diagnostics };
     builder.document().ok()
 }
 
@@ -113,11 +106,7 @@ impl<'a> Builder<'a> {
                 Event::StreamEnd => return Ok(()),
                 Event::DocumentEnd | Event::Nothing => {}
                 _ => {
-                    return self.stop(
-                        codes::SYNTAX,
-                        span,
-                        "a second document begins here; a file holds one",
-                    );
+                    return self.stop(codes::SYNTAX, span, "a second document begins here; a file holds one");
                 }
             }
         }
@@ -140,11 +129,7 @@ impl<'a> Builder<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Stop> {
         if depth >= DEPTH_MAX {
-            return self.stop(
-                codes::TOO_LARGE,
-                span,
-                format!("nested more than {DEPTH_MAX} levels deep"),
-            );
+            return self.stop(codes::TOO_LARGE, span, format!("nested more than {DEPTH_MAX} levels deep"));
         }
         let before = self.used;
         let (node, anchor) = match event {
@@ -156,10 +141,7 @@ impl<'a> Builder<'a> {
         };
         self.charge(Used { nodes: 1, bytes: 0 }, span)?;
         if anchor > 0 {
-            let cost = Used {
-                nodes: self.used.nodes - before.nodes,
-                bytes: self.used.bytes - before.bytes,
-            };
+            let cost = Used { nodes: self.used.nodes - before.nodes, bytes: self.used.bytes - before.bytes };
             self.anchors.insert(anchor, (node.clone(), cost));
         }
         Ok(node)
@@ -181,18 +163,10 @@ impl<'a> Builder<'a> {
         self.used.nodes = self.used.nodes.saturating_add(cost.nodes);
         self.used.bytes = self.used.bytes.saturating_add(cost.bytes);
         if self.used.nodes > NODES_MAX {
-            return self.stop(
-                codes::TOO_LARGE,
-                span,
-                format!("the document holds more than {NODES_MAX} values"),
-            );
+            return self.stop(codes::TOO_LARGE, span, format!("the document holds more than {NODES_MAX} values"));
         }
         if self.used.bytes > TEXT_BYTES_MAX {
-            return self.stop(
-                codes::TOO_LARGE,
-                span,
-                format!("the document holds more than {TEXT_BYTES_MAX} bytes"),
-            );
+            return self.stop(codes::TOO_LARGE, span, format!("the document holds more than {TEXT_BYTES_MAX} bytes"));
         }
         Ok(())
     }
@@ -201,10 +175,7 @@ impl<'a> Builder<'a> {
         let plain = style == ScalarStyle::Plain;
         let span = match style {
             // The scanner counts the blanks and comments after a value as part of it.
-            ScalarStyle::Plain if text.is_empty() => Span {
-                end: span.start,
-                ..span
-            },
+            ScalarStyle::Plain if text.is_empty() => Span { end: span.start, ..span },
             _ => self.trimmed(span),
         };
         let (text, written, broken) = match substitute(&text, self.env) {
@@ -215,34 +186,14 @@ impl<'a> Builder<'a> {
                 (text.clone().into_owned(), Some(text.into()), true)
             }
         };
-        self.charge(
-            Used {
-                nodes: 0,
-                bytes: text.len(),
-            },
-            span,
-        )?;
-        let scalar = Scalar {
-            text,
-            plain,
-            written,
-            broken,
-        };
-        Ok(Node {
-            value: Value::Scalar(scalar),
-            span,
-        })
+        self.charge(Used { nodes: 0, bytes: text.len() }, span)?;
+        let scalar = Scalar { text, plain, written, broken };
+        Ok(Node { value: Value::Scalar(scalar), span })
     }
 
     fn trimmed(&self, span: Span) -> Span {
-        let slice = self
-            .text
-            .get(span.start as usize..span.end as usize)
-            .unwrap_or("");
-        Span {
-            end: span.start + slice.trim_end().len() as u32,
-            ..span
-        }
+        let slice = self.text.get(span.start as usize..span.end as usize).unwrap_or("");
+        Span { end: span.start + slice.trim_end().len() as u32, ..span }
     }
 
     fn sequence(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
@@ -251,14 +202,8 @@ impl<'a> Builder<'a> {
             let (event, at) = self.next()?;
             if event == Event::SequenceEnd {
                 let end = at.end.max(items.last().map_or(0, |node| node.span.end));
-                let span = self.trimmed(Span {
-                    end: end.max(span.end),
-                    ..span
-                });
-                return Ok(Node {
-                    value: Value::Sequence(items),
-                    span,
-                });
+                let span = self.trimmed(Span { end: end.max(span.end), ..span });
+                return Ok(Node { value: Value::Sequence(items), span });
             }
             items.push(self.node(event, at, depth + 1)?);
         }
@@ -271,18 +216,10 @@ impl<'a> Builder<'a> {
         loop {
             let (event, at) = self.next()?;
             if event == Event::MappingEnd {
-                let end = at
-                    .end
-                    .max(entries.last().map_or(0, |entry| entry.value.span.end));
-                let span = self.trimmed(Span {
-                    end: end.max(span.end),
-                    ..span
-                });
+                let end = at.end.max(entries.last().map_or(0, |entry| entry.value.span.end));
+                let span = self.trimmed(Span { end: end.max(span.end), ..span });
                 merge(&mut entries, &mut seen, merged);
-                return Ok(Node {
-                    value: Value::Mapping(entries),
-                    span,
-                });
+                return Ok(Node { value: Value::Mapping(entries), span });
             }
             let (key, key_span, is_merge) = self.key(event, at)?;
             let (event, at) = self.next()?;
@@ -290,11 +227,7 @@ impl<'a> Builder<'a> {
             if is_merge {
                 merged.push(value);
             } else if seen.insert(key.clone()) {
-                entries.push(Entry {
-                    key,
-                    key_span,
-                    value,
-                });
+                entries.push(Entry { key, key_span, value });
             } else {
                 self.duplicate_key(&key, key_span, &entries);
             }
@@ -306,13 +239,7 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, style, _, _) => {
                 let is_merge = style == ScalarStyle::Plain && text == "<<";
                 let span = self.trimmed(span);
-                self.charge(
-                    Used {
-                        nodes: 1,
-                        bytes: text.len(),
-                    },
-                    span,
-                )?;
+                self.charge(Used { nodes: 1, bytes: text.len() }, span)?;
                 Ok((text.into_owned(), span, is_merge))
             }
             _ => self.stop(codes::SYNTAX, span, "a key must be a single word or text"),
@@ -324,20 +251,10 @@ impl<'a> Builder<'a> {
             self.diagnostics.report(codes::DUPLICATE_KEY, span, "");
             return;
         }
-        let first = entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .map_or(Span::NOWHERE, |entry| entry.key_span);
+        let first = entries.iter().find(|entry| entry.key == key).map_or(Span::NOWHERE, |entry| entry.key_span);
         self.diagnostics
-            .report(
-                codes::DUPLICATE_KEY,
-                span,
-                format!("the key `{key}` stands twice in this mapping"),
-            )
-            .hint(format!(
-                "it stands first in line {}; keep one of them",
-                first.line
-            ));
+            .report(codes::DUPLICATE_KEY, span, format!("the key `{key}` stands twice in this mapping"))
+            .hint(format!("it stands first in line {}; keep one of them", first.line));
     }
 
     fn substitution_error(&mut self, span: Span, error: &SubstituteError) {
@@ -346,29 +263,18 @@ impl<'a> Builder<'a> {
         match error {
             SubstituteError::Unset { name, .. } => self
                 .diagnostics
-                .report(
-                    codes::UNSET_VARIABLE,
-                    span,
-                    format!("the environment variable `{name}` is not set"),
-                )
+                .report(codes::UNSET_VARIABLE, span, format!("the environment variable `{name}` is not set"))
                 .hint(format!("set it, or give a default: ${{{name}:-default}}")),
             SubstituteError::Malformed { part } => self
                 .diagnostics
-                .report(
-                    codes::BAD_SUBSTITUTION,
-                    span,
-                    format!("`{part}` is not a substitution"),
-                )
+                .report(codes::BAD_SUBSTITUTION, span, format!("`{part}` is not a substitution"))
                 .hint("write ${NAME} or ${NAME:-default}; for a literal `$` write `$$`"),
         };
     }
 
     /// The place of `part` inside the value at `span`, when it stands there on one line as written.
     fn part_span(&self, span: Span, part: &str) -> Span {
-        let slice = self
-            .text
-            .get(span.start as usize..span.end as usize)
-            .unwrap_or("");
+        let slice = self.text.get(span.start as usize..span.end as usize).unwrap_or("");
         match slice.find(part) {
             Some(at) if !slice[..at].contains('\n') => Span {
                 start: span.start + at as u32,
@@ -382,23 +288,14 @@ impl<'a> Builder<'a> {
 
     fn syntax_error<T>(&mut self, error: &ScanError, span: Span) -> Result<T, Stop> {
         let hint = syntax_hint(self.text, span, error.info());
-        let item = self.diagnostics.report(
-            codes::SYNTAX,
-            span,
-            format!("this is not YAML: {}", error.info()),
-        );
+        let item = self.diagnostics.report(codes::SYNTAX, span, format!("this is not YAML: {}", error.info()));
         if let Some(hint) = hint {
             item.hint(hint);
         }
         Err(Stop)
     }
 
-    fn stop<T>(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        message: impl Into<String>,
-    ) -> Result<T, Stop> {
+    fn stop<T>(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> Result<T, Stop> {
         self.diagnostics.report(code, span, message);
         Err(Stop)
     }
@@ -415,10 +312,7 @@ fn merge(entries: &mut Vec<Entry>, seen: &mut HashSet<String>, merged: Vec<Node>
     }
     for node in sources {
         if let Value::Mapping(more) = node.value {
-            entries.extend(
-                more.into_iter()
-                    .filter(|entry| seen.insert(entry.key.clone())),
-            );
+            entries.extend(more.into_iter().filter(|entry| seen.insert(entry.key.clone())));
         }
     }
 }

@@ -23,18 +23,9 @@ impl<'a> Places<'a> {
         let ascii = text.is_ascii();
         let steps = match ascii {
             true => Vec::new(),
-            false => text[skipped..]
-                .char_indices()
-                .step_by(STEP)
-                .map(|(at, _)| (at + skipped) as u32)
-                .collect(),
+            false => text[skipped..].char_indices().step_by(STEP).map(|(at, _)| (at + skipped) as u32).collect(),
         };
-        Places {
-            text,
-            skipped,
-            ascii,
-            steps,
-        }
+        Places { text, skipped, ascii, steps }
     }
 
     fn byte(&self, index: usize) -> u32 {
@@ -46,30 +37,19 @@ impl<'a> Places<'a> {
             return end as u32;
         };
         let tail = self.text.get(step as usize..).unwrap_or("");
-        let more = tail
-            .char_indices()
-            .nth(index % STEP)
-            .map_or(tail.len(), |(at, _)| at);
+        let more = tail.char_indices().nth(index % STEP).map_or(tail.len(), |(at, _)| at);
         step + more as u32
     }
 
     /// The place of a mark; no bytes long.
     pub(super) fn at(&self, mark: Marker) -> Span {
         let start = self.byte(mark.index());
-        Span {
-            start,
-            end: start,
-            line: mark.line().max(1) as u32,
-            column: mark.col() as u32 + 1,
-        }
+        Span { start, end: start, line: mark.line().max(1) as u32, column: mark.col() as u32 + 1 }
     }
 
     /// The place of a stretch.
     pub(super) fn span(&self, span: saphyr_parser::Span) -> Span {
         let start = self.at(span.start);
-        Span {
-            end: self.byte(span.end.index()).max(start.start),
-            ..start
-        }
+        Span { end: self.byte(span.end.index()).max(start.start), ..start }
     }
 }

@@ -29,12 +29,7 @@ impl PolicyKind {
     where
         C: Decode + fmt::Debug + Send + Sync + 'static,
     {
-        PolicyKind {
-            name,
-            summary,
-            decode: decode_as::<C>,
-            describe: C::describe,
-        }
+        PolicyKind { name, summary, decode: decode_as::<C>, describe: C::describe }
     }
 
     /// What the schema says about its configuration.
@@ -124,26 +119,11 @@ impl Decode for Policy {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         let empty = Node::mapping(Vec::new(), node.span);
         let (name, span, config) = match (node.as_mapping(), node.as_scalar()) {
-            (
-                Some(
-                    [
-                        Entry {
-                            key,
-                            key_span,
-                            value,
-                        },
-                    ],
-                ),
-                _,
-            ) => (key.as_str(), *key_span, value),
+            (Some([Entry { key, key_span, value }]), _) => (key.as_str(), *key_span, value),
             (_, Some(scalar)) => (scalar.text.as_str(), node.span, &empty),
             (Some([_, second, ..]), _) => {
-                cx.report(
-                    codes::WRONG_TYPE,
-                    second.key_span,
-                    "a policy is a mapping with one key, its name",
-                )
-                .hint("begin each policy with `- `, and indent its settings under its name");
+                cx.report(codes::WRONG_TYPE, second.key_span, "a policy is a mapping with one key, its name")
+                    .hint("begin each policy with `- `, and indent its settings under its name");
                 return None;
             }
             _ => {
@@ -158,11 +138,7 @@ impl Decode for Policy {
         };
         let config = if config.is_null() { &empty } else { config };
         let config = (kind.decode)(config, cx)?;
-        Some(Policy {
-            name: kind.name,
-            span,
-            config,
-        })
+        Some(Policy { name: kind.name, span, config })
     }
 
     fn dump(&self) -> Json {
@@ -170,31 +146,17 @@ impl Decode for Policy {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc {
-            word: "policy".to_owned(),
-            range: String::new(),
-            shape: Shape::Policy,
-        }
+        TypeDoc { word: "policy".to_owned(), range: String::new(), shape: Shape::Policy }
     }
 }
 
 fn unknown(name: &str, span: Span, cx: &mut Cx) {
     if NOT_BUILT.contains(&name) {
-        cx.report(
-            codes::NOT_BUILT,
-            span,
-            format!("the policy `{name}` is not in this build yet"),
-        )
-        .hint(
-            "take it out, or use a build that has it; `ringway policies` lists what this one has",
-        );
+        cx.report(codes::NOT_BUILT, span, format!("the policy `{name}` is not in this build yet"))
+            .hint("take it out, or use a build that has it; `ringway policies` lists what this one has");
         return;
     }
     let known = cx.policies;
-    cx.report(
-        codes::UNKNOWN_POLICY,
-        span,
-        format!("there is no policy `{name}`"),
-    )
-    .suggest(name, known.iter().map(|kind| kind.name));
+    cx.report(codes::UNKNOWN_POLICY, span, format!("there is no policy `{name}`"))
+        .suggest(name, known.iter().map(|kind| kind.name));
 }

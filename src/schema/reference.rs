@@ -20,10 +20,7 @@ impl Default for Reference {
 impl Reference {
     /// An empty page.
     pub fn new() -> Reference {
-        Reference {
-            out: String::new(),
-            seen: HashSet::new(),
-        }
+        Reference { out: String::new(), seen: HashSet::new() }
     }
 
     /// Adds Markdown as it is.
@@ -40,11 +37,7 @@ impl Reference {
                 continue;
             }
             self.section(&path, doc);
-            let prefix = if path == title && !title.contains('`') {
-                ""
-            } else {
-                path.trim_matches('`')
-            };
+            let prefix = if path == title && !title.contains('`') { "" } else { path.trim_matches('`') };
             let mut below = VecDeque::new();
             for field in &doc.fields {
                 let key = match prefix {
@@ -70,8 +63,7 @@ impl Reference {
         if let Some(key) = doc.shorthand {
             let _ = writeln!(self.out, "A bare value stands for `{{{key}: …}}`.\n");
         }
-        self.out
-            .push_str("| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n");
+        self.out.push_str("| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n");
         for field in &doc.fields {
             self.row(field);
         }
@@ -92,13 +84,7 @@ impl Reference {
         if !spec.aliases.is_empty() {
             let _ = write!(meaning, " Also written `{}`.", spec.aliases.join("`, `"));
         }
-        let cells = [
-            format!("`{}`", spec.key),
-            field.ty.word.clone(),
-            default,
-            allowed(&field.ty),
-            meaning,
-        ];
+        let cells = [format!("`{}`", spec.key), field.ty.word.clone(), default, allowed(&field.ty), meaning];
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         let _ = writeln!(self.out, "| {} |", cells.join(" | "));
     }
@@ -118,11 +104,7 @@ impl Reference {
 fn allowed(ty: &TypeDoc) -> String {
     match &ty.shape {
         Shape::Bool => "`true`, `false`".to_owned(),
-        Shape::Words(words) => words
-            .iter()
-            .map(|word| format!("`{}`", word.word))
-            .collect::<Vec<_>>()
-            .join(", "),
+        Shape::Words(words) => words.iter().map(|word| format!("`{}`", word.word)).collect::<Vec<_>>().join(", "),
         _ => ty.range.clone(),
     }
 }

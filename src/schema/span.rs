@@ -19,12 +19,7 @@ pub struct Span {
 
 impl Span {
     /// The place of values that stand in no file.
-    pub const NOWHERE: Span = Span {
-        start: 0,
-        end: 0,
-        line: 0,
-        column: 0,
-    };
+    pub const NOWHERE: Span = Span { start: 0, end: 0, line: 0, column: 0 };
 
     /// Whether this is a place in a file.
     pub fn is_known(self) -> bool {
@@ -49,17 +44,12 @@ pub struct Source {
 impl Source {
     /// A source called `name` that holds `text`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
-        Source {
-            name: name.into(),
-            text: text.into(),
-        }
+        Source { name: name.into(), text: text.into() }
     }
 
     /// The text between two byte offsets; empty when they are not in the text.
     pub fn slice(&self, span: Span) -> &str {
-        self.text
-            .get(span.start as usize..span.end as usize)
-            .unwrap_or("")
+        self.text.get(span.start as usize..span.end as usize).unwrap_or("")
     }
 }
 

@@ -9,13 +9,7 @@ use crate::support::{POLICIES, golden, path, read};
 fn every_broken_file_says_what_is_wrong() {
     let mut names: Vec<String> = std::fs::read_dir(path("tests/broken"))
         .expect("the directory exists")
-        .map(|entry| {
-            entry
-                .expect("readable")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
         .filter(|name| name.ends_with(".yaml"))
         .collect();
     names.sort();
@@ -27,10 +21,7 @@ fn every_broken_file_says_what_is_wrong() {
             Err(diagnostics) => diagnostics.render(),
         };
         assert!(!shown.is_empty(), "{name} is not broken");
-        golden(
-            &format!("tests/broken/{}", name.replace(".yaml", ".txt")),
-            &shown,
-        );
+        golden(&format!("tests/broken/{}", name.replace(".yaml", ".txt")), &shown);
     }
 }
 
@@ -41,10 +32,7 @@ fn diagnostics_as_json_have_places_and_no_source() {
     let json = diagnostics.to_json();
     assert_eq!(json["errors"], 1);
     let item = &json["diagnostics"][0];
-    assert_eq!(
-        (&item["code"], &item["line"], &item["column"]),
-        (&"E0102".into(), &2.into(), &9.into())
-    );
+    assert_eq!((&item["code"], &item["line"], &item["column"]), (&"E0102".into(), &2.into(), &9.into()));
     assert_eq!(item["hint"], "did you mean `listen`?");
     assert!(!json.to_string().contains("secret"));
 }

@@ -16,10 +16,7 @@ fn reference_page_is_current() {
 #[test]
 fn reference_page_shows_policies_and_all_codes() {
     let page = reference_markdown(POLICIES);
-    assert!(
-        page.contains("### `sample`")
-            && page.contains("| `limit` | whole number | `5` | 1 to 10 | A number. |")
-    );
+    assert!(page.contains("### `sample`") && page.contains("| `limit` | whole number | `5` | 1 to 10 | A number. |"));
     assert!(codes::ALL.iter().all(|(id, _)| page.contains(id)));
 }
 
@@ -34,20 +31,13 @@ fn schema_names_every_key_and_refuses_others() {
     let schema = schema_json(POLICIES);
     let native = &schema["$defs"]["config.model.Config"];
     assert_eq!(native["additionalProperties"], false);
-    assert!(
-        native["patternProperties"]["^x-"]
-            .as_bool()
-            .unwrap_or(false)
-    );
+    assert!(native["patternProperties"]["^x-"].as_bool().unwrap_or(false));
     assert_eq!(native["properties"]["order"]["default"], "specificity");
     let limits = &schema["$defs"]["config.model.listener.Limits"]["properties"];
     assert_eq!(limits["fields_max"]["anyOf"][0]["maximum"], 1000);
     assert_eq!(limits["fields_max"]["default"], 100);
     assert!(schema["$defs"]["policy"]["anyOf"][0]["properties"]["sample"].is_object());
-    assert!(
-        !schema.to_string().contains(":null"),
-        "a definition was left open"
-    );
+    assert!(!schema.to_string().contains(":null"), "a definition was left open");
     let text = schema.to_string();
     for (at, _) in text.match_indices("\"$ref\":\"#/$defs/") {
         let name = text[at + 16..].split('"').next().unwrap_or("");
@@ -76,12 +66,7 @@ fn every_key_has_a_meaning_that_ends_in_a_full_stop() {
             Shape::Struct(doc) => {
                 for field in &doc.fields {
                     let meaning = ringway::schema::prose(field.spec.doc);
-                    assert!(
-                        meaning.ends_with('.'),
-                        "{} {}: {meaning}",
-                        doc.id,
-                        field.spec.key
-                    );
+                    assert!(meaning.ends_with('.'), "{} {}: {meaning}", doc.id, field.spec.key);
                     visit(&field.ty);
                 }
             }
@@ -107,14 +92,8 @@ fn walk(ty: &TypeDoc, seen: &mut HashSet<String>, found: &mut dyn FnMut(&'static
 #[test]
 fn the_example_of_the_page_is_accepted() {
     let page = reference_markdown(&[]);
-    let example = page
-        .split("```yaml\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next())
-        .expect("an example");
-    let loaded = load_str("page.yaml", example, &FixedEnv::default(), &[])
-        .map_err(|d| d.render())
-        .expect("accepted");
+    let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let loaded = load_str("page.yaml", example, &FixedEnv::default(), &[]).map_err(|d| d.render()).expect("accepted");
     assert_eq!(loaded.warnings.render(), "");
 }
 
@@ -125,14 +104,10 @@ fn examples_are_accepted() {
         return;
     };
     for file in files.map(|entry| entry.expect("readable").path()) {
-        let is_yaml = file
-            .extension()
-            .is_some_and(|extension| extension == "yaml");
+        let is_yaml = file.extension().is_some_and(|extension| extension == "yaml");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         if is_yaml && !text.contains("policies:") {
-            load_file(&file, &FixedEnv::default(), &[])
-                .map_err(|d| d.render())
-                .expect("accepted");
+            load_file(&file, &FixedEnv::default(), &[]).map_err(|d| d.render()).expect("accepted");
         }
     }
 }

@@ -4,24 +4,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringway::config::load_str;
-use ringway::schema::{
-    DIAGNOSTICS_MAX, Diagnostics, FixedEnv, Source, json_schema::node_json, parse, parse_json,
-};
+use ringway::schema::{DIAGNOSTICS_MAX, Diagnostics, FixedEnv, Source, json_schema::node_json, parse, parse_json};
 use serde_json::Value;
 
 use crate::support::{POLICIES, read};
 
 fn corpus() -> Vec<String> {
-    let names = [
-        "config_language/full.yaml",
-        "broken/many.yaml",
-        "broken/template.yaml",
-        "broken/unclosed.yaml",
-    ];
-    names
-        .iter()
-        .map(|name| read(&format!("tests/{name}")))
-        .collect()
+    let names = ["config_language/full.yaml", "broken/many.yaml", "broken/template.yaml", "broken/unclosed.yaml"];
+    names.iter().map(|name| read(&format!("tests/{name}"))).collect()
 }
 
 fn try_load(text: &str) {
@@ -31,10 +21,7 @@ fn try_load(text: &str) {
             assert!(diagnostics.has_errors());
             assert!(diagnostics.sorted().len() <= 2 * DIAGNOSTICS_MAX);
             for item in diagnostics.sorted() {
-                assert!(
-                    item.span.end as usize <= text.len() && item.span.start <= item.span.end,
-                    "{item:?}"
-                );
+                assert!(item.span.end as usize <= text.len() && item.span.start <= item.span.end, "{item:?}");
             }
             let _ = (diagnostics.render(), diagnostics.to_json());
         }
@@ -52,8 +39,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-            prop::collection::btree_map(text(), inner, 0..5)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(text(), inner, 0..5).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -63,11 +49,7 @@ fn escaped(json: &str) -> String {
     let mut units = [0; 2];
     let mut one = |c: char| match c.is_ascii() {
         true => c.to_string(),
-        false => c
-            .encode_utf16(&mut units)
-            .iter()
-            .map(|unit| format!("\\u{unit:04x}"))
-            .collect(),
+        false => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
     };
     json.chars().map(&mut one).collect()
 }

@@ -41,10 +41,8 @@ config_struct! {
     }
 }
 
-pub const POLICIES: &[PolicyKind] = &[
-    PolicyKind::of::<Sample>("sample", "A sample."),
-    PolicyKind::of::<RateLimit>("rate_limit", "Limits."),
-];
+pub const POLICIES: &[PolicyKind] =
+    &[PolicyKind::of::<Sample>("sample", "A sample."), PolicyKind::of::<RateLimit>("rate_limit", "Limits.")];
 
 /// A file below the repository's root.
 pub fn path(relative: &str) -> PathBuf {
@@ -66,8 +64,5 @@ pub fn golden(relative: &str, text: &str) {
         return;
     }
     let want = std::fs::read_to_string(path(relative)).unwrap_or_default();
-    assert!(
-        want == text,
-        "{relative} differs; set RINGWAY_BLESS=1 to accept:\n{text}"
-    );
+    assert!(want == text, "{relative} differs; set RINGWAY_BLESS=1 to accept:\n{text}");
 }

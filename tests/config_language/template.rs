@@ -70,61 +70,31 @@ fn the_template_loads_as_it_stands() {
     let config = &loaded.config;
     assert_eq!(config.listeners[0].address.0.to_string(), "0.0.0.0:8080");
     assert_eq!(config.server.timeout.as_secs(), 30);
-    let names: Vec<&str> = config
-        .services
-        .iter()
-        .map(|service| service.name.as_str())
-        .collect();
+    let names: Vec<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["user-service", "order-service"]);
     assert!(config.routes[0].strip_prefix && !config.routes[1].strip_prefix);
-    assert_eq!(
-        config.routes[1]
-            .load_balancer
-            .as_ref()
-            .map(|lb| lb.algorithm),
-        Some(Algorithm::LeastConnections)
-    );
+    assert_eq!(config.routes[1].load_balancer.as_ref().map(|lb| lb.algorithm), Some(Algorithm::LeastConnections));
     assert_eq!(config.logging.access_log.format, AccessLogFormat::Json);
     let limit: &RateLimit = config.policies[0].config_as().expect("its type");
-    assert_eq!(
-        (limit.rate.per_second(), limit.burst, limit.key.as_str()),
-        (1.0, 100, "client_ip")
-    );
+    assert_eq!((limit.rate.per_second(), limit.burst, limit.key.as_str()), (1.0, 100, "client_ip"));
     assert!(!loaded.effective().to_string().contains("hunter2"));
 
     let shown = loaded.warnings.render();
-    for part in [
-        "authentication",
-        "caching",
-        "cors",
-        "service_discovery",
-        "circuit_breaker",
-        "tracing",
-        "by: user_id",
-    ] {
-        let said = shown
-            .lines()
-            .any(|line| line.contains("W0111") && line.contains(part));
+    for part in ["authentication", "caching", "cors", "service_discovery", "circuit_breaker", "tracing", "by: user_id"]
+    {
+        let said = shown.lines().any(|line| line.contains("W0111") && line.contains(part));
         assert!(said, "{part} is not in:\n{shown}");
     }
     assert_eq!(loaded.warnings.warnings_total(), 7 + 2, "{shown}");
     assert!(shown.contains("REQUESTS ARE NOT AUTHENTICATED"));
     // The places are those of the template.
-    assert!(
-        shown.contains(
-            "test.yaml:10:18: warning[W0202]: the service `user-service` has no endpoints"
-        ),
-        "{shown}"
-    );
+    assert!(shown.contains("test.yaml:10:18: warning[W0202]: the service `user-service` has no endpoints"), "{shown}");
 }
 
 #[test]
 fn the_template_needs_its_variable() {
     let error = load(TEMPLATE, &FixedEnv::default()).expect_err("refused");
-    assert!(
-        error.contains("error[E0005]: the environment variable `JWT_SECRET` is not set"),
-        "{error}"
-    );
+    assert!(error.contains("error[E0005]: the environment variable `JWT_SECRET` is not set"), "{error}");
 }
 
 #[test]
@@ -139,10 +109,6 @@ admin: {enabled: false}
     let loaded = load(text, &FixedEnv::default()).expect("accepted");
     let config = &loaded.config;
     assert_eq!(config.listeners[0].address.0.to_string(), "[::1]:9000");
-    let ends: Vec<usize> = config
-        .services
-        .iter()
-        .map(|service| service.endpoints.len())
-        .collect();
+    let ends: Vec<usize> = config.services.iter().map(|service| service.endpoints.len()).collect();
     assert_eq!((ends, config.admin.enabled), (vec![1, 0], false));
 }

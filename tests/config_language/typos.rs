@@ -12,9 +12,7 @@ fn key_sets(ty: &TypeDoc, seen: &mut HashSet<String>, out: &mut Vec<Vec<&'static
         Shape::Any(types) => types.iter().for_each(|ty| key_sets(ty, seen, out)),
         Shape::Struct(doc) if seen.insert(doc.id.clone()) => {
             out.push(doc.fields.iter().map(|field| field.spec.key).collect());
-            doc.fields
-                .iter()
-                .for_each(|field| key_sets(&field.ty, seen, out));
+            doc.fields.iter().for_each(|field| key_sets(&field.ty, seen, out));
         }
         _ => {}
     }
@@ -51,10 +49,7 @@ fn misspelt_keys_get_the_right_suggestion() {
     let (mut right, mut all, mut wrong) = (0, 0, Vec::new());
     for keys in &sets {
         for key in keys {
-            for typo in one_edit(key)
-                .into_iter()
-                .filter(|typo| !keys.contains(&typo.as_str()))
-            {
+            for typo in one_edit(key).into_iter().filter(|typo| !keys.contains(&typo.as_str())) {
                 all += 1;
                 match suggest::nearest(&typo, keys.iter().copied()) {
                     Some(found) if found == *key => right += 1,

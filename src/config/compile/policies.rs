@@ -42,7 +42,9 @@ impl Chains {
             *ordinal += 1;
             match policy::Policy::compile(policy, &self.env) {
                 Ok(compiled) => slots.push(Slot::new(&id, compiled, self.previous.get(&id).map(|slot| &**slot))),
-                Err(what) => drop(diagnostics.report(codes::BAD_VALUE, policy.span, what)),
+                Err(what) => {
+                    diagnostics.report(codes::BAD_VALUE, policy.span, what);
+                }
             }
         }
         slots

@@ -21,7 +21,7 @@ pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut D
     }
     let hosts = written.hosts.iter().filter_map(|host| {
         let parsed = HostPattern::parse(host.as_str());
-        parsed.map_err(|what| drop(diagnostics.report(codes::BAD_VALUE, host.span, what))).ok()
+        parsed.map_err(|what| report(diagnostics, host.span, what)).ok()
     });
     let hosts = hosts.collect();
     let predicates = predicates(written);
@@ -184,10 +184,9 @@ fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diag
             }
             Action::Proxy { services: ids, split: split.ok() }
         }
-        Some(Answer::Redirect(redirect)) => Action::Redirect {
-            status: redirect.status.get() as u16,
-            to: RedirectTarget::of(redirect.to.as_str()),
-        },
+        Some(Answer::Redirect(redirect)) => {
+            Action::Redirect { status: redirect.status.get() as u16, to: RedirectTarget::of(redirect.to.as_str()) }
+        }
         Some(Answer::Respond(respond)) => respond_action(respond),
         // Reported when the configuration was loaded.
         None => Action::Proxy { services: Vec::new(), split: None },
@@ -217,5 +216,9 @@ fn rewrite(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) -> Op
         (.., Some(path)) => Rewrite::template(path.as_str()),
         _ => return None,
     };
-    built.map_err(|what| drop(diagnostics.report(codes::BAD_VALUE, rewrite.span, what))).ok()
+    built.map_err(|what| report(diagnostics, rewrite.span, what)).ok()
+}
+
+fn report(diagnostics: &mut Diagnostics, span: Span, what: String) {
+    diagnostics.report(codes::BAD_VALUE, span, what);
 }

@@ -81,25 +81,12 @@ fn check_limits(limits: &Limits, node: &Node, cx: &mut Cx) {
         let message = "`header_bytes_max` is out of range: allowed is 1KiB to 1MiB";
         cx.report(codes::OUT_OF_RANGE, span_of("header_bytes_max"), message);
     }
-    for (key, part) in [
-        ("field_bytes_max", limits.field_bytes_max),
-        ("target_bytes_max", limits.target_bytes_max),
-    ] {
+    for (key, part) in [("field_bytes_max", limits.field_bytes_max), ("target_bytes_max", limits.target_bytes_max)] {
         if part.get() > total {
             // Whichever key is written is the one to change.
-            let at = if node.get(key).is_some() {
-                key
-            } else {
-                "header_bytes_max"
-            };
-            cx.report(
-                codes::CONTRADICTION,
-                span_of(at),
-                format!("`{key}` is larger than `header_bytes_max`"),
-            )
-            .hint(format!(
-                "a head holds its fields and its target; raise `header_bytes_max` or lower `{key}`"
-            ));
+            let at = if node.get(key).is_some() { key } else { "header_bytes_max" };
+            cx.report(codes::CONTRADICTION, span_of(at), format!("`{key}` is larger than `header_bytes_max`"))
+                .hint(format!("a head holds its fields and its target; raise `header_bytes_max` or lower `{key}`"));
         }
     }
 }

@@ -85,17 +85,11 @@ impl ScalarType for LogTarget {
         match text {
             "stdout" | "-" => Ok(LogTarget::Stdout),
             "stderr" => Ok(LogTarget::Stderr),
-            path if path.contains('/') && !path.contains('\0') => {
-                Ok(LogTarget::File(path.to_owned()))
-            }
-            word => Err(
-                match crate::schema::suggest::nearest(word, ["stdout", "stderr"]) {
-                    Some(near) => Fault::hint(format!("did you mean `{near}`?")),
-                    None => Fault::hint(format!(
-                        "write `stdout`, `stderr` or a path such as ./{word}"
-                    )),
-                },
-            ),
+            path if path.contains('/') && !path.contains('\0') => Ok(LogTarget::File(path.to_owned())),
+            word => Err(match crate::schema::suggest::nearest(word, ["stdout", "stderr"]) {
+                Some(near) => Fault::hint(format!("did you mean `{near}`?")),
+                None => Fault::hint(format!("write `stdout`, `stderr` or a path such as ./{word}")),
+            }),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::service::{HostMode, LoadBalancer};
 use crate::schema::types::{
-    ByteSize, Cidr, Duration, HeaderName, HeaderValue, HostPattern, Int, Map, Method, Name,
-    PathPattern, Pattern, ServiceUrl,
+    ByteSize, Cidr, Duration, HeaderName, HeaderValue, HostPattern, Int, Map, Method, Name, PathPattern, Pattern,
+    ServiceUrl,
 };
 use crate::schema::{Cx, Node, Policy, Span, Spanned, codes};
 use crate::{config_enum, config_struct};
@@ -136,16 +136,8 @@ config_struct! {
 }
 
 /// Fields that frame a message: the gateway writes them itself.
-const FRAMING_FIELDS: &[&str] = &[
-    "connection",
-    "content-length",
-    "content-type",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const FRAMING_FIELDS: &[&str] =
+    &["connection", "content-length", "content-type", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 fn check_respond(respond: &Respond, _: &Node, cx: &mut Cx) {
     for (name, _) in respond.headers.iter() {
@@ -178,17 +170,9 @@ fn check_rewrite(rewrite: &Rewrite, node: &Node, cx: &mut Cx) {
     let by_pattern = rewrite.pattern.is_some() || rewrite.to.is_some();
     let forms = [rewrite.prefix.is_some(), by_pattern, rewrite.path.is_some()];
     if forms.iter().filter(|form| **form).count() != 1 {
-        cx.report(
-            codes::ALTERNATIVES,
-            node.span,
-            "a rewrite has one of `prefix`, `pattern` with `to`, or `path`",
-        );
+        cx.report(codes::ALTERNATIVES, node.span, "a rewrite has one of `prefix`, `pattern` with `to`, or `path`");
     } else if by_pattern && (rewrite.pattern.is_none() || rewrite.to.is_none()) {
-        cx.report(
-            codes::ALTERNATIVES,
-            node.span,
-            "`pattern` and `to` belong together",
-        );
+        cx.report(codes::ALTERNATIVES, node.span, "`pattern` and `to` belong together");
     }
 }
 
@@ -209,18 +193,9 @@ config_struct! {
 }
 
 fn check_value_match(value: &ValueMatch, node: &Node, cx: &mut Cx) {
-    let given = [
-        value.present.is_some(),
-        value.exact.is_some(),
-        value.prefix.is_some(),
-        value.regex.is_some(),
-    ];
+    let given = [value.present.is_some(), value.exact.is_some(), value.prefix.is_some(), value.regex.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
-        cx.report(
-            codes::ALTERNATIVES,
-            node.span,
-            "give one of `present`, `exact`, `prefix`, `regex`",
-        );
+        cx.report(codes::ALTERNATIVES, node.span, "give one of `present`, `exact`, `prefix`, `regex`");
     }
 }
 
@@ -275,10 +250,7 @@ macro_rules! answers {
                 let url = self.service_url.as_ref();
                 let mut all = Vec::new();
                 if self.service.is_some() || url.is_some() {
-                    all.push(Answer::Service {
-                        name: self.service.as_ref(),
-                        url,
-                    });
+                    all.push(Answer::Service { name: self.service.as_ref(), url });
                 }
                 if !self.services.is_empty() {
                     all.push(Answer::Split(&self.services));
@@ -308,26 +280,13 @@ impl Route {
     /// The path as written, in whichever form, and its place.
     pub fn path_text(&self) -> Option<(&str, Span)> {
         let paths = [&self.path, &self.prefix, &self.exact];
-        let plain = paths
-            .into_iter()
-            .flatten()
-            .next()
-            .map(|path| (path.as_str(), path.span));
-        plain.or_else(|| {
-            self.regex
-                .as_ref()
-                .map(|regex| (regex.source.as_str(), regex.span))
-        })
+        let plain = paths.into_iter().flatten().next().map(|path| (path.as_str(), path.span));
+        plain.or_else(|| self.regex.as_ref().map(|regex| (regex.source.as_str(), regex.span)))
     }
 
     /// In how many forms a path is given; 1 in a route that passed the checks.
     pub fn path_forms(&self) -> usize {
-        let forms = [
-            self.path.is_some(),
-            self.prefix.is_some(),
-            self.exact.is_some(),
-            self.regex.is_some(),
-        ];
+        let forms = [self.path.is_some(), self.prefix.is_some(), self.exact.is_some(), self.regex.is_some()];
         forms.into_iter().filter(|given| *given).count()
     }
 }

@@ -57,23 +57,13 @@ type Count = Int<1, WORKERS_MAX>;
 
 impl Decode for Workers {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        let text = cx
-            .scalar(node, "`auto` or a number of threads")?
-            .text
-            .as_str();
+        let text = cx.scalar(node, "`auto` or a number of threads")?.text.as_str();
         if text == "auto" {
             return Some(Workers::Auto);
         }
         if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
-            let shown = node
-                .as_scalar()
-                .map(|scalar| scalar.shown())
-                .unwrap_or_default();
-            cx.report(
-                codes::UNKNOWN_WORD,
-                node.span,
-                format!("`{shown}` is neither `auto` nor a number"),
-            );
+            let shown = node.as_scalar().map(|scalar| scalar.shown()).unwrap_or_default();
+            cx.report(codes::UNKNOWN_WORD, node.span, format!("`{shown}` is neither `auto` nor a number"));
             return None;
         }
         Count::decode(node, cx).map(|count| Workers::Count(count.get() as usize))
@@ -89,10 +79,6 @@ impl Decode for Workers {
     fn describe() -> TypeDoc {
         let auto = TypeDoc::text("auto", "", Some("^auto$"));
         let range = format!("auto, or 1 to {WORKERS_MAX}");
-        TypeDoc {
-            word: "auto or number".to_owned(),
-            range,
-            shape: Shape::Any(vec![auto, Count::describe()]),
-        }
+        TypeDoc { word: "auto or number".to_owned(), range, shape: Shape::Any(vec![auto, Count::describe()]) }
     }
 }

@@ -71,24 +71,16 @@ config_enum! {
 }
 
 fn check_load_balancer(balancer: &LoadBalancer, node: &Node, cx: &mut Cx) {
-    let span = node
-        .entry("key")
-        .map_or(node.span, |entry| entry.value.span);
+    let span = node.entry("key").map_or(node.span, |entry| entry.value.span);
     match &balancer.key {
         Some(key) if balancer.algorithm != Algorithm::ConsistentHash => {
             let message = format!("`{}` has no use for a key", balancer.algorithm.as_str());
-            cx.report(codes::CONTRADICTION, span, message).hint(format!(
-                "use `algorithm: consistent_hash` to balance by {}",
-                key.show()
-            ));
+            cx.report(codes::CONTRADICTION, span, message)
+                .hint(format!("use `algorithm: consistent_hash` to balance by {}", key.show()));
         }
         Some(KeySource::Route | KeySource::Global) => {
-            cx.report(
-                codes::BAD_VALUE,
-                span,
-                "this key is the same for all requests of a route",
-            )
-            .hint("use client_ip, path, header:NAME, cookie:NAME or query:NAME");
+            cx.report(codes::BAD_VALUE, span, "this key is the same for all requests of a route")
+                .hint("use client_ip, path, header:NAME, cookie:NAME or query:NAME");
         }
         _ => {}
     }
@@ -142,15 +134,11 @@ impl ScalarType for HostMode {
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(allowed) {
-            return Err(Fault::hint(
-                "write `preserve`, `upstream`, or a host such as api.example.com",
-            ));
+            return Err(Fault::hint("write `preserve`, `upstream`, or a host such as api.example.com"));
         }
         // A literal without a dot or port is more often a slip than a host.
         match crate::schema::suggest::nearest(text, ["preserve", "upstream"]) {
-            Some(near) if !text.contains(['.', ':']) => {
-                Err(Fault::hint(format!("did you mean `{near}`?")))
-            }
+            Some(near) if !text.contains(['.', ':']) => Err(Fault::hint(format!("did you mean `{near}`?"))),
             _ => Ok(HostMode::Literal(text.to_owned())),
         }
     }

@@ -62,9 +62,7 @@ fn decode_integer(node: &Node, min: u64, max: u64, cx: &mut Cx) -> Option<u64> {
     let text = cx.bare(node, "a whole number")?;
     let digits = text.strip_prefix('+').unwrap_or(text);
     let digits_only = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let negative = digits
-        .strip_prefix('-')
-        .is_some_and(|rest| rest.parse::<u64>().is_ok());
+    let negative = digits.strip_prefix('-').is_some_and(|rest| rest.parse::<u64>().is_ok());
     if !digits_only && !negative {
         let item = cx.bad_value(node, "a whole number");
         if digits.contains(['_', ',', '\'']) {
@@ -76,15 +74,8 @@ fn decode_integer(node: &Node, min: u64, max: u64, cx: &mut Cx) -> Option<u64> {
         Ok(value) if (min..=max).contains(&value) => Some(value),
         _ => {
             let range = range_words(min, max);
-            let shown = node
-                .as_scalar()
-                .map(|scalar| scalar.shown())
-                .unwrap_or_default();
-            cx.report(
-                codes::OUT_OF_RANGE,
-                node.span,
-                format!("`{shown}` is out of range: allowed is {range}"),
-            );
+            let shown = node.as_scalar().map(|scalar| scalar.shown()).unwrap_or_default();
+            cx.report(codes::OUT_OF_RANGE, node.span, format!("`{shown}` is out of range: allowed is {range}"));
             None
         }
     }
@@ -98,11 +89,7 @@ fn range_words(min: u64, max: u64) -> String {
 }
 
 fn integer_doc(min: u64, max: u64) -> TypeDoc {
-    TypeDoc {
-        word: "whole number".to_owned(),
-        range: range_words(min, max),
-        shape: Shape::Integer { min, max },
-    }
+    TypeDoc { word: "whole number".to_owned(), range: range_words(min, max), shape: Shape::Integer { min, max } }
 }
 
 impl Decode for bool {
@@ -130,11 +117,7 @@ impl Decode for bool {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc {
-            word: "true or false".to_owned(),
-            range: String::new(),
-            shape: Shape::Bool,
-        }
+        TypeDoc { word: "true or false".to_owned(), range: String::new(), shape: Shape::Bool }
     }
 }
 
@@ -156,11 +139,7 @@ impl Decode for f64 {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc {
-            word: "number".to_owned(),
-            range: String::new(),
-            shape: Shape::Number,
-        }
+        TypeDoc { word: "number".to_owned(), range: String::new(), shape: Shape::Number }
     }
 }
 
@@ -194,11 +173,7 @@ impl Decode for Raw {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc {
-            word: "anything".to_owned(),
-            range: String::new(),
-            shape: Shape::Any(Vec::new()),
-        }
+        TypeDoc { word: "anything".to_owned(), range: String::new(), shape: Shape::Any(Vec::new()) }
     }
 }
 
@@ -249,11 +224,7 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
             };
             // Names that differ in the file may be equal once read: header names ignore case.
             if out.iter().any(|(known, _)| known.value == key) {
-                cx.report(
-                    codes::DUPLICATE_KEY,
-                    entry.key_span,
-                    format!("`{}` stands here twice", entry.key),
-                );
+                cx.report(codes::DUPLICATE_KEY, entry.key_span, format!("`{}` stands here twice", entry.key));
                 continue;
             }
             out.push((Spanned::new(key, entry.key_span), value));
@@ -275,10 +246,6 @@ impl<K: Decode + PartialEq, V: Decode> Decode for Map<K, V> {
     fn describe() -> TypeDoc {
         let (key, value) = (K::describe(), V::describe());
         let word = format!("mapping of {} to {}", key.word, value.word);
-        TypeDoc {
-            word,
-            range: value.range.clone(),
-            shape: Shape::Map(Box::new(value)),
-        }
+        TypeDoc { word, range: value.range.clone(), shape: Shape::Map(Box::new(value)) }
     }
 }

@@ -47,11 +47,7 @@ impl ScalarType for HeaderName {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "header name",
-            "token characters; case does not matter",
-            Some(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"),
-        )
+        TypeDoc::text("header name", "token characters; case does not matter", Some(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))
     }
 }
 
@@ -91,20 +87,13 @@ impl ScalarType for HeaderValue {
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if text.bytes().any(|b| (b < 0x20 && b != b'\t') || b == 0x7f) {
-            return Err(Fault::message(
-                "a header value may not hold line breaks or control characters",
-            ));
+            return Err(Fault::message("a header value may not hold line breaks or control characters"));
         }
         if text.len() > 8 * 1024 {
-            return Err(
-                Fault::message("a header value may hold at most 8KiB").code(codes::OUT_OF_RANGE)
-            );
+            return Err(Fault::message("a header value may hold at most 8KiB").code(codes::OUT_OF_RANGE));
         }
         let value = text.trim_matches([' ', '\t']).to_owned();
-        Ok(HeaderValue {
-            value,
-            written: None,
-        })
+        Ok(HeaderValue { value, written: None })
     }
 
     fn show(&self) -> String {
@@ -112,11 +101,7 @@ impl ScalarType for HeaderValue {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "header value",
-            "no line breaks, no control characters",
-            None,
-        )
+        TypeDoc::text("header value", "no line breaks, no control characters", None)
     }
 }
 
@@ -131,32 +116,22 @@ impl Method {
     }
 }
 
-const METHODS: &[&str] = &[
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-];
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 impl ScalarType for Method {
     const WANTED: &'static str = "a method";
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if text.contains(['|', ',', ' ']) {
-            let words: Vec<&str> = text
-                .split(['|', ',', ' '])
-                .filter(|word| !word.is_empty())
-                .collect();
+            let words: Vec<&str> = text.split(['|', ',', ' ']).filter(|word| !word.is_empty()).collect();
             return Err(Fault::hint(format!("write a list: [{}]", words.join(", "))));
         }
         let upper = text.to_ascii_uppercase();
         if METHODS.contains(&upper.as_str()) && upper != text {
-            return Err(Fault::hint(format!(
-                "methods are written in capitals: {upper}"
-            )));
+            return Err(Fault::hint(format!("methods are written in capitals: {upper}")));
         }
         if !is_token(text) || text.len() > 32 {
-            return Err(Fault::hint(format!(
-                "the usual ones are {}",
-                METHODS.join(", ")
-            )));
+            return Err(Fault::hint(format!("the usual ones are {}", METHODS.join(", "))));
         }
         Ok(Method(text.to_owned()))
     }
@@ -166,11 +141,7 @@ impl ScalarType for Method {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "method",
-            "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS or another token",
-            Some("^[^a-z|, ]+$"),
-        )
+        TypeDoc::text("method", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS or another token", Some("^[^a-z|, ]+$"))
     }
 }
 
@@ -180,12 +151,8 @@ impl Decode for Method {
         if !METHODS.contains(&method.as_str())
             && let Some(near) = suggest::nearest(method.as_str(), METHODS.iter().copied())
         {
-            cx.report(
-                codes::UNUSUAL_METHOD,
-                node.span,
-                format!("`{}` is not a usual method", method.as_str()),
-            )
-            .hint(format!("did you mean `{near}`?"));
+            cx.report(codes::UNUSUAL_METHOD, node.span, format!("`{}` is not a usual method", method.as_str()))
+                .hint(format!("did you mean `{near}`?"));
         }
         Some(method)
     }
@@ -216,21 +183,14 @@ impl ScalarType for HostPattern {
     fn parse(text: &str) -> Result<Self, Fault> {
         let name = text.strip_prefix("*.").unwrap_or(text);
         if name.contains('*') {
-            return Err(Fault::hint(
-                "a `*` may only be the whole first part, as in *.example.com",
-            ));
+            return Err(Fault::hint("a `*` may only be the whole first part, as in *.example.com"));
         }
         if let Some((_, rest)) = name.split_once("://") {
-            return Err(Fault::hint(format!(
-                "give the host only: {}",
-                rest.split(['/', ':']).next().unwrap_or("")
-            )));
+            return Err(Fault::hint(format!("give the host only: {}", rest.split(['/', ':']).next().unwrap_or(""))));
         }
         let literal = name.starts_with('[') && name.ends_with(']');
         if !literal && name.contains(':') {
-            return Err(Fault::hint(
-                "give the host without its port; the listener decides about ports",
-            ));
+            return Err(Fault::hint("give the host without its port; the listener decides about ports"));
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
         if name.is_empty() || name.len() > 253 || !(literal || name.bytes().all(plain)) {
@@ -273,14 +233,10 @@ impl ScalarType for PathPattern {
             return Err(Fault::hint(format!("a path begins with `/`: /{text}")));
         }
         if text.contains(['?', '#']) {
-            return Err(Fault::hint(
-                "a path holds no `?` or `#`; match the query under `query`",
-            ));
+            return Err(Fault::hint("a path holds no `?` or `#`; match the query under `query`"));
         }
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Fault::message(
-                "a path holds no blanks and no control characters",
-            ));
+            return Err(Fault::message("a path holds no blanks and no control characters"));
         }
         if text.len() > 8 * 1024 {
             return Err(Fault::message("a path may hold at most 8KiB").code(codes::OUT_OF_RANGE));
@@ -316,15 +272,7 @@ pub enum KeySource {
     Query(String),
 }
 
-const KEY_FORMS: &[&str] = &[
-    "client_ip",
-    "path",
-    "route",
-    "global",
-    "header:NAME",
-    "cookie:NAME",
-    "query:NAME",
-];
+const KEY_FORMS: &[&str] = &["client_ip", "path", "route", "global", "header:NAME", "cookie:NAME", "query:NAME"];
 
 impl ScalarType for KeySource {
     const WANTED: &'static str = "a key";
@@ -349,17 +297,11 @@ impl ScalarType for KeySource {
         match kind {
             "header" => HeaderName::parse(name).map(KeySource::Header),
             "cookie" if is_token(name) => Ok(KeySource::Cookie(name.to_owned())),
-            "query" if !name.is_empty() && !name.contains(['&', '=', '#']) => {
-                Ok(KeySource::Query(name.to_owned()))
-            }
-            _ => Err(
-                match suggest::nearest(kind, ["header", "cookie", "query"]) {
-                    Some(near) if near != kind => {
-                        Fault::hint(format!("did you mean `{near}:{name}`?"))
-                    }
-                    _ => forms(),
-                },
-            ),
+            "query" if !name.is_empty() && !name.contains(['&', '=', '#']) => Ok(KeySource::Query(name.to_owned())),
+            _ => Err(match suggest::nearest(kind, ["header", "cookie", "query"]) {
+                Some(near) if near != kind => Fault::hint(format!("did you mean `{near}:{name}`?")),
+                _ => forms(),
+            }),
         }
     }
 
@@ -386,18 +328,12 @@ mod tests {
     use super::*;
 
     fn hint_of<T: ScalarType>(text: &str) -> String {
-        T::parse(text)
-            .err()
-            .and_then(|fault| fault.hint)
-            .unwrap_or_default()
+        T::parse(text).err().and_then(|fault| fault.hint).unwrap_or_default()
     }
 
     #[test]
     fn names_and_values_cannot_smuggle() {
-        assert_eq!(
-            HeaderName::parse("X-Trace").map(|n| n.show()),
-            Ok("x-trace".to_owned())
-        );
+        assert_eq!(HeaderName::parse("X-Trace").map(|n| n.show()), Ok("x-trace".to_owned()));
         for bad in ["", "a b", "a:", "a\r\nb", "ä"] {
             assert!(HeaderName::parse(bad).is_err(), "{bad:?}");
         }
@@ -410,26 +346,11 @@ mod tests {
     #[test]
     fn slips_get_the_right_form() {
         assert_eq!(hint_of::<Method>("GET|POST"), "write a list: [GET, POST]");
-        assert_eq!(
-            hint_of::<Method>("get"),
-            "methods are written in capitals: GET"
-        );
-        assert_eq!(
-            hint_of::<PathPattern>("api/x"),
-            "a path begins with `/`: /api/x"
-        );
-        assert_eq!(
-            hint_of::<HostPattern>("https://a.b/c"),
-            "give the host only: a.b"
-        );
-        assert_eq!(
-            hint_of::<KeySource>("clientip"),
-            "did you mean `client_ip`?"
-        );
+        assert_eq!(hint_of::<Method>("get"), "methods are written in capitals: GET");
+        assert_eq!(hint_of::<PathPattern>("api/x"), "a path begins with `/`: /api/x");
+        assert_eq!(hint_of::<HostPattern>("https://a.b/c"), "give the host only: a.b");
+        assert_eq!(hint_of::<KeySource>("clientip"), "did you mean `client_ip`?");
         assert_eq!(hint_of::<KeySource>("haeder:x"), "did you mean `header:x`?");
-        assert_eq!(
-            KeySource::parse("header:X-User").map(|k| k.show()),
-            Ok("header:x-user".to_owned())
-        );
+        assert_eq!(KeySource::parse("header:X-User").map(|k| k.show()), Ok("header:x-user".to_owned()));
     }
 }

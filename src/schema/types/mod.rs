@@ -49,20 +49,12 @@ pub struct Fault {
 impl Fault {
     /// "`text` is not WANTED", with a hint.
     pub fn hint(hint: impl Into<String>) -> Fault {
-        Fault {
-            code: codes::BAD_VALUE,
-            message: None,
-            hint: Some(hint.into()),
-        }
+        Fault { code: codes::BAD_VALUE, message: None, hint: Some(hint.into()) }
     }
 
     /// A sentence of its own.
     pub fn message(message: impl Into<String>) -> Fault {
-        Fault {
-            code: codes::BAD_VALUE,
-            message: Some(message.into()),
-            hint: None,
-        }
+        Fault { code: codes::BAD_VALUE, message: Some(message.into()), hint: None }
     }
 
     /// The same with another code.
@@ -72,10 +64,7 @@ impl Fault {
 
     /// The same with a hint.
     pub fn and_hint(self, hint: impl Into<String>) -> Fault {
-        Fault {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Fault { hint: Some(hint.into()), ..self }
     }
 }
 

@@ -20,12 +20,10 @@ impl Cidr {
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
-                masked(network.to_bits().into(), self.prefix, 32)
-                    == masked(address.to_bits().into(), self.prefix, 32)
+                masked(network.to_bits().into(), self.prefix, 32) == masked(address.to_bits().into(), self.prefix, 32)
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
-                masked(network.to_bits(), self.prefix, 128)
-                    == masked(address.to_bits(), self.prefix, 128)
+                masked(network.to_bits(), self.prefix, 128) == masked(address.to_bits(), self.prefix, 128)
             }
             _ => false,
         }
@@ -40,9 +38,7 @@ impl Cidr {
 /// `bits`, of which `width` count, with all after the first `prefix` cleared.
 fn masked(bits: u128, prefix: u8, width: u8) -> u128 {
     let drop = u32::from(width.saturating_sub(prefix));
-    bits.checked_shr(drop)
-        .and_then(|kept| kept.checked_shl(drop))
-        .unwrap_or(0)
+    bits.checked_shr(drop).and_then(|kept| kept.checked_shl(drop)).unwrap_or(0)
 }
 
 impl ScalarType for Cidr {
@@ -65,9 +61,7 @@ impl ScalarType for Cidr {
             return Err(Fault::message(message).code(codes::OUT_OF_RANGE));
         }
         let network = match address {
-            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(
-                masked(v4.to_bits().into(), prefix, 32) as u32,
-            )),
+            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(masked(v4.to_bits().into(), prefix, 32) as u32)),
             IpAddr::V6(v6) => IpAddr::V6(masked(v6.to_bits(), prefix, 128).into()),
         };
         Ok(Cidr { network, prefix })
@@ -78,11 +72,7 @@ impl ScalarType for Cidr {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "address range",
-            "IPv4 or IPv6, with or without /prefix",
-            None,
-        )
+        TypeDoc::text("address range", "IPv4 or IPv6, with or without /prefix", None)
     }
 }
 
@@ -111,11 +101,7 @@ impl ScalarType for ListenAddress {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "listen address",
-            "address:port, or :port for all addresses",
-            Some(r"^.*:[0-9]+$"),
-        )
+        TypeDoc::text("listen address", "address:port, or :port for all addresses", Some(r"^.*:[0-9]+$"))
     }
 }
 
@@ -141,18 +127,13 @@ impl ScalarType for Endpoint {
     fn parse(text: &str) -> Result<Self, Fault> {
         if let Some((_, rest)) = text.split_once("://") {
             let bare = rest.split('/').next().unwrap_or(rest);
-            return Err(Fault::hint(format!(
-                "write host:port without the scheme: {bare}"
-            )));
+            return Err(Fault::hint(format!("write host:port without the scheme: {bare}")));
         }
         let (host, port) = host_and_port(text)?;
         if port == 0 {
             return Err(Fault::message("port 0 cannot be reached").code(codes::OUT_OF_RANGE));
         }
-        Ok(Endpoint {
-            host: host_name(host)?,
-            port,
-        })
+        Ok(Endpoint { host: host_name(host)?, port })
     }
 
     fn show(&self) -> String {
@@ -165,11 +146,7 @@ impl ScalarType for Endpoint {
 }
 
 fn show_host_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// An address or a host name, lower-cased.
@@ -178,38 +155,25 @@ fn host_name(host: &str) -> Result<String, Fault> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         !label.is_empty() && label.len() <= 63 && label.bytes().all(word) && !label.starts_with('-')
     };
-    let is_name = host.len() <= 253
-        && host
-            .strip_suffix('.')
-            .unwrap_or(host)
-            .split('.')
-            .all(is_label);
+    let is_name = host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(is_label);
     let all_numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if host.parse::<IpAddr>().is_ok() || (is_name && !all_numeric) {
         return Ok(host.to_ascii_lowercase());
     }
-    Err(Fault::message(format!(
-        "`{host}` is neither an address nor a host name"
-    )))
+    Err(Fault::message(format!("`{host}` is neither an address nor a host name")))
 }
 
 /// `host:port`, the host without brackets and perhaps empty.
 fn host_and_port(text: &str) -> Result<(&str, u16), Fault> {
     let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => rest
-            .split_once("]:")
-            .ok_or_else(|| Fault::hint("write it as [address]:port"))?,
+        Some(rest) => rest.split_once("]:").ok_or_else(|| Fault::hint("write it as [address]:port"))?,
         None => text.rsplit_once(':').ok_or_else(|| no_port(text))?,
     };
     if host.contains(':') && !text.starts_with('[') {
-        return Err(Fault::hint(
-            "write an IPv6 address in brackets, as [::1]:8080",
-        ));
+        return Err(Fault::hint("write an IPv6 address in brackets, as [::1]:8080"));
     }
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(
-            Fault::message(format!("`{port}` is not a port")).and_hint("write it as host:port")
-        );
+        return Err(Fault::message(format!("`{port}` is not a port")).and_hint("write it as host:port"));
     }
     match port.parse::<u16>() {
         Ok(port) => Ok((host, port)),
@@ -222,11 +186,8 @@ fn host_and_port(text: &str) -> Result<(&str, u16), Fault> {
 
 fn no_port(text: &str) -> Fault {
     match text.parse::<u16>() {
-        Ok(port) => Fault::hint(format!(
-            "write `:{port}` for all addresses, or `127.0.0.1:{port}`"
-        )),
-        Err(_) => Fault::message(format!("`{text}` has no port"))
-            .and_hint(format!("write it as {text}:8080")),
+        Ok(port) => Fault::hint(format!("write `:{port}` for all addresses, or `127.0.0.1:{port}`")),
+        Err(_) => Fault::message(format!("`{text}` has no port")).and_hint(format!("write it as {text}:8080")),
     }
 }
 
@@ -261,44 +222,26 @@ impl ScalarType for ServiceUrl {
         };
         let place = rest.strip_suffix('/').unwrap_or(rest);
         if place.contains(['/', '?', '#', '@']) {
-            return Err(Fault::hint(
-                "give host and port only; a path is set by `rewrite`",
-            ));
+            return Err(Fault::hint("give host and port only; a path is set by `rewrite`"));
         }
-        let has_port = place
-            .rsplit_once(':')
-            .is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        let has_port = place.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
         let endpoint = match has_port {
             true => Endpoint::parse(place)?,
             false => {
-                let host = place
-                    .strip_prefix('[')
-                    .and_then(|host| host.strip_suffix(']'))
-                    .unwrap_or(place);
-                Endpoint {
-                    host: host_name(host)?,
-                    port,
-                }
+                let host = place.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(place);
+                Endpoint { host: host_name(host)?, port }
             }
         };
         Ok(ServiceUrl { scheme, endpoint })
     }
 
     fn show(&self) -> String {
-        let scheme = if self.scheme == Scheme::Http {
-            "http"
-        } else {
-            "https"
-        };
+        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
         format!("{scheme}://{}", self.endpoint.show())
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "URL",
-            "http:// or https://, host and port",
-            Some(r"^https?://[^/]+/?$"),
-        )
+        TypeDoc::text("URL", "http:// or https://, host and port", Some(r"^https?://[^/]+/?$"))
     }
 }
 
@@ -328,18 +271,11 @@ mod tests {
 
     #[test]
     fn listeners_take_addresses_only() {
-        let shown = |text: &str| {
-            ListenAddress::parse(text)
-                .map(|a| a.show())
-                .unwrap_or_default()
-        };
+        let shown = |text: &str| ListenAddress::parse(text).map(|a| a.show()).unwrap_or_default();
         assert_eq!(shown(":8080"), "0.0.0.0:8080");
         assert_eq!(shown("[::]:1"), "[::]:1");
         assert_eq!(shown("localhost:0"), "127.0.0.1:0");
-        assert_eq!(
-            code_of::<ListenAddress>("127.0.0.1:99999"),
-            codes::OUT_OF_RANGE
-        );
+        assert_eq!(code_of::<ListenAddress>("127.0.0.1:99999"), codes::OUT_OF_RANGE);
         for bad in ["", "8080", "a.b:80", "::1:80", "[::1]", ":x", ":"] {
             assert_eq!(code_of::<ListenAddress>(bad), codes::BAD_VALUE, "{bad}");
         }
@@ -347,24 +283,10 @@ mod tests {
 
     #[test]
     fn endpoints_take_names_too() {
-        for good in [
-            "10.0.0.1:1",
-            "[::1]:65535",
-            "backend:80",
-            "a-b.example.com:80",
-            "a_b:80",
-        ] {
+        for good in ["10.0.0.1:1", "[::1]:65535", "backend:80", "a-b.example.com:80", "a_b:80"] {
             assert_eq!(Endpoint::parse(good).map(|e| e.show()), Ok(good.to_owned()));
         }
-        for bad in [
-            "a b:80",
-            "http://a:80",
-            "a:",
-            ":80",
-            "-a:80",
-            "1.2.3:80",
-            "a..b:80",
-        ] {
+        for bad in ["a b:80", "http://a:80", "a:", ":80", "-a:80", "1.2.3:80", "a..b:80"] {
             assert_eq!(code_of::<Endpoint>(bad), codes::BAD_VALUE, "{bad}");
         }
         assert_eq!(code_of::<Endpoint>("a:0"), codes::OUT_OF_RANGE);
@@ -372,21 +294,11 @@ mod tests {
 
     #[test]
     fn urls_have_default_ports() {
-        let shown = |text: &str| {
-            ServiceUrl::parse(text)
-                .map(|u| u.show())
-                .unwrap_or_default()
-        };
+        let shown = |text: &str| ServiceUrl::parse(text).map(|u| u.show()).unwrap_or_default();
         assert_eq!(shown("http://localhost:9000"), "http://localhost:9000");
         assert_eq!(shown("https://a.b/"), "https://a.b:443");
         assert_eq!(shown("http://[::1]"), "http://[::1]:80");
-        for bad in [
-            "localhost:9000",
-            "http://",
-            "http://a/b",
-            "http://u@a",
-            "ftp://a",
-        ] {
+        for bad in ["localhost:9000", "http://", "http://a/b", "http://u@a", "ftp://a"] {
             assert_eq!(shown(bad), "", "{bad}");
         }
     }

@@ -51,11 +51,8 @@ impl<const MIN_MS: u64> ScalarType for Duration<MIN_MS> {
     }
 
     fn document() -> TypeDoc {
-        let range = format!(
-            "{} to {}",
-            show_duration(time::Duration::from_millis(MIN_MS)),
-            show_duration(DURATION_MAX)
-        );
+        let range =
+            format!("{} to {}", show_duration(time::Duration::from_millis(MIN_MS)), show_duration(DURATION_MAX));
         TypeDoc::text("duration", &range, Some(r"^([0-9]+(us|ms|s|m|h|d))+$"))
     }
 }
@@ -87,9 +84,7 @@ const TIME_UNITS: &[(&str, u64)] = &[
 fn parse_duration(text: &str) -> Result<time::Duration, Fault> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         let hint = format!("write `{text}s` for seconds (units: us, ms, s, m, h, d)");
-        return Err(Fault::message(format!("`{text}` has no unit"))
-            .code(codes::MISSING_UNIT)
-            .and_hint(hint));
+        return Err(Fault::message(format!("`{text}` has no unit")).code(codes::MISSING_UNIT).and_hint(hint));
     }
     let parts = split_units(text).ok_or_else(|| duration_fault(text))?;
     let mut total: u64 = 0;
@@ -99,17 +94,11 @@ fn parse_duration(text: &str) -> Result<time::Duration, Fault> {
             return Err(duration_fault(text));
         };
         if size >= last {
-            return Err(Fault::hint(
-                "write the larger unit first and each unit once, as in 1h30m",
-            ));
+            return Err(Fault::hint("write the larger unit first and each unit once, as in 1h30m"));
         }
         last = size;
-        let part = number
-            .checked_mul(size)
-            .and_then(|part| total.checked_add(part));
-        total = part.ok_or_else(|| {
-            Fault::message(format!("`{text}` is too long")).code(codes::OUT_OF_RANGE)
-        })?;
+        let part = number.checked_mul(size).and_then(|part| total.checked_add(part));
+        total = part.ok_or_else(|| Fault::message(format!("`{text}` is too long")).code(codes::OUT_OF_RANGE))?;
     }
     Ok(time::Duration::from_nanos(total))
 }
@@ -119,9 +108,7 @@ fn duration_fault(text: &str) -> Fault {
     if let Some(parts) = split_units(&compact) {
         let fixed: Option<String> = parts
             .iter()
-            .map(|(number, unit)| {
-                long_unit(unit, LONG_TIME_UNITS).map(|unit| format!("{number}{unit}"))
-            })
+            .map(|(number, unit)| long_unit(unit, LONG_TIME_UNITS).map(|unit| format!("{number}{unit}")))
             .collect();
         if let Some(fixed) = fixed {
             return Fault::hint(format!("did you mean `{fixed}`?"));
@@ -132,18 +119,7 @@ fn duration_fault(text: &str) -> Fault {
 
 const LONG_TIME_UNITS: &[(&str, &[&str])] = &[
     ("us", &["us", "µs", "usec", "micros", "microseconds"]),
-    (
-        "ms",
-        &[
-            "ms",
-            "msec",
-            "msecs",
-            "milli",
-            "millis",
-            "millisecond",
-            "milliseconds",
-        ],
-    ),
+    ("ms", &["ms", "msec", "msecs", "milli", "millis", "millisecond", "milliseconds"]),
     ("s", &["s", "sec", "secs", "second", "seconds", "S"]),
     ("m", &["m", "min", "mins", "minute", "minutes", "M"]),
     ("h", &["h", "hr", "hrs", "hour", "hours", "H"]),
@@ -170,9 +146,7 @@ fn split_units(text: &str) -> Option<Vec<(u64, &str)>> {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let number = rest[..digits].parse().ok()?;
         let tail = &rest[digits..];
-        let end = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
+        let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         parts.push((number, &tail[..end]));
         rest = &tail[end..];
     }
@@ -205,39 +179,24 @@ impl ByteSize {
 /// Largest [`ByteSize`].
 const BYTE_SIZE_MAX: u64 = 1 << 40;
 
-const SIZE_UNITS: &[(&str, u64)] = &[
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZE_UNITS: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl ScalarType for ByteSize {
     const WANTED: &'static str = "a size in bytes";
 
     fn parse(text: &str) -> Result<Self, Fault> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            let bytes = text
-                .parse()
-                .ok()
-                .filter(|bytes| *bytes <= BYTE_SIZE_MAX)
-                .map(ByteSize);
+            let bytes = text.parse().ok().filter(|bytes| *bytes <= BYTE_SIZE_MAX).map(ByteSize);
             let shown = bytes.map_or_else(|| format!("{text}B"), |size| size.show());
             let hint = format!("write `{shown}` (units: B, KiB, MiB, GiB)");
-            return Err(Fault::message(format!("`{text}` has no unit"))
-                .code(codes::MISSING_UNIT)
-                .and_hint(hint));
+            return Err(Fault::message(format!("`{text}` has no unit")).code(codes::MISSING_UNIT).and_hint(hint));
         }
         let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let parts = split_units(&compact).unwrap_or_default();
         let [(number, unit)] = parts.as_slice() else {
             return Err(Fault::hint("write it as 512B, 64KiB or 10MiB"));
         };
-        let Some((_, size)) = SIZE_UNITS
-            .iter()
-            .find(|(name, _)| name == unit)
-            .filter(|_| compact == text)
-        else {
+        let Some((_, size)) = SIZE_UNITS.iter().find(|(name, _)| name == unit).filter(|_| compact == text) else {
             return Err(match long_unit(unit, LONG_SIZE_UNITS) {
                 Some(unit) => Fault::hint(format!("did you mean `{number}{unit}`?")),
                 None => Fault::hint("write it as 512B, 64KiB or 10MiB"),
@@ -245,17 +204,12 @@ impl ScalarType for ByteSize {
         };
         match number.checked_mul(*size) {
             Some(bytes) if bytes <= BYTE_SIZE_MAX => Ok(ByteSize(bytes)),
-            _ => Err(
-                Fault::message(format!("`{text}` is too large: at most 1024GiB"))
-                    .code(codes::OUT_OF_RANGE),
-            ),
+            _ => Err(Fault::message(format!("`{text}` is too large: at most 1024GiB")).code(codes::OUT_OF_RANGE)),
         }
     }
 
     fn show(&self) -> String {
-        let fits = SIZE_UNITS
-            .iter()
-            .find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
+        let fits = SIZE_UNITS.iter().find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
         let (unit, size) = fits.copied().unwrap_or(("B", 1));
         format!("{}{unit}", self.0 / size)
     }
@@ -282,23 +236,12 @@ impl ScalarType for Percent {
     fn parse(text: &str) -> Result<Self, Fault> {
         let Some(number) = text.strip_suffix('%') else {
             let is_number = text.parse::<f64>().is_ok_and(f64::is_finite);
-            let fault = Fault::hint(if is_number {
-                format!("write `{text}%`")
-            } else {
-                "write it as 25%".to_owned()
-            });
-            return Err(if is_number {
-                fault.code(codes::MISSING_UNIT)
-            } else {
-                fault
-            });
+            let fault = Fault::hint(if is_number { format!("write `{text}%`") } else { "write it as 25%".to_owned() });
+            return Err(if is_number { fault.code(codes::MISSING_UNIT) } else { fault });
         };
         match number.parse::<f64>() {
             Ok(value) if (0.0..=100.0).contains(&value) => Ok(Percent(value)),
-            Ok(_) => Err(
-                Fault::message(format!("`{text}` is not between 0% and 100%"))
-                    .code(codes::OUT_OF_RANGE),
-            ),
+            Ok(_) => Err(Fault::message(format!("`{text}` is not between 0% and 100%")).code(codes::OUT_OF_RANGE)),
             Err(_) => Err(Fault::hint("write it as 25%")),
         }
     }
@@ -335,29 +278,14 @@ impl ScalarType for Rate {
         let form = "write it as 100/s, 60/m or 5000/h";
         let Some((count, per)) = text.split_once('/') else {
             let bare = text.parse::<u32>().is_ok();
-            let fault = Fault::hint(if bare {
-                format!("write `{text}/s`, `{text}/m` or `{text}/h`")
-            } else {
-                form.into()
-            });
-            return Err(if bare {
-                fault.code(codes::MISSING_UNIT)
-            } else {
-                fault
-            });
+            let fault =
+                Fault::hint(if bare { format!("write `{text}/s`, `{text}/m` or `{text}/h`") } else { form.into() });
+            return Err(if bare { fault.code(codes::MISSING_UNIT) } else { fault });
         };
-        let count = count
-            .trim()
-            .parse::<u32>()
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| Fault::hint(form))?;
+        let count = count.trim().parse::<u32>().ok().filter(|count| *count > 0).ok_or_else(|| Fault::hint(form))?;
         let per = per.trim();
-        let with_number = if per.starts_with(|c: char| c.is_ascii_digit()) {
-            per.to_owned()
-        } else {
-            format!("1{per}")
-        };
+        let with_number =
+            if per.starts_with(|c: char| c.is_ascii_digit()) { per.to_owned() } else { format!("1{per}") };
         match parse_duration(&with_number) {
             Ok(per) if !per.is_zero() && per <= DURATION_MAX => Ok(Rate { count, per }),
             _ => Err(Fault::hint(form)),
@@ -366,18 +294,12 @@ impl ScalarType for Rate {
 
     fn show(&self) -> String {
         let per = show_duration(self.per);
-        let unit = per
-            .strip_prefix('1')
-            .filter(|unit| !unit.contains(|c: char| c.is_ascii_digit()));
+        let unit = per.strip_prefix('1').filter(|unit| !unit.contains(|c: char| c.is_ascii_digit()));
         format!("{}/{}", self.count, unit.unwrap_or(&per))
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "rate",
-            "such as 100/s, 60/m, 5000/h",
-            Some(r"^[0-9]+ */ *([0-9]*(us|ms|s|m|h|d))+$"),
-        )
+        TypeDoc::text("rate", "such as 100/s, 60/m, 5000/h", Some(r"^[0-9]+ */ *([0-9]*(us|ms|s|m|h|d))+$"))
     }
 }
 
@@ -386,44 +308,18 @@ mod tests {
     use super::*;
 
     fn hint_of<T: ScalarType>(text: &str) -> String {
-        T::parse(text)
-            .err()
-            .and_then(|fault| fault.hint)
-            .unwrap_or_default()
+        T::parse(text).err().and_then(|fault| fault.hint).unwrap_or_default()
     }
 
     #[test]
     fn durations_need_units_and_suggest_them() {
-        let ms = |text: &str| {
-            Duration::<0>::parse(text)
-                .map(|d| d.as_millis())
-                .unwrap_or(u128::MAX)
-        };
-        assert_eq!(
-            [ms("250ms"), ms("30s"), ms("1h30m"), ms("0s")],
-            [250, 30_000, 5_400_000, 0]
-        );
-        for bad in [
-            "",
-            "s",
-            "-1s",
-            "1.5s",
-            "30m1h",
-            "1s1s",
-            "99999999999999999999s",
-            "1 s",
-            "400d",
-        ] {
+        let ms = |text: &str| Duration::<0>::parse(text).map(|d| d.as_millis()).unwrap_or(u128::MAX);
+        assert_eq!([ms("250ms"), ms("30s"), ms("1h30m"), ms("0s")], [250, 30_000, 5_400_000, 0]);
+        for bad in ["", "s", "-1s", "1.5s", "30m1h", "1s1s", "99999999999999999999s", "1 s", "400d"] {
             assert!(Duration::<0>::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(
-            Duration::<1>::parse("0s").map_err(|fault| fault.code),
-            Err(codes::OUT_OF_RANGE)
-        );
-        assert_eq!(
-            Duration::<1>::parse("30").map_err(|fault| fault.code),
-            Err(codes::MISSING_UNIT)
-        );
+        assert_eq!(Duration::<1>::parse("0s").map_err(|fault| fault.code), Err(codes::OUT_OF_RANGE));
+        assert_eq!(Duration::<1>::parse("30").map_err(|fault| fault.code), Err(codes::MISSING_UNIT));
         assert_eq!(hint_of::<Duration>("10 secs"), "did you mean `10s`?");
         assert!(hint_of::<Duration>("30").contains("`30s`"));
     }
@@ -440,10 +336,7 @@ mod tests {
     #[test]
     fn shown_forms_read_back() {
         for text in ["1h30m", "250ms", "0s", "1d", "5us"] {
-            assert_eq!(
-                Duration::<0>::parse(text).map(|d| d.show()),
-                Ok(text.to_owned())
-            );
+            assert_eq!(Duration::<0>::parse(text).map(|d| d.show()), Ok(text.to_owned()));
         }
         for text in ["0B", "512B", "1KiB", "10MiB", "1GiB", "1025B"] {
             assert_eq!(ByteSize::parse(text).map(|s| s.show()), Ok(text.to_owned()));

@@ -47,12 +47,8 @@ impl Decode for Secret {
         let Some(path) = scalar.text.strip_prefix("file:") else {
             if scalar.written.is_none() {
                 cx.diagnostics.hide(node.span);
-                cx.report(
-                    codes::PLAIN_SECRET,
-                    node.span,
-                    "a secret stands in the file in plain text",
-                )
-                .hint("write ${NAME} for an environment variable, or file:/path");
+                cx.report(codes::PLAIN_SECRET, node.span, "a secret stands in the file in plain text")
+                    .hint("write ${NAME} for an environment variable, or file:/path");
             }
             return Some(Secret(scalar.text.clone()));
         };
@@ -60,11 +56,7 @@ impl Decode for Secret {
             Ok(text) => Some(Secret(without_newline(text))),
             Err(reason) => {
                 let shown = scalar.shown();
-                cx.report(
-                    codes::BAD_SECRET,
-                    node.span,
-                    format!("the secret `{shown}` cannot be read: {reason}"),
-                );
+                cx.report(codes::BAD_SECRET, node.span, format!("the secret `{shown}` cannot be read: {reason}"));
                 None
             }
         }
@@ -75,11 +67,7 @@ impl Decode for Secret {
     }
 
     fn describe() -> TypeDoc {
-        TypeDoc::text(
-            "secret",
-            "${NAME}, file:/path (at most 64KiB) or text",
-            None,
-        )
+        TypeDoc::text("secret", "${NAME}, file:/path (at most 64KiB) or text", None)
     }
 }
 
@@ -111,16 +99,8 @@ impl Name {
     /// A name made of any text: what a name may not hold becomes `_`, what is too long is cut, nothing becomes `_`.
     pub fn from_text(text: &str) -> Name {
         let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | ',');
-        let name: String = text
-            .chars()
-            .take(128)
-            .map(|c| if allowed(c) { c } else { '_' })
-            .collect();
-        Name(if name.is_empty() {
-            "_".to_owned()
-        } else {
-            name
-        })
+        let name: String = text.chars().take(128).map(|c| if allowed(c) { c } else { '_' }).collect();
+        Name(if name.is_empty() { "_".to_owned() } else { name })
     }
 }
 
@@ -132,9 +112,7 @@ impl ScalarType for Name {
         if !text.is_empty() && text.len() <= 128 && text.bytes().all(allowed) {
             return Ok(Name(text.to_owned()));
         }
-        Err(Fault::hint(
-            "names have 1 to 128 visible ASCII characters and no blanks, commas or quotes",
-        ))
+        Err(Fault::hint("names have 1 to 128 visible ASCII characters and no blanks, commas or quotes"))
     }
 
     fn show(&self) -> String {
@@ -142,11 +120,7 @@ impl ScalarType for Name {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "name",
-            "1 to 128 visible characters",
-            Some(r#"^[^\s",\\]{1,128}$"#),
-        )
+        TypeDoc::text("name", "1 to 128 visible characters", Some(r#"^[^\s",\\]{1,128}$"#))
     }
 }
 
@@ -163,15 +137,9 @@ impl ScalarType for Pattern {
     const WANTED: &'static str = "a regular expression";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        let built = regex::RegexBuilder::new(text)
-            .size_limit(REGEX_BYTES_MAX)
-            .dfa_size_limit(REGEX_BYTES_MAX)
-            .build();
+        let built = regex::RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).dfa_size_limit(REGEX_BYTES_MAX).build();
         match built {
-            Ok(regex) => Ok(Pattern {
-                source: text.to_owned(),
-                regex,
-            }),
+            Ok(regex) => Ok(Pattern { source: text.to_owned(), regex }),
             Err(error) => Err(regex_fault(&error)),
         }
     }
@@ -181,29 +149,17 @@ impl ScalarType for Pattern {
     }
 
     fn document() -> TypeDoc {
-        TypeDoc::text(
-            "regular expression",
-            "RE2 syntax; at most 1MiB compiled",
-            None,
-        )
+        TypeDoc::text("regular expression", "RE2 syntax; at most 1MiB compiled", None)
     }
 }
 
 fn regex_fault(error: &regex::Error) -> Fault {
     let text = error.to_string();
     // The library draws several lines; the last one holds the cause.
-    let cause = text
-        .lines()
-        .last()
-        .unwrap_or("")
-        .trim_start_matches("error: ")
-        .to_owned();
-    let fault = Fault::message(format!("the regular expression does not compile: {cause}"))
-        .code(codes::BAD_REGEX);
+    let cause = text.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned();
+    let fault = Fault::message(format!("the regular expression does not compile: {cause}")).code(codes::BAD_REGEX);
     match cause.contains("look-around") || cause.contains("backreference") {
-        true => fault.and_hint(
-            "look-around and back-references are left out, since they can take exponential time",
-        ),
+        true => fault.and_hint("look-around and back-references are left out, since they can take exponential time"),
         false => fault,
     }
 }
@@ -216,10 +172,7 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let secret = Secret("hunter2".to_owned());
-        assert_eq!(
-            format!("{secret} {secret:?} {}", secret.dump()),
-            "[redacted] [redacted] \"[redacted]\""
-        );
+        assert_eq!(format!("{secret} {secret:?} {}", secret.dump()), "[redacted] [redacted] \"[redacted]\"");
         assert_eq!(without_newline("a\n\n".to_owned()), "a\n");
         assert_eq!(without_newline("a\r\n".to_owned()), "a");
     }
@@ -227,13 +180,8 @@ mod tests {
     #[test]
     fn a_bad_pattern_says_why() {
         let error = decode_str::<Pattern>("'^/a(b$'").err().unwrap_or_default();
-        assert!(
-            error.contains("E0108") && error.contains("unclosed group"),
-            "{error}"
-        );
-        let error = decode_str::<Pattern>("'(a{1000}){1000}'")
-            .err()
-            .unwrap_or_default();
+        assert!(error.contains("E0108") && error.contains("unclosed group"), "{error}");
+        let error = decode_str::<Pattern>("'(a{1000}){1000}'").err().unwrap_or_default();
         assert!(error.contains("E0108"), "{error}");
     }
 }

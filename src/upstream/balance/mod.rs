@@ -25,7 +25,9 @@ impl Balancer {
     pub fn new_state(&self, seed: u64) -> BalancerState {
         BalancerState { next: Cell::new(seed as usize % self.count.max(1)) }
     }
-    pub fn name(&self) -> &'static str { "round_robin" }
+    pub fn name(&self) -> &'static str {
+        "round_robin"
+    }
     pub fn wants_key(&self) -> bool {
         false
     }

@@ -1,0 +1,127 @@
+//! The command line: one file per verb.
+
+mod check;
+mod explain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::schema_json;
+use crate::control::serve::{self, RunOptions};
+use crate::control::source::ConfigSource;
+use crate::policy;
+use crate::sys::ring::Driver;
+
+/// A thread-per-core API gateway and edge proxy for Linux, on io_uring.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve. Without a configuration: a demonstration with upstreams of its own.
+    Run {
+        /// Configuration file, YAML or JSON.
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+        /// Worker threads, whatever the configuration says.
+        #[arg(long)]
+        workers: Option<u32>,
+        /// I/O driver to begin with: `defer`, `coop` or `ring` (io_uring, best first) or `epoll`.
+        #[arg(long, default_value = "defer", value_parser = parse_driver)]
+        driver: Driver,
+    },
+    /// Check a configuration and report everything that is wrong with it. Exit code 0: good, 2: wrong.
+    Check(check::Arguments),
+    /// Tell which route takes a request, why the others do not, and what happens to it.
+    Explain(explain::Arguments),
+    /// Print what the program knows about configurations.
+    Config {
+        #[command(subcommand)]
+        what: ConfigVerb,
+    },
+    /// List the policies of this build, in the order in which they run.
+    Policies,
+    /// Serve as an origin for demonstrations and load tests.
+    #[command(hide = true)]
+    DemoUpstream {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+        /// Name that its answers carry.
+        #[arg(long, default_value = "demo")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Print the reference page of the configuration.
+    Reference,
+    /// Print a configuration with every default written out and secrets masked.
+    Show {
+        /// Configuration file, YAML or JSON.
+        file: PathBuf,
+    },
+}
+
+fn parse_driver(word: &str) -> Result<Driver, String> {
+    Driver::of(word).ok_or_else(|| "use defer, coop, ring or epoll".to_owned())
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    match Arguments::parse().verb {
+        Verb::Run { config, workers, driver } => run(config, workers, driver),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Explain(arguments) => explain::run(&arguments),
+        Verb::Config { what: ConfigVerb::Schema } => print_json(&schema_json(policy::SCHEMA)),
+        Verb::Config { what: ConfigVerb::Reference } => {
+            print!("{}", crate::config::reference_markdown(policy::SCHEMA));
+            ExitCode::SUCCESS
+        }
+        Verb::Config { what: ConfigVerb::Show { file } } => show(file),
+        Verb::Policies => {
+            for kind in policy::KINDS {
+                println!("{:<12} {:<10} {}", kind.name, kind.phase.word(), kind.summary);
+            }
+            ExitCode::SUCCESS
+        }
+        Verb::DemoUpstream { listen, name } => demo_upstream(listen, &name),
+    }
+}
+
+fn run(config: Option<PathBuf>, workers: Option<u32>, driver: Driver) -> ExitCode {
+    let Some(path) = config else { return run_demo(workers, driver) };
+    serve::run(RunOptions { source: ConfigSource::File(path), driver, workers })
+}
+
+fn run_demo(_workers: Option<u32>, _driver: Driver) -> ExitCode {
+    ExitCode::FAILURE
+}
+
+fn demo_upstream(_listen: std::net::SocketAddr, _name: &str) -> ExitCode {
+    ExitCode::FAILURE
+}
+
+fn show(file: PathBuf) -> ExitCode {
+    match ConfigSource::File(file).load() {
+        Ok(loaded) => print_json(&loaded.effective()),
+        Err(diagnostics) => {
+            eprint!("{}", diagnostics.render());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> ExitCode {
+    println!("{value:#}");
+    ExitCode::SUCCESS
+}
