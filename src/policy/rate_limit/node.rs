@@ -6,8 +6,8 @@
 //! its begin, `bucket + leases <= burst`, plus `rate * t`.
 //!
 //! ```text
-//!  take:   leased += extra; bucket lowered, - (need + extra)      one compare-and-swap, retried when another was
-//! faster  settle: bucket lowered, + unused; leased -= spent + unused
+//!  take:    leased += extra;  bucket = min(bucket, burst - leased) - need - extra    one compare-and-swap, or again
+//!  settle:  bucket = min(bucket, burst - leased) + unused;  leased -= spent + unused
 //! ```
 //! `leased` is counted up before tokens leave the bucket and down after they are back, so it is never too low.
 //!
