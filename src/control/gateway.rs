@@ -336,7 +336,7 @@ impl AdminBackend for Gateway {
             let service = |service: &crate::snapshot::Service| {
                 json!({
                     "name": service.name,
-                    "load_balancer": service.balancer.name(),
+                    "load_balancer": service.balancer.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
                 })
             };

@@ -13,7 +13,7 @@ use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HostRule, Listener};
 use crate::sys::buf::Buf;
 use crate::time::Now;
-use crate::upstream::balance::Tried;
+use crate::upstream::balance::TriedSet;
 use crate::upstream::service::{Service, Visit};
 
 /// What a request needs to reach an endpoint.
@@ -55,7 +55,7 @@ impl<C: Connect> Proxy<'_, C> {
         x: &mut Exchange,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Result<(), Failure> {
-        let mut tried = Tried::default();
+        let mut tried = TriedSet::default();
         // A stale connection says nothing about its endpoint: once per request it costs no attempt, and the next try
         // takes a new connection.
         let mut stale = false;
@@ -82,7 +82,9 @@ impl<C: Connect> Proxy<'_, C> {
             }
             // Remembered in case no other endpoint is left.
             x.failure = Some(failure);
-            tried.insert(at as usize);
+            if !tried.insert(at as usize) {
+                return Err(failure);
+            }
         }
     }
 

@@ -7,9 +7,9 @@
 //!       response: { add: { X-Served-By: ringway }, rename: { X-Old: X-New } }
 //! ```
 //! Steps in order: `remove`, `rename`, `set`, `add`. Renames happen all at once, so two fields can change places; with
-//! `only` the renamed fields and those that the gateway owns are all that is left (C35). A value may hold `$request_id`,
-//! `$client_ip`, `$host`, `$path`, `$method` and `$scheme`. What comes from a client is checked once more when it is
-//! inserted: a value that could end the field (F48) removes it instead.
+//! `only` the renamed fields and those that the gateway owns are all that is left (C35). A value may hold
+//! `$request_id`, `$client_ip`, `$host`, `$path`, `$method` and `$scheme`. What comes from a client is checked once
+//! more when it is inserted: a value that could end the field (F48) removes it instead.
 
 use std::io::Write as _;
 
@@ -69,12 +69,15 @@ pub struct State {
 
 #[derive(Debug)]
 struct Steps {
-    remove: Vec<Box<[u8]>>,
-    rename: Vec<(Box<[u8]>, Box<[u8]>)>,
+    remove: Vec<FieldName>,
+    rename: Vec<(FieldName, FieldName)>,
     only: bool,
-    set: Vec<(Box<[u8]>, Template)>,
-    add: Vec<(Box<[u8]>, Template)>,
+    set: Vec<(FieldName, Template)>,
+    add: Vec<(FieldName, Template)>,
 }
+
+/// A name that is not [`OWNED`].
+type FieldName = Box<[u8]>;
 
 /// A value: literal bytes and what the request knows.
 #[derive(Debug, PartialEq, Eq)]
@@ -323,7 +326,7 @@ fn is_owned(name: &[u8]) -> bool {
     OWNED.has(Name::of(&dashed))
 }
 
-fn name(name: &HeaderName) -> Result<Box<[u8]>, String> {
+fn name(name: &HeaderName) -> Result<FieldName, String> {
     let text = name.as_str();
     match is_owned(text.as_bytes()) {
         true => Err(format!("`{text}` is written by the gateway alone")),

@@ -4,9 +4,9 @@
 //! in [`policies!`] below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
 //! dispatch, and the lists of kinds that schema, `ringway policies` and metric labels are made from.
 //!
-//! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a policy
-//! knows is immutable and shared ([`Policy`]); what it counts belongs to one worker ([`State`]) and outlives a reload
-//! ([`slots`]).
+//! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a
+//! policy knows is immutable and shared ([`Policy`]); what it counts belongs to one worker ([`State`]) and outlives a
+//! reload ([`slots`]).
 
 pub mod headers;
 pub mod ip;

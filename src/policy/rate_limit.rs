@@ -6,8 +6,8 @@
 //!   - rate_limit: { windows: [100/m, 10000/h], key: "header:X-Api-Key", scope: node }
 //! ```
 //! The default is a token bucket whose budget holds for the whole node, split over the workers (`core-split`): a worker
-//! takes tokens of a busy key ahead ([`lease`]) from a table that all workers share ([`node`]). In the whole node and in
-//! any span of `t` seconds at most `burst + rate * t` requests pass. A request is refused only when fewer than
+//! takes tokens of a busy key ahead ([`lease`]) from a table that all workers share ([`node`]). In the whole node and
+//! in any span of `t` seconds at most `burst + rate * t` requests pass. A request is refused only when at most
 //! [`RateLimit::error_bound`] tokens stand unused. Scope `node` decides each request in the shared table: the bound is
 //! then the request itself. Limits are local and need no store, so there is none to fail (C63).
 //!
@@ -298,7 +298,7 @@ impl Hooks for RateLimit {
     fn explain(&self) -> String {
         let rates: Vec<String> = self.limits.iter().map(|limit| limit.quota.to_string()).collect();
         let bound = match self.error_bound() {
-            Some(bound) => format!("refuses only below {bound} unused tokens"),
+            Some(bound) => format!("refuses only when at most {bound} tokens stand unused"),
             None => "estimates between two windows".to_owned(),
         };
         let dry = if self.dry_run { ", dry run" } else { "" };

@@ -14,7 +14,7 @@ use crate::policy::slots::Chain;
 use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::upstream::balance::Balancer;
+use crate::upstream::balance::{Balancer, View, hash_key};
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -197,6 +197,18 @@ pub struct Endpoint {
     pub address: Option<SocketAddr>,
     /// Share of the load, at least 1.
     pub weight: u32,
+}
+
+impl Endpoint {
+    /// The endpoint as balancing sees it, without load.
+    pub fn view(&self) -> View {
+        View {
+            weight: self.weight,
+            load: 0,
+            healthy: self.address.is_some(),
+            hash: hash_key(self.authority.as_bytes()),
+        }
+    }
 }
 
 /// What a hash balancer hashes (R101, R102).

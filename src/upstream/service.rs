@@ -2,10 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use super::balance::{BalancerState, Candidate, Tried};
+use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
 use crate::error::{Failure, Reason};
 use crate::http::exchange::Exchange;
@@ -51,8 +51,14 @@ pub struct Service<I: Io> {
     /// Its counters.
     pub stats: ServiceHandle,
     endpoints: Vec<Rc<Endpoint<I>>>,
-    balancing: RefCell<BalancerState>,
+    balancing: RefCell<Balancing>,
     name: String,
+}
+
+/// What choosing looks at and remembers.
+struct Balancing {
+    state: BalancerState,
+    views: Vec<View>,
 }
 
 /// An endpoint while a request is with it: counted as its load until dropped.
@@ -81,8 +87,10 @@ impl<I: Io> Service<I> {
             let all = previous.map_or(&[][..], |service| &service.endpoints);
             all.iter().find(|e| e.authority == wanted.authority && e.address == wanted.address).cloned()
         };
-        let endpoints = spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
-        let balancing = RefCell::new(spec.balancer.new_state(seed));
+        let endpoints: Vec<_> =
+            spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
+        let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
+        let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
         Self { stats, endpoints, balancing, name: spec.name.clone() }
     }
 
@@ -95,14 +103,16 @@ impl<I: Io> Service<I> {
     ///
     /// # Errors
     /// [`Reason::NoEndpoint`].
-    pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &Tried) -> Result<(u32, Visit<I>), Failure> {
-        let key = spec.balancer.wants_key().then(|| hash_key(&spec.hash_key, x)).flatten();
-        let mut state = self.balancing.borrow_mut();
-        let view = |at: usize| {
-            let endpoint = &self.endpoints[at];
-            Candidate { healthy: endpoint.address.is_some(), active: endpoint.active.get() }
-        };
-        let at = spec.balancer.pick(&mut state, view, key, x.random, tried).ok_or(Reason::NoEndpoint)?;
+    pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
+        let algorithm = spec.balancer.algorithm();
+        let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
+        let mut balancing = self.balancing.borrow_mut();
+        let Balancing { state, views } = &mut *balancing;
+        if matches!(algorithm, Algorithm::LeastConnections | Algorithm::PowerOfTwo) {
+            // Load changes with every request; the others do not look at it.
+            views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
+        }
+        let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
         let endpoint = self.endpoints[at].clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
@@ -185,20 +195,20 @@ fn connect_failure(error: &io::Error) -> Failure {
 }
 
 /// Hash of what the service balances on; None when the request does not have it.
-fn hash_key(key: &HashKey, x: &Exchange) -> Option<u64> {
+fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
-        HashKey::ClientIp => return Some(hash_ip(x.client_ip)),
+        HashKey::ClientIp => return Some(ip_key(x.client_ip)),
         HashKey::Path => x.request.path(),
         HashKey::Header(name) => x.request.fields.find(name.as_bytes())?,
         HashKey::Cookie(name) => x.request.cookie(name.as_bytes())?,
         HashKey::Query(name) => x.request.query_value(name.as_bytes())?,
     };
-    Some(super::balance::hash_bytes(bytes))
+    Some(hash_key(bytes))
 }
 
-fn hash_ip(address: std::net::IpAddr) -> u64 {
+fn ip_key(address: IpAddr) -> u64 {
     match address {
-        std::net::IpAddr::V4(v4) => super::balance::hash_bytes(&v4.octets()),
-        std::net::IpAddr::V6(v6) => super::balance::hash_bytes(&v6.octets()),
+        IpAddr::V4(v4) => hash_key(&v4.octets()),
+        IpAddr::V6(v6) => hash_key(&v6.octets()),
     }
 }

@@ -9,7 +9,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceRules};
-use crate::upstream::balance::Balancer;
+use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -29,6 +29,10 @@ impl<'a> Services<'a> {
         };
         for written in &config.services {
             let endpoints = services.endpoints(written, diagnostics);
+            if endpoints.len() > ENDPOINTS_MAX {
+                let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
+                diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
+            }
             let name = written.name.as_str();
             services.add(name, &Common::of(written), endpoints, &written.load_balancer);
         }
@@ -156,8 +160,17 @@ fn describe(balancer: &model::LoadBalancer) -> String {
 }
 
 fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
-    let _ = algorithm;
-    Balancer { count: endpoints.len() }
+    let algorithm = match algorithm {
+        Algorithm::RoundRobin => balance::Algorithm::RoundRobin,
+        Algorithm::WeightedRoundRobin => balance::Algorithm::WeightedRoundRobin,
+        Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
+        Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
+        Algorithm::Random => balance::Algorithm::Random,
+        Algorithm::IpHash => balance::Algorithm::IpHash,
+        Algorithm::ConsistentHash => balance::Algorithm::ConsistentHash,
+    };
+    let views: Vec<_> = endpoints.iter().map(Endpoint::view).collect();
+    Balancer::new(algorithm, &views)
 }
 
 fn hash_key(balancer: &model::LoadBalancer) -> HashKey {

@@ -71,8 +71,8 @@ impl Key {
         }
     }
 
-    /// The fingerprint of the request's key, never 0. Two keys share one with probability 2^-64; clients do not know the
-    /// hash's key, so they cannot make it happen.
+    /// The fingerprint of the request's key, never 0. Two keys share one with probability 2^-64; clients do not know
+    /// the hash's key, so they cannot make it happen.
     #[inline]
     pub fn fingerprint(&self, hasher: &RandomState, x: &Exchange) -> u64 {
         let value = match self {

@@ -1,9 +1,9 @@
 //! Tokens that one worker has taken ahead, so that a busy key costs no shared write per request (`core-split`, C7).
 //!
 //! A lease grows with use: the first request of a key takes just its own tokens; each further visit to the node's table
-//! within [`LEASE_MS`](super::node::LEASE_MS) doubles what is taken ahead, up to [`SplitPlan::extra_max`], and never more
-//! than its share of what is left. What is not spent in that time goes back. A refusal is remembered until tokens can
-//! exist again, so that a flood on a limited key writes nothing shared either.
+//! within [`LEASE_MS`](super::node::LEASE_MS) doubles what is taken ahead, up to [`SplitPlan::extra_max`], and never
+//! more than its share of what is left. What is not spent in that time goes back. A refusal is remembered until tokens
+//! can exist again, so that a flood on a limited key writes nothing shared either.
 
 use std::sync::Arc;
 

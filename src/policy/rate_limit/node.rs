@@ -1,13 +1,13 @@
 //! The table of buckets that all workers of a node share: fixed in size, without locks on the path of a known key.
 //!
-//! Each key has a TAT (see [`super::rate`]) and the number of tokens that workers hold on lease. The rule that makes the
-//! bound hard: **bucket and leases together never hold more than `burst`**. So every step first lowers the bucket to
-//! `burst - leased` ([`Rate::base`]), and only then changes `leased`. Any span then admits at most what was there at its
-//! begin, `bucket + leases <= burst`, plus `rate * t`.
+//! Each key has a TAT (see [`super::rate`]) and the number of tokens that workers hold on lease. The rule that makes
+//! the bound hard: **bucket and leases together never hold more than `burst`**. So every step first lowers the bucket
+//! to `burst - leased` ([`Rate::base`]), and only then changes `leased`. Any span then admits at most what was there at
+//! its begin, `bucket + leases <= burst`, plus `rate * t`.
 //!
 //! ```text
-//!  take:   leased += extra; bucket lowered, - (need + extra)      one compare-and-swap, retried when another was faster
-//!  settle: bucket lowered, + unused; leased -= spent + unused
+//!  take:    leased += extra;  bucket = min(bucket, burst - leased) - need - extra    one compare-and-swap, or again
+//!  settle:  bucket = min(bucket, burst - leased) + unused;  leased -= spent + unused
 //! ```
 //! `leased` is counted up before tokens leave the bucket and down after they are back, so it is never too low.
 //!
@@ -109,8 +109,8 @@ impl NodeTable {
         self.give_up(now)
     }
 
-    /// Ends a lease, or a part of it: `spent` tokens were used, `unused` go back. A key that was evicted meanwhile is left
-    /// alone.
+    /// Ends a lease, or a part of it: `spent` tokens were used, `unused` go back. A key that was evicted meanwhile is
+    /// left alone.
     pub fn settle(&self, rate: &Rate, key: u64, spent: u32, unused: u32, now: Ticks) {
         self.give(rate, key, unused, now);
         if let Some((set, way)) = self.find(key) {

@@ -1,5 +1,5 @@
-//! Sliding windows (R75, C8): `sliding_window` keeps two counters per key and estimates, `sliding_log` keeps the time of
-//! every admitted request and is exact.
+//! Sliding windows (R75, C8): `sliding_window` keeps two counters per key and estimates, `sliding_log` keeps the time
+//! of every admitted request and is exact.
 //!
 //! Both are for scope `node` and stand in sharded tables behind mutexes: they are there for limits whose meaning is
 //! agreed on elsewhere, not for speed. Keys are bounded as in the bucket table.
