@@ -79,7 +79,7 @@ impl Origin {
         self.note(format_args!("is asked {} {conn}/{at} ({number}): {answer:?}", head.start[0]));
         let has_body = head.start[0] != "HEAD" && !matches!(answer.status, 204 | 304);
         let body = if has_body { wire::body(&answer_tag(conn, at, number), answer.bytes) } else { Vec::new() };
-        let attempt = Attempt { answer, body, whole: false.into() };
+        let attempt = Attempt { answer, body };
         let attempt = self.world.deliver(conn, at, attempt);
         let early = attempt.answer.early;
         if !early && !self.read_body(&head, conn, at, incoming).await {
@@ -89,7 +89,6 @@ impl Origin {
         if !self.send(&attempt, &tag, &head, has_body, write).await {
             return Next::Gone;
         }
-        attempt.whole.set(true);
         if early && !self.read_body(&head, conn, at, incoming).await {
             return Next::Gone;
         }
@@ -187,7 +186,8 @@ impl Origin {
             }
             Framing::Close => {}
         }
-        let sends_extra = answer.after == After::Extra && self.clean && body.len() < EXTRA_BYTES_MAX;
+        let closes = answer.framing == Framing::Close && has_body;
+        let sends_extra = answer.after == After::Extra && !closes && self.clean && body.len() < EXTRA_BYTES_MAX;
         let extra = if sends_extra && answer.pause_ms == 0 { EXTRA } else { b"" };
         [text.as_bytes(), b"\r\n", &body, extra].concat()
     }

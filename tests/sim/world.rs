@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::plan::{Answer, Client, Damage, Scale};
+use crate::plan::{After, Answer, Client, Damage, Scale};
 
 /// Events that are kept for a failure's report.
 const TRACE_MAX: usize = 4_000;
@@ -28,8 +28,6 @@ pub struct Attempt {
     pub answer: Answer,
     /// The body that the origin means to send.
     pub body: Vec<u8>,
-    /// All of the answer was sent.
-    pub whole: Cell<bool>,
 }
 
 impl World {
@@ -89,8 +87,13 @@ impl World {
 }
 
 impl Attempt {
-    /// Whether the client may see less than the whole of this answer.
+    /// Whether the origin never sends the whole of this answer.
     pub fn is_damaged(&self) -> bool {
         self.answer.damage != Damage::None
+    }
+
+    /// Whether the client may see less than the whole of it. A reset destroys what is still on its way.
+    pub fn may_be_cut(&self) -> bool {
+        self.is_damaged() || matches!(self.answer.after, After::Reset(_))
     }
 }
