@@ -46,7 +46,8 @@ impl<I: Io> Pool<I> {
         if connection.uses >= rules.requests_max || rules.idle_max == 0 {
             return;
         }
-        if idle.len() >= rules.idle_max {
+        // More than one too many where a reload has lowered the bound.
+        while idle.len() >= rules.idle_max {
             idle.pop_front();
         }
         connection.idle_since = now;

@@ -137,7 +137,7 @@ impl Incoming {
                 }
                 Framing::Trailer => assert!(line.contains(':'), "no trailer: {line:?}"),
                 _ => {
-                    let size = usize::from_str_radix(line.split(';').next().expect("one"), 16).expect("a chunk size");
+                    let size = usize::from_str_radix(line, 16).unwrap_or_else(|_| panic!("no chunk size: {line:?}"));
                     *framing = if size == 0 { Framing::Trailer } else { Framing::Data(size) };
                     if size > 0 {
                         return self.ready(framing);
