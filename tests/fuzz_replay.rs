@@ -32,7 +32,8 @@ fn every_corpus_replays() {
 
 #[test]
 fn every_target_is_built() {
-    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/Cargo.toml")).expect("a manifest");
+    let manifest =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/Cargo.toml")).expect("a manifest");
     for (name, _) in targets::TARGETS {
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} stands not in fuzz/Cargo.toml");
         let body = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/fuzz_targets/").to_owned() + name + ".rs";

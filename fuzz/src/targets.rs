@@ -275,7 +275,8 @@ fn exchange(head: RequestHead) -> Exchange {
 
 /// The written head is a little longer than what was read: the bounds of the endpoint must not be those of the client.
 fn parsed_again(bytes: &[u8]) -> (RequestHead, usize) {
-    let limits = HeadLimits { header_bytes_max: 1 << 20, field_bytes_max: 1 << 19, target_bytes_max: 1 << 19, fields_max: 256 };
+    let limits =
+        HeadLimits { header_bytes_max: 1 << 20, field_bytes_max: 1 << 19, target_bytes_max: 1 << 19, fields_max: 256 };
     let mut head = RequestHead::default();
     let Ok(Parsed::Complete(length)) = request::parse_lines(bytes, &limits, &mut head) else {
         panic!("not a head: {}", bytes.escape_ascii());

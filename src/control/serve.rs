@@ -1,7 +1,6 @@
 //! `ringway run`: start everything or nothing, serve, and stop without losing a request.
 
 use std::fmt;
-use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,9 +66,10 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
+    // Boxed: the control thread's whole life is a future of several KiB.
     runtime.block_on(async {
-        match start(options).await {
-            Ok(running) => running.serve().await,
+        match Box::pin(start(options)).await {
+            Ok(running) => Box::pin(running.serve()).await,
             Err(error) => failed(&error),
         }
     })
@@ -314,11 +314,9 @@ async fn another_stop(signals: &mut Signals) {
 }
 
 /// The next change of the watched file; never, when none is watched.
-fn changed(watch: &mut Option<FileWatch>) -> impl Future<Output = ()> + '_ {
-    async move {
-        match watch {
-            Some(watch) => watch.changed().await,
-            None => std::future::pending().await,
-        }
+async fn changed(watch: &mut Option<FileWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! An in-memory network: what tests, simulations and benches pass instead of TCP.
 //!
-//! A [`Faults`] seed tears reads and writes into pieces, delays them, and can reset a connection after a number of bytes.
-//! The same seed gives the same run.
+//! A [`Faults`] seed tears reads and writes into pieces, delays them, and can reset a connection after a number of
+//! bytes. The same seed gives the same run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -166,7 +166,7 @@ pub struct Mem {
 /// Two connected ends. Each direction holds at most `capacity` bytes; `faults` apply to both.
 pub fn pair(capacity: usize, faults: &Faults) -> (Mem, Mem) {
     let mut second = faults.clone();
-    second.seed = splitmix(faults.seed ^ 0x5ec0_0d);
+    second.seed = splitmix(faults.seed ^ 0x005e_c00d);
     pair_with(capacity, faults.clone(), second)
 }
 

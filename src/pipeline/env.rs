@@ -41,6 +41,7 @@ pub struct Env<C: Connect> {
     prepared: RefCell<Option<Rc<Plan<C::Io>>>>,
     published: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     random: Cell<u64>,
+    #[allow(clippy::vec_box, reason = "requests are lent out in their boxes, and the boxes are what is recycled")]
     free: RefCell<Vec<Box<Request>>>,
 }
 
@@ -56,8 +57,8 @@ pub struct Request {
 }
 
 impl<C: Connect> Env<C> {
-    /// An environment that runs `plan`, the present content of `published`. `seed` starts its generator of request ids and
-    /// choices.
+    /// An environment that runs `plan`, the present content of `published`. `seed` starts its generator of request ids
+    /// and choices.
     #[allow(clippy::too_many_arguments, reason = "called once per worker, with the parts of one")]
     pub fn new(
         connector: C,
@@ -97,8 +98,8 @@ impl<C: Connect> Env<C> {
         self.wall_offset_ms.get() + now.ms()
     }
 
-    /// The plan for a whole request: that of the snapshot published last. Seeing that it is still the same one costs one
-    /// load of a pointer.
+    /// The plan for a whole request: that of the snapshot published last. Seeing that it is still the same one costs
+    /// one load of a pointer.
     #[inline]
     pub fn pin(&self) -> Rc<Plan<C::Io>> {
         let generation = self.published.borrow_mut().load().generation;

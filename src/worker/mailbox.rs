@@ -97,7 +97,7 @@ impl Postbox {
             return false;
         }
         match (&self.bell).write(&[1]) {
-            Ok(_) => true,
+            Ok(rung) => rung > 0,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }

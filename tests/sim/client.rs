@@ -227,7 +227,13 @@ impl Client {
             true => head.get("connection") != Some("keep-alive"),
             false => head.get("connection") == Some("close"),
         };
-        Some(if !whole || unclear { Ending::Cut } else if closes { Ending::Last } else { Ending::Whole })
+        Some(if !whole || unclear {
+            Ending::Cut
+        } else if closes {
+            Ending::Last
+        } else {
+            Ending::Whole
+        })
     }
 
     async fn body(&self, framing: &mut Framing, incoming: &mut Incoming) -> (Vec<u8>, bool) {
@@ -263,7 +269,12 @@ impl Client {
         assert_eq!((status, request.target), (attempt.answer.status, Target::Origin));
         let full = wire::body(&answer_tag(conn, at, numbers[2]), if bodiless { 0 } else { attempt.answer.bytes });
         assert!(full.starts_with(body), "body of {conn}/{at}: {}", body.escape_ascii());
-        assert!(!whole || (!attempt.is_damaged() && body.len() == full.len()), "an answer of {} of {} bytes looks whole and is not", body.len(), full.len());
+        assert!(
+            !whole || (!attempt.is_damaged() && body.len() == full.len()),
+            "an answer of {} of {} bytes looks whole and is not",
+            body.len(),
+            full.len()
+        );
         let excused = request.http10 || self.misdeed() != Misdeed::None || attempt.may_be_cut(self.handle.now_ms());
         assert!(whole || excused, "cut without cause");
     }
@@ -279,7 +290,9 @@ impl Client {
             (Target::Missing, 404) => {}
             (Target::Origin, 502 | 504) => {}
             (_, 400 | 408) => assert!(excused, "{at}: {status} for a client that did nothing wrong"),
-            _ => panic!("the gateway answered {at} with {status}, {} attempts: {}", attempts.len(), body.escape_ascii()),
+            _ => {
+                panic!("the gateway answered {at} with {status}, {} attempts: {}", attempts.len(), body.escape_ascii())
+            }
         }
         assert!(bodiless || !whole || status == 200 || body.starts_with(b"{\"error\""), "{}", body.escape_ascii());
         assert!(whole || self.misdeed() != Misdeed::None, "an answer of the gateway's own was cut");

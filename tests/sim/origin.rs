@@ -25,8 +25,8 @@ pub struct Origin {
     clean: bool,
 }
 
-/// Longest answer with unasked bytes behind it: they must come in the same read, for an idle connection that is reused at
-/// once is not probed, and bytes that come later cannot be told from an answer.
+/// Longest answer with unasked bytes behind it: they must come in the same read, for an idle connection that is reused
+/// at once is not probed, and bytes that come later cannot be told from an answer.
 const EXTRA_BYTES_MAX: usize = 1_000;
 
 const EXTRA: &[u8] = b"HTTP/1.1 200 OK\r\nX-Tag: 9999.0.0\r\nContent-Length: 6\r\n\r\nforged";
@@ -166,7 +166,10 @@ impl Origin {
     fn bytes(&mut self, attempt: &Attempt, tag: &str, head: &Head, has_body: bool) -> Vec<u8> {
         let answer = &attempt.answer;
         if answer.damage == Damage::Garbage {
-            return self.rng.pick(&[&b"garbage\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"\0"]).to_vec();
+            return self
+                .rng
+                .pick(&[&b"garbage\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"\0"])
+                .to_vec();
         }
         let mut text = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(answer.interim);
         text += &format!("HTTP/1.1 {} Sim\r\nX-Tag: {tag}\r\nX-Origin: {}\r\n", answer.status, self.address);

@@ -56,8 +56,7 @@ impl Whole {
         let timers = Timers::new(Clock::stopped());
         let snapshot = bed::snapshot(config, 1, None);
         let connected = Rc::default();
-        let (env, published) =
-            bed::env(MemConnect(Rc::clone(&connected)), &timers, &snapshot, AccessLog::off(), 11);
+        let (env, published) = bed::env(MemConnect(Rc::clone(&connected)), &timers, &snapshot, AccessLog::off(), 11);
         let listener = bed::listener(&snapshot);
         let (ours, theirs) = pair(CAPACITY, &Faults::NONE);
         let served = Box::pin(async move {
@@ -67,7 +66,8 @@ impl Whole {
         let (read, write, _) = theirs.split();
         let body = "x".repeat(body_bytes);
         let response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: origin\r\nContent-Length: {body_bytes}\r\n\r\n{body}"
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: origin\r\n\
+             Content-Length: {body_bytes}\r\n\r\n{body}"
         );
         Self { served, client: (read, write), origin: None, connected, response: response.into_bytes() }
     }

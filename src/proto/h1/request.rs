@@ -102,8 +102,8 @@ fn names_other_version(bytes: &[u8]) -> bool {
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop fields
-/// are gone afterwards; `peer_is_trusted` says whether forwarding fields may stay (C15).
+/// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop
+/// fields are gone afterwards; `peer_is_trusted` says whether forwarding fields may stay (C15).
 ///
 /// # Errors
 /// The reason to refuse the request.
