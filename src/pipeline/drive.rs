@@ -59,12 +59,12 @@ pub async fn refuse<D: Downstream, C: Connect>(
 fn identify<C: Connect>(env: &Env<C>, listener: &Listener, x: &mut Exchange) {
     x.random = env.random();
     x.client_ip = x.peer.ip();
-    let trusted = &listener.rules.trusted_proxies;
-    if !trusted.is_empty() {
+    let mut given = None;
+    if x.peer_is_trusted {
+        let trusted = &listener.rules.trusted_proxies;
         x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
+        given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
     }
-    // A stranger's id was stripped with the head (C18).
-    let given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
     x.id = given.unwrap_or_else(|| RequestId::from_random(x.random, env.random()));
 }
 

@@ -213,6 +213,7 @@ impl<I: Io> Connection<I> {
         let (head, rest) = part(std::mem::take(&mut self.carry), head_bytes);
         self.carry = rest;
         let trusted = !self.rules.trusted_proxies.is_empty() && self.rules.trusted_proxies.contains(x.peer.ip());
+        x.peer_is_trusted = trusted;
         let accepted = request::interpret(&mut x.request, head, head_bytes, self.rules.path_policy, trusted)?;
         if matches!(x.request.body, BodyLength::Known(length) if length > self.rules.body_bytes_max) {
             return Err(Reason::BodyTooLarge.into());
@@ -521,7 +522,9 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         serialise::status_line(&mut out, x.response.status);
         serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
         serialise::fields(&mut out, &x.late_fields, WRITTEN_HERE);
-        serialise::field(&mut out, b"X-Request-ID", x.id.as_bytes());
+        out.extend(b"X-Request-ID: ");
+        out.extend(x.id.as_bytes());
+        out.extend(b"\r\n");
         self.write_framing(&mut out, x, &first);
         self.write_connection(&mut out);
         out.extend(b"\r\n");
