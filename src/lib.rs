@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod error;
 pub mod http;
 pub mod limits;
