@@ -19,7 +19,7 @@ fn round(driver: Driver) {
         write!(client, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
         clients.push(client);
     }
-    // Connections in all states: idle, sending, waiting, closed by the origin, and blocked by a client that does not read.
+    // In all states: idle, sending, waiting, closed by the origin, blocked by a client that does not read.
     assert!(clients[0].read(&mut [0; 4096]).expect("an answer") > 0);
     assert!(clients[3].read(&mut [0; 4096]).expect("an answer") > 0);
     drop(origin);

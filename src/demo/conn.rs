@@ -225,8 +225,8 @@ impl Connection {
         }
     }
 
-    /// Reads and drops what the client still sends, so that the kernel does not answer it with a reset that destroys the
-    /// response on its way (RFC 9112 section 9.6).
+    /// Reads and drops what the client still sends, so that the kernel does not answer it with a reset that destroys
+    /// the response on its way (RFC 9112 section 9.6).
     async fn linger(&mut self) {
         let drain = async {
             let mut left = DRAIN_BODY_BYTES_MAX;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::paths;
 use crate::http::message::RequestHead;
 
-/// The request as one line of JSON. Fields stand in the order of arrival; the values of a repeated name are a list at the
-/// place of its first one. Bytes that are not UTF-8 are replaced.
+/// The request as one line of JSON. Fields stand in the order of arrival; the values of a repeated name are a list
+/// at the place of its first one. Bytes that are not UTF-8 are replaced.
 pub(super) fn show(service: &str, head: &RequestHead) -> String {
     let target = head.fields.text(head.target);
     let shown = json!({

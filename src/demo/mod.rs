@@ -83,8 +83,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Starts an origin of [`Kind::Demo`] on a thread of its own; `name` is the `service` of its answers. It listens when
-    /// this returns. The runtime is the best one from `driver` on.
+    /// Starts an origin of [`Kind::Demo`] on a thread of its own; `name` is the `service` of its answers. It listens
+    /// when this returns. The runtime is the best one from `driver` on.
     ///
     /// # Errors
     /// The address cannot be bound, the thread not started, or no runtime be built.
@@ -150,8 +150,8 @@ pub fn serve_forever_as(kind: Kind, address: SocketAddr, name: &str, driver: Dri
     Ok(())
 }
 
-/// Starts the four origins of the demo on free loopback ports. Returns them with the demo's configuration, in which their
-/// real addresses stand.
+/// Starts the four origins of the demo on free loopback ports. Returns them with the demo's configuration, in which
+/// their real addresses stand.
 ///
 /// # Errors
 /// As for [`Origin::start`].
