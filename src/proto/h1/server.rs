@@ -67,6 +67,26 @@ impl Default for ServerRules {
     }
 }
 
+/// How a connection waits for its next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For [`IDLE_RELEASE_MS`] with a buffer in hand: what a busy connection does.
+    Short,
+    /// For the rest of the idle time without one.
+    Long,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// There are bytes.
+    Arrived,
+    /// The short wait is over; the buffer was given back.
+    Released,
+    /// The client left, was idle for too long, or the gateway drains.
+    Over,
+}
+
 /// One downstream connection.
 pub struct Connection<I: Io> {
     read: I::Read,
@@ -128,34 +148,52 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Waits for the first byte of the next request. False when the client left, was idle for too long, or the gateway
-    /// drains. An idle connection holds a read buffer only for its first second.
-    pub async fn wait_request(&mut self) -> bool {
+    /// Waits for the first byte of the next request: for a short while with a buffer in hand, or long and without one, so
+    /// that an idle connection holds no buffer.
+    pub async fn wait_request(&mut self, patience: Patience) -> Waited {
         if !self.carry.is_empty() {
-            return true;
+            return Waited::Arrived;
         }
         self.carry = Buf::empty();
         self.read_deadline.set_idle(true);
-        let patience_ms = match self.requests {
-            0 => self.rules.header_timeout_ms,
-            _ => self.rules.idle_timeout_ms,
+        let waited = match patience {
+            Patience::Short => self.wait_with_buffer().await,
+            Patience::Long => self.wait_without_buffer().await,
         };
-        let until = self.timers.known_now().plus_ms(patience_ms);
-        self.read_deadline.arm_in(IDLE_RELEASE_MS.min(patience_ms), OnExpiry::Release);
-        let (mut count, mut buf) = self.read.recv_idle(Buf::small()).await;
-        if count.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted) {
-            drop(buf);
-            self.read_deadline.arm(until, OnExpiry::ShutBoth);
-            if self.read.readable().await.is_err() || self.read_deadline.fired() {
-                return false;
-            }
-            (count, buf) = self.read.recv(Buf::small()).await;
-        }
         self.read_deadline.disarm();
         self.read_deadline.set_idle(false);
-        let arrived = matches!(count, Ok(count) if count > 0);
+        waited
+    }
+
+    fn patience_ms(&self) -> u64 {
+        match self.requests {
+            0 => self.rules.header_timeout_ms,
+            _ => self.rules.idle_timeout_ms,
+        }
+    }
+
+    async fn wait_with_buffer(&mut self) -> Waited {
+        self.read_deadline.arm_in(IDLE_RELEASE_MS.min(self.patience_ms()), OnExpiry::Release);
+        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        match count {
+            Ok(count) if count > 0 => {
+                self.carry = buf;
+                Waited::Arrived
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Waited::Released,
+            _ => Waited::Over,
+        }
+    }
+
+    async fn wait_without_buffer(&mut self) -> Waited {
+        let left_ms = self.patience_ms().saturating_sub(IDLE_RELEASE_MS);
+        self.read_deadline.arm_in(left_ms, OnExpiry::ShutBoth);
+        if self.read.readable().await.is_err() || self.read_deadline.fired() {
+            return Waited::Over;
+        }
+        let (count, buf) = self.read.recv(Buf::small()).await;
         self.carry = buf;
-        arrived
+        if matches!(count, Ok(count) if count > 0) { Waited::Arrived } else { Waited::Over }
     }
 
     /// Reads the head of the next request into `x`. On success the exchange's request is typed, canonical and stripped.
