@@ -59,6 +59,8 @@ pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// First byte of the response head.
 pub const FIRST_BYTE_TIMEOUT_MS: u64 = 15_000;
+/// A request whose response is not there after this is looked at again: is it sent at all?
+pub const SEND_CHECK_MS: u64 = 100;
 /// Pause between two reads of a response.
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).

@@ -26,14 +26,13 @@ pub struct Buf {
     end: u32,
 }
 
-#[derive(Default)]
 struct Pool {
     small: Vec<Storage>,
     large: Vec<Storage>,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new() }) };
 }
 
 impl Buf {

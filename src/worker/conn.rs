@@ -55,7 +55,8 @@ pub async fn serve_http1<I: Io, C: Connect>(
         if again != Waited::Arrived {
             break;
         }
-        let (back, again) = room.run(serve_request(env, connection, &origin, listener())).await;
+        room.enter(serve_request(env, connection, &origin, listener()));
+        let (back, again) = room.run().await;
         connection = back;
         if !again {
             break;
@@ -85,16 +86,26 @@ impl<F> Default for Room<F> {
 }
 
 impl<F: Future> Room<F> {
-    /// Runs a future in the room. It is dropped there when it is done.
-    async fn run(&mut self, future: F) -> F::Output {
-        let room = self.0.get_or_insert_with(|| Box::pin(None));
-        room.as_mut().set(Some(future));
-        let output = poll_fn(|cx| match room.as_mut().as_pin_mut() {
+    /// Puts a future into the room.
+    #[inline]
+    fn enter(&mut self, future: F) {
+        match &mut self.0 {
+            Some(room) => room.as_mut().set(Some(future)),
+            None => self.0 = Some(Box::pin(Some(future))),
+        }
+    }
+
+    /// Runs the future that is in the room. It is dropped there when it is done.
+    async fn run(&mut self) -> F::Output {
+        let output = poll_fn(|cx| match self.0.as_mut().and_then(|room| room.as_mut().as_pin_mut()) {
             Some(future) => future.poll(cx),
+            // Nobody runs an empty room.
             None => Poll::Pending,
         })
         .await;
-        room.as_mut().set(None);
+        if let Some(room) = &mut self.0 {
+            room.as_mut().set(None);
+        }
         output
     }
 }
