@@ -1,0 +1,5 @@
+//! The program itself over real sockets: each test starts the binary and speaks to it as clients and origins do.
+
+mod support;
+
+mod proxying;
