@@ -16,7 +16,7 @@ use crate::handler::proxy::Proxy;
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
 use crate::http::hop;
-use crate::http::message::Method;
+use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
 use crate::net::io::Connect;
 use crate::policy::Flow;
@@ -171,6 +171,7 @@ async fn serve<D: Downstream, C: Connect>(
         Action::Proxy { services, split } => {
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
+            check_body(x, body_bytes_max(route, listener))?;
             proxy(down, env, plan, listener, x, route, live, *progress).await
         }
         Action::Redirect { status, to } => answer(down, live, x, redirect(x, *status, to), *progress).await,
@@ -182,6 +183,19 @@ async fn serve<D: Downstream, C: Connect>(
             let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
             answer(down, live, x, reply, *progress).await
         }
+    }
+}
+
+/// The route's bound, else the listener's.
+fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
+    route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
+}
+
+/// A body that announces more than its bound is refused before anything of it is asked for or sent on.
+fn check_body(x: &Exchange, bytes_max: u64) -> Result<(), Failure> {
+    match x.request.body {
+        BodyLength::Known(bytes) if bytes > bytes_max => Err(Reason::BodyTooLarge.into()),
+        _ => Ok(()),
     }
 }
 
@@ -206,7 +220,7 @@ async fn proxy<D: Downstream, C: Connect>(
         service: &plan.services[service],
         host: route.host.as_ref().unwrap_or(&spec.host),
         due: x.started.plus_ms(route.timeout_ms),
-        body_bytes_max: route.body_bytes_max,
+        body_bytes_max: body_bytes_max(route, listener),
     };
     let timers = &env.timers;
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await

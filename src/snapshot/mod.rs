@@ -63,8 +63,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// Whole request, in milliseconds (R17, C51).
     pub timeout_ms: u64,
-    /// Request body, in bytes; the listener's bound holds too.
-    pub body_bytes_max: u64,
+    /// Request body, in bytes; None leaves it to the listener.
+    pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
 }

@@ -162,7 +162,7 @@ fn build(
         action: action(parts, services, diagnostics),
         rewrite: None,
         timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
-        body_bytes_max: parts.body_bytes_max.unwrap_or(u64::MAX),
+        body_bytes_max: parts.body_bytes_max,
         host: None,
     }
 }
