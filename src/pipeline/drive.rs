@@ -161,7 +161,7 @@ async fn serve<D: Downstream, C: Connect>(
     request: &mut Request,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let x = &mut request.x;
+    let Request { x, captures, path } = request;
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
@@ -174,7 +174,10 @@ async fn serve<D: Downstream, C: Connect>(
             check_body(x, body_bytes_max(route, listener))?;
             proxy(down, env, plan, listener, x, route, live, *progress).await
         }
-        Action::Redirect { status, to } => answer(down, live, x, redirect(x, *status, to), *progress).await,
+        Action::Redirect { status, to } => {
+            let reply = redirect(x, captures, path, *status, to)?;
+            answer(down, live, x, reply, *progress).await
+        }
         Action::Respond { status, content_type, body, fields } => {
             let mut fields = fields.clone();
             if !content_type.is_empty() {
@@ -226,7 +229,13 @@ async fn proxy<D: Downstream, C: Connect>(
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
 }
 
-fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
+fn redirect(
+    x: &Exchange,
+    captures: &crate::route::Captures,
+    path: &mut Vec<u8>,
+    status: u16,
+    to: &RedirectTarget,
+) -> Result<Reply, Failure> {
     let location = match to {
         RedirectTarget::Fixed(url) => url.clone(),
         RedirectTarget::Origin(origin) => {
@@ -234,8 +243,13 @@ fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
             let query = x.request.query().map(|query| [b"?", query].concat()).unwrap_or_default();
             [&origin[..], path, &query].concat().into()
         }
+        RedirectTarget::Template { origin, path: template, query } => {
+            let written = template.apply(x.request.path(), 0, captures, path);
+            written.map_err(|_| Failure::new(Reason::BadRewrite))?;
+            [&origin[..], path, query].concat().into()
+        }
     };
-    Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() }
+    Ok(Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() })
 }
 
 /// Sends an answer of the gateway's own past the policies that the request has passed.

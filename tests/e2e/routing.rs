@@ -158,7 +158,7 @@ fn hosts_methods_and_other_predicates() {
     let refused = gateway.ask("DELETE /m HTTP/1.1\r\nHost: t\r\n\r\n");
     let mut allowed: Vec<_> = refused.header("allow").unwrap_or_default().split(", ").collect();
     allowed.sort_unstable();
-    assert_eq!((allowed, refused.reason().as_str()), (vec!["GET", "PURGE", "PUT"], "method_not_allowed"));
+    assert_eq!((allowed, refused.reason().as_str()), (vec!["GET", "HEAD", "PURGE", "PUT"], "method_not_allowed"));
     let nothing = gateway.get("/nothing");
     assert_eq!((nothing.status, nothing.reason().as_str(), nothing.header("allow")), (404, "no_route", None));
 }
@@ -196,6 +196,8 @@ fn the_gateway_answers_itself() {
          - {path: /gone, respond: 410}\n\
          - {path: /moved/*, redirect: \"https://new.example/home\"}\n\
          - {path: \"/item/{id}\", redirect: {to: \"/items/{id}\", status: 308}}\n\
+         - {path: \"/tpl/{one}/{two}\", redirect: \"https://x.example/{two}/{one}?keep=1\"}\n\
+         - {path: /all/*, redirect: \"https://y.example\"}\n\
          - {path: /see, redirect: {to: /other, status: 303}}\n\
          default_route: {service: up}\n",
     );
@@ -207,6 +209,8 @@ fn the_gateway_answers_itself() {
         ("/moved/a?b", 307, "https://new.example/home"),
         ("/item/7", 308, "/items/7"),
         ("/see", 303, "/other"),
+        ("/tpl/a/b", 307, "https://x.example/b/a?keep=1"),
+        ("/all/a/b?c=d", 307, "https://y.example/all/a/b?c=d"),
     ] {
         let response = gateway.get(path);
         assert_eq!((response.status, response.header("location")), (status, Some(to)), "{path}");
