@@ -3,5 +3,7 @@
 mod support;
 
 mod bad_input;
+mod lifecycle;
 mod proxying;
+mod reload;
 mod routing;
