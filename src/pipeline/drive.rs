@@ -16,7 +16,7 @@ use crate::handler::proxy::Proxy;
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
 use crate::http::hop;
-use crate::http::message::Method;
+use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
 use crate::net::io::Connect;
 use crate::policy::Flow;
@@ -161,7 +161,7 @@ async fn serve<D: Downstream, C: Connect>(
     request: &mut Request,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let x = &mut request.x;
+    let Request { x, captures, path } = request;
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
@@ -171,9 +171,13 @@ async fn serve<D: Downstream, C: Connect>(
         Action::Proxy { services, split } => {
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
+            check_body(x, body_bytes_max(route, listener))?;
             proxy(down, env, plan, listener, x, route, live, *progress).await
         }
-        Action::Redirect { status, to } => answer(down, live, x, redirect(x, *status, to), *progress).await,
+        Action::Redirect { status, to } => {
+            let reply = redirect(x, captures, path, *status, to)?;
+            answer(down, live, x, reply, *progress).await
+        }
         Action::Respond { status, content_type, body, fields } => {
             let mut fields = fields.clone();
             if !content_type.is_empty() {
@@ -182,6 +186,19 @@ async fn serve<D: Downstream, C: Connect>(
             let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
             answer(down, live, x, reply, *progress).await
         }
+    }
+}
+
+/// The route's bound, else the listener's.
+fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
+    route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
+}
+
+/// A body that announces more than its bound is refused before anything of it is asked for or sent on.
+fn check_body(x: &Exchange, bytes_max: u64) -> Result<(), Failure> {
+    match x.request.body {
+        BodyLength::Known(bytes) if bytes > bytes_max => Err(Reason::BodyTooLarge.into()),
+        _ => Ok(()),
     }
 }
 
@@ -206,13 +223,19 @@ async fn proxy<D: Downstream, C: Connect>(
         service: &plan.services[service],
         host: route.host.as_ref().unwrap_or(&spec.host),
         due: x.started.plus_ms(route.timeout_ms),
-        body_bytes_max: route.body_bytes_max,
+        body_bytes_max: body_bytes_max(route, listener),
     };
     let timers = &env.timers;
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
 }
 
-fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
+fn redirect(
+    x: &Exchange,
+    captures: &crate::route::Captures,
+    path: &mut Vec<u8>,
+    status: u16,
+    to: &RedirectTarget,
+) -> Result<Reply, Failure> {
     let location = match to {
         RedirectTarget::Fixed(url) => url.clone(),
         RedirectTarget::Origin(origin) => {
@@ -220,8 +243,13 @@ fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
             let query = x.request.query().map(|query| [b"?", query].concat()).unwrap_or_default();
             [&origin[..], path, &query].concat().into()
         }
+        RedirectTarget::Template { origin, path: template, query } => {
+            let written = template.apply(x.request.path(), 0, captures, path);
+            written.map_err(|_| Failure::new(Reason::BadRewrite))?;
+            [&origin[..], path, query].concat().into()
+        }
     };
-    Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() }
+    Ok(Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() })
 }
 
 /// Sends an answer of the gateway's own past the policies that the request has passed.

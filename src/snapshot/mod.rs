@@ -63,8 +63,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// Whole request, in milliseconds (R17, C51).
     pub timeout_ms: u64,
-    /// Request body, in bytes; the listener's bound holds too.
-    pub body_bytes_max: u64,
+    /// Request body, in bytes; None leaves it to the listener.
+    pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
 }
@@ -99,22 +99,45 @@ pub enum Action {
 }
 
 /// Where a redirect leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum RedirectTarget {
     /// To this URL or path as it stands.
     Fixed(Bytes),
     /// To the same path and query under this origin (`https://example.com`).
     Origin(Bytes),
+    /// To a path with captures of the route's path.
+    Template {
+        /// `https://example.com`; empty for the origin that was asked.
+        origin: Bytes,
+        /// Writes the path.
+        path: Box<Rewrite>,
+        /// `?` and the query, as it stands; may be empty.
+        query: Bytes,
+    },
 }
 
 impl RedirectTarget {
-    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands.
-    pub fn of(text: &str) -> Self {
-        let authority = text.split_once("://").map(|(_, rest)| rest);
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
-        match authority {
-            Some(rest) if !rest.contains(['/', '?', '#']) => Self::Origin(bytes),
-            _ => Self::Fixed(bytes),
+    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands but for
+    /// `{name}` in the path.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn of(text: &str) -> Result<Self, String> {
+        let authority_at = text.find("://").map_or(0, |at| at + 3);
+        let path_at = text[authority_at..].find(['/', '?', '#']).map(|at| authority_at + at);
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let Some(path_at) = path_at else {
+            return Ok(if authority_at > 0 { Self::Origin(bytes(text)) } else { Self::Fixed(bytes(text)) });
+        };
+        let (origin, rest) = text.split_at(path_at);
+        let (path, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        match path.contains('{') {
+            true => Ok(Self::Template {
+                origin: bytes(origin),
+                path: Box::new(Rewrite::template(path)?),
+                query: bytes(query),
+            }),
+            false => Ok(Self::Fixed(bytes(text))),
         }
     }
 }

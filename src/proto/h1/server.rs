@@ -253,9 +253,6 @@ impl<I: Io> Connection<I> {
         let trusted = !self.rules.trusted_proxies.is_empty() && self.rules.trusted_proxies.contains(x.peer.ip());
         x.peer_is_trusted = trusted;
         let accepted = request::interpret(&mut x.request, head, head_bytes, self.rules.path_policy, trusted)?;
-        if matches!(x.request.body, BodyLength::Known(length) if length > self.rules.body_bytes_max) {
-            return Err(Reason::BodyTooLarge.into());
-        }
         let wants_more = match x.request.version {
             Version::Http10 => accepted.connection.keep_alive && !accepted.connection.close,
             _ => !accepted.connection.close,
@@ -280,7 +277,8 @@ impl<I: Io> Connection<I> {
                 read: &mut self.read,
                 deadline: &self.read_deadline,
                 timeout_ms: self.rules.body_timeout_ms,
-                bytes_left: self.rules.body_bytes_max,
+                // The route's bound is held where the body is used; this one is for draining.
+                bytes_left: u64::MAX,
                 draining: false,
             },
             response: Response {

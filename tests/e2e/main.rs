@@ -1,0 +1,9 @@
+//! The program itself over real sockets: each test starts the binary and speaks to it as clients and origins do.
+
+mod support;
+
+mod bad_input;
+mod lifecycle;
+mod proxying;
+mod reload;
+mod routing;
