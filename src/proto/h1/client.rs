@@ -1,6 +1,10 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
+<<<<<<< HEAD
 use std::io;
+=======
+use std::cell::Cell;
+>>>>>>> sim
 use std::net::Shutdown;
 use std::rc::Rc;
 
@@ -34,13 +38,16 @@ impl<I: Io> ClientConnection<I> {
     /// Takes over a connected stream.
     pub fn new(io: I, timers: &Rc<Timers>) -> Self {
         let (read, write, interrupt) = io.split();
+        let cut = Rc::<Cell<bool>>::default();
         Self {
-            sender: Sender { write, deadline: timers.deadline(interrupt.clone()) },
+            sender: Sender { write, deadline: timers.deadline(interrupt.clone()), cut: cut.clone() },
             receiver: Receiver {
                 read,
                 deadline: timers.deadline(interrupt),
                 body: BodyReader::new(BodyLength::None, Buf::empty()),
                 keeps: false,
+                until_close: false,
+                cut,
             },
             uses: 0,
             idle_since: timers.known_now(),
@@ -63,6 +70,7 @@ impl<I: Io> ClientConnection<I> {
 pub struct Sender<W> {
     write: W,
     deadline: Deadline,
+    cut: Rc<Cell<bool>>,
 }
 
 impl<W: WriteHalf> Sender<W> {
@@ -77,7 +85,10 @@ impl<W: WriteHalf> Sender<W> {
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
-            Err(_) if self.deadline.fired() => Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read")),
+            Err(_) if self.deadline.fired() => {
+                self.cut.set(true);
+                Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read"))
+            }
             Err(_) => Err(Failure::with(Reason::UpstreamReset, "sending failed")),
         }
     }
@@ -96,18 +107,22 @@ impl<W: WriteHalf> Sender<W> {
 
     /// A handle that ends whatever waits on the connection.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter(self.deadline.shared_target())
+        Interrupter { target: self.deadline.shared_target(), cut: self.cut.clone() }
     }
 }
 
 /// Ends whatever waits on a connection.
-pub struct Interrupter(Rc<dyn Interrupt>);
+pub struct Interrupter {
+    target: Rc<dyn Interrupt>,
+    cut: Rc<Cell<bool>>,
+}
 
 impl Interrupter {
     /// Shuts the connection down if `condition` holds; it is never reused then.
     pub fn shutdown_if(&self, condition: bool) {
         if condition {
-            self.0.shutdown(Shutdown::Both);
+            self.cut.set(true);
+            self.target.shutdown(Shutdown::Both);
         }
     }
 }
@@ -127,6 +142,10 @@ pub struct Receiver<R> {
     deadline: Deadline,
     body: BodyReader,
     keeps: bool,
+    /// The close of the connection ends the body.
+    until_close: bool,
+    /// The gateway itself has shut the connection down: an end that is read from then on is not the endpoint's.
+    cut: Rc<Cell<bool>>,
 }
 
 impl<R: ReadHalf> Receiver<R> {
@@ -219,6 +238,7 @@ impl<R: ReadHalf> Receiver<R> {
     ) -> Result<(), Failure> {
         let (head_buf, rest) = part(buf, head_bytes);
         self.keeps = response::interpret(head, head_buf, method)?;
+        self.until_close = head.body == BodyLength::UntilClose;
         self.body = BodyReader::new(head.body, rest);
         Ok(())
     }
@@ -242,6 +262,8 @@ impl<R: ReadHalf> Receiver<R> {
     pub async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
         self.deadline.arm(due, OnExpiry::ShutBoth);
         match self.body.next(&mut self.read).await {
+            Ok(chunk) if chunk.end && self.until_close && self.deadline.fired() => Err(Reason::UpstreamTimeout.into()),
+            Ok(chunk) if chunk.end && self.until_close && self.cut.get() => Err(Reason::UpstreamTruncated.into()),
             Ok(chunk) => {
                 self.deadline.disarm();
                 Ok(chunk)

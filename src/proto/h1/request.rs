@@ -152,12 +152,8 @@ fn read_expectation(head: &mut RequestHead) -> Result<(), Failure> {
         return Err(Reason::ExpectationFailed.into());
     }
     // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
-    head.expects_continue = head.version == Version::Http11 && has_body(head.body);
+    head.expects_continue = head.version == Version::Http11 && !head.body.is_empty();
     Ok(())
-}
-
-fn has_body(body: BodyLength) -> bool {
-    !matches!(body, BodyLength::None | BodyLength::Known(0))
 }
 
 fn read_target(head: &mut RequestHead, policy: PathPolicy) -> Result<(), Failure> {

@@ -295,6 +295,8 @@ impl<I: Io> Connection<I> {
 
     /// Takes back what [`Self::downstream`] lent. Returns whether another request may follow.
     pub fn finish(&mut self, lent: Finished) -> bool {
+        // A drain of the body that ended early may have left its deadline behind.
+        self.read_deadline.disarm();
         self.keep = match (lent.keep, lent.body_done) {
             (Keep::Alive, false) => Keep::Linger,
             (Keep::Close, false) => Keep::Linger,
@@ -432,7 +434,10 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         }
         match self.reader.next(self.read).await {
             Ok(chunk) => {
-                self.deadline.disarm();
+                // A drain has one deadline for all of it: a client that trickles does not renew it.
+                if !self.draining || chunk.end {
+                    self.deadline.disarm();
+                }
                 self.account(chunk)
             }
             Err(error) => Err(self.failure(&error)),
