@@ -72,7 +72,8 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         sink.send_continue().await?;
     }
     let up = Upload { chunked, sent, terms, response_done: Cell::new(false) };
-    both(body, sink, sender, receiver, x, terms, on_head, up).await
+    // Boxed: most requests have no body and should not carry the room for one.
+    Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
 
 /// Sends the head together with what of the body has already arrived.

@@ -23,8 +23,15 @@ macro_rules! known_names {
             /// Finds the known name, whatever its case.
             #[inline]
             pub fn of(name: &[u8]) -> Name {
-                // Each comparison looks at the length first, which decides nearly always.
-                $( if name.eq_ignore_ascii_case($text.as_bytes()) { return Name::$variant; } )+
+                let Some(alike) = BY_LENGTH.get(name.len()) else { return Name::Other };
+                for &known in alike {
+                    if known == Name::Other {
+                        break;
+                    }
+                    if known.text().as_bytes().eq_ignore_ascii_case(name) {
+                        return known;
+                    }
+                }
                 Name::Other
             }
         }
@@ -78,6 +85,26 @@ known_names! {
     RetryAfter = "retry-after";
     Allow = "allow";
 }
+
+/// Known names of one length, at most.
+const ALIKE_MAX: usize = 6;
+const LENGTH_MAX: usize = 32;
+
+/// The known names by their length, each row filled up with [`Name::Other`]: most names are told apart by length alone.
+static BY_LENGTH: [[Name; ALIKE_MAX]; LENGTH_MAX] = {
+    let mut rows = [[Name::Other; ALIKE_MAX]; LENGTH_MAX];
+    let mut at = 0;
+    while at < Name::KNOWN.len() {
+        let row = Name::KNOWN[at].text().len();
+        let mut place = 0;
+        while !matches!(rows[row][place], Name::Other) {
+            place += 1;
+        }
+        rows[row][place] = Name::KNOWN[at];
+        at += 1;
+    }
+    rows
+};
 
 /// A set of known names, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -159,7 +159,7 @@ pub struct Mem {
 /// Two connected ends. Each direction holds at most `capacity` bytes; `faults` apply to both.
 pub fn pair(capacity: usize, faults: &Faults) -> (Mem, Mem) {
     let mut second = faults.clone();
-    second.seed = splitmix(faults.seed ^ 0x5ec0_0d);
+    second.seed = splitmix(faults.seed ^ 0x005e_c00d);
     let (one, two) = (Pipe::new(capacity, faults.clone()), Pipe::new(capacity, second));
     let end = |incoming: &Rc<RefCell<Pipe>>, outgoing: &Rc<RefCell<Pipe>>| Mem {
         incoming: incoming.clone(),

@@ -59,16 +59,17 @@ pub async fn refuse<D: Downstream, C: Connect>(
 fn identify<C: Connect>(env: &Env<C>, listener: &Listener, x: &mut Exchange) {
     x.random = env.random();
     locate_client(listener, x);
-    // A stranger's id was stripped with the head (C18).
-    let given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
+    // Only a trusted peer names its requests (C18).
+    let given = x.peer_is_trusted.then(|| x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer));
+    let given = given.flatten();
     x.id = given.unwrap_or_else(|| RequestId::from_random(x.random, env.random()));
 }
 
 /// Finds the client's address behind trusted proxies (C15).
 pub fn locate_client(listener: &Listener, x: &mut Exchange) {
     x.client_ip = x.peer.ip();
-    let trusted = &listener.rules.trusted_proxies;
-    if !trusted.is_empty() {
+    if x.peer_is_trusted {
+        let trusted = &listener.rules.trusted_proxies;
         x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
     }
 }

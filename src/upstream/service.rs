@@ -172,7 +172,8 @@ impl<I: Io> Endpoint<I> {
         timeout_ms: u64,
     ) -> Result<ClientConnection<I>, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
-        match connector.connect(address, timeout_ms).await {
+        // Boxed, since it is rare and its timer would make every request's future larger.
+        match Box::pin(connector.connect(address, timeout_ms)).await {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
                 Ok(ClientConnection::new(io, timers))

@@ -31,7 +31,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) ->
     match status {
         Ok(httparse::Status::Complete(length)) => {
             check_sizes(length, request.path.unwrap_or_default().len(), limits)?;
-            parse::check_line_ends(&message[..length], Reason::BadHeader)?;
+            parse::check_parsed_line_ends(&message[..length], request.headers, Reason::BadHeader)?;
             head.version = version_of(request.version)?;
             let method = request.method.unwrap_or_default().as_bytes();
             head.method = Method::of(method);
