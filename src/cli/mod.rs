@@ -1,7 +1,7 @@
 //! The command line: one file per verb.
 
 mod check;
-mod explain;
+pub mod explain;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -64,6 +64,7 @@ impl WorkerRuntime {
     ///
     /// # Errors
     /// The last refusal, when even epoll is refused.
+    #[allow(clippy::type_complexity, reason = "one caller, which takes the tuple apart at once")]
     pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Vec<(Driver, io::Error)>)> {
         let mut refused = Vec::new();
         for driver in Driver::ALL.into_iter().skip_while(|d| *d != first) {

@@ -196,7 +196,7 @@ fn connect_failure(error: &io::Error) -> Failure {
 }
 
 /// Hash of what the service balances on; None when the request does not have it.
-fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
+pub fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
         HashKey::ClientIp => return Some(ip_key(x.client_ip)),
         HashKey::Path => x.request.path(),
