@@ -166,18 +166,13 @@ pub struct Mem {
 /// Two connected ends. Each direction holds at most `capacity` bytes; `faults` apply to both.
 pub fn pair(capacity: usize, faults: &Faults) -> (Mem, Mem) {
     let mut second = faults.clone();
-<<<<<<< HEAD
-    second.seed = splitmix(faults.seed ^ 0x5ec0_0d);
+    second.seed = splitmix(faults.seed ^ 0x005e_c00d);
     pair_with(capacity, faults.clone(), second)
 }
 
 /// As [`pair`], with faults of its own for each direction: what the first end reads, and what the second end reads.
 pub fn pair_with(capacity: usize, to_first: Faults, to_second: Faults) -> (Mem, Mem) {
     let (one, two) = (Pipe::new(capacity, to_first), Pipe::new(capacity, to_second));
-=======
-    second.seed = splitmix(faults.seed ^ 0x005e_c00d);
-    let (one, two) = (Pipe::new(capacity, faults.clone()), Pipe::new(capacity, second));
->>>>>>> docs
     let end = |incoming: &Rc<RefCell<Pipe>>, outgoing: &Rc<RefCell<Pipe>>| Mem {
         incoming: incoming.clone(),
         outgoing: outgoing.clone(),

@@ -239,18 +239,17 @@ async fn proxy<D: Downstream, C: Connect>(
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
 }
 
-<<<<<<< HEAD
-fn redirect(
+/// The answer of a route that redirects.
+///
+/// # Errors
+/// [`Reason::BadRewrite`] when the captures do not make a legal target.
+pub fn redirect(
     x: &Exchange,
     captures: &crate::route::Captures,
     path: &mut Vec<u8>,
     status: u16,
     to: &RedirectTarget,
 ) -> Result<Reply, Failure> {
-=======
-/// The answer of a route that redirects.
-pub fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
->>>>>>> docs
     let location = match to {
         RedirectTarget::Fixed(url) => url.clone(),
         RedirectTarget::Origin(origin) => {

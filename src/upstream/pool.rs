@@ -46,15 +46,10 @@ impl<I: Io> Pool<I> {
         if connection.uses >= rules.requests_max || rules.idle_max == 0 {
             return;
         }
-<<<<<<< HEAD
         let oldest_ms = idle.front().map_or(0, |oldest| now.since_ns(oldest.idle_since) / 1_000_000);
         let crowded = idle.len() >= rules.idle_max;
         // A connection that was used a moment ago is part of the present load: closing it would only open another.
         if crowded && (oldest_ms >= POOL_BURST_MS || idle.len() >= rules.idle_max.saturating_mul(POOL_BURST_FACTOR)) {
-=======
-        // More than one too many where a reload has lowered the bound.
-        while idle.len() >= rules.idle_max {
->>>>>>> sim
             idle.pop_front();
         }
         connection.idle_since = now;

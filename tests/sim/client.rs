@@ -227,7 +227,13 @@ impl Client {
             true => head.get("connection") != Some("keep-alive"),
             false => head.get("connection") == Some("close"),
         };
-        Some(if !whole || unclear { Ending::Cut } else if closes { Ending::Last } else { Ending::Whole })
+        Some(if !whole || unclear {
+            Ending::Cut
+        } else if closes {
+            Ending::Last
+        } else {
+            Ending::Whole
+        })
     }
 
     async fn body(&self, framing: &mut Framing, incoming: &mut Incoming) -> (Vec<u8>, bool) {
@@ -279,7 +285,9 @@ impl Client {
             (Target::Missing, 404) => {}
             (Target::Origin, 502 | 504) => {}
             (_, 400 | 408) => assert!(excused, "{at}: {status} for a client that did nothing wrong"),
-            _ => panic!("the gateway answered {at} with {status}, {} attempts: {}", attempts.len(), body.escape_ascii()),
+            _ => {
+                panic!("the gateway answered {at} with {status}, {} attempts: {}", attempts.len(), body.escape_ascii())
+            }
         }
         assert!(bodiless || !whole || status == 200 || body.starts_with(b"{\"error\""), "{}", body.escape_ascii());
         assert!(whole || self.misdeed() != Misdeed::None, "an answer of the gateway's own was cut");

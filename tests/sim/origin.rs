@@ -166,7 +166,10 @@ impl Origin {
     fn bytes(&mut self, attempt: &Attempt, tag: &str, head: &Head, has_body: bool) -> Vec<u8> {
         let answer = &attempt.answer;
         if answer.damage == Damage::Garbage {
-            return self.rng.pick(&[&b"garbage\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"\0"]).to_vec();
+            return self
+                .rng
+                .pick(&[&b"garbage\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"\0"])
+                .to_vec();
         }
         let mut text = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(answer.interim);
         text += &format!("HTTP/1.1 {} Sim\r\nX-Tag: {tag}\r\nX-Origin: {}\r\n", answer.status, self.address);

@@ -112,7 +112,8 @@ impl Incoming {
             Framing::Length(left) | Framing::Data(left) if left > 0 => {
                 let count = left.min(self.raw.len());
                 let left = left - count;
-                *framing = if matches!(framing, Framing::Data(_)) { Framing::Data(left) } else { Framing::Length(left) };
+                *framing =
+                    if matches!(framing, Framing::Data(_)) { Framing::Data(left) } else { Framing::Length(left) };
                 (count > 0).then(|| Piece::Data(self.raw.drain(..count).collect()))
             }
             Framing::Close => (!self.raw.is_empty()).then(|| Piece::Data(std::mem::take(&mut self.raw))),

@@ -199,7 +199,7 @@ pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_ma
         report.route = Some(taken(snapshot, listener, &request));
     }
     match decided {
-        Ok(()) => serve(snapshot, &mut request.x, &mut report),
+        Ok(()) => serve(snapshot, &mut request, &mut report),
         Err(failure) => report.answer = Answer::refusal("routing", failure, &request.x),
     }
     Ok(report)
@@ -295,12 +295,13 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
         captures: captures.collect(),
         rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
         timeout_ms: route.timeout_ms,
-        body_bytes_max: route.body_bytes_max.min(listener.rules.body_bytes_max),
+        body_bytes_max: route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max),
     }
 }
 
 /// What the route's policies and its handler do.
-fn serve(snapshot: &Snapshot, x: &mut Exchange, report: &mut Report) {
+fn serve(snapshot: &Snapshot, request: &mut Request, report: &mut Report) {
+    let Request { x, captures, path } = request;
     let route = &snapshot.routes[x.route as usize];
     let mut stopped: Option<(String, Reply)> = None;
     for slot in route.chain.slots() {
@@ -320,7 +321,10 @@ fn serve(snapshot: &Snapshot, x: &mut Exchange, report: &mut Report) {
                 ids.map(|(id, share)| service(route, &snapshot.services[*id as usize], share, x)).collect();
             proxied(&report.services)
         }
-        Action::Redirect { status, to } => Answer::reply("route", &drive::redirect(x, *status, to)),
+        Action::Redirect { status, to } => match drive::redirect(x, captures, path, *status, to) {
+            Ok(reply) => Answer::reply("route", &reply),
+            Err(failure) => Answer::reply("route", &Reply::failure(failure.reason)),
+        },
         Action::Respond { status, .. } => Answer { by: "route".into(), status: Some(*status), ..Answer::default() },
     };
 }

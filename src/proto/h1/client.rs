@@ -1,10 +1,7 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
-<<<<<<< HEAD
-use std::io;
-=======
 use std::cell::Cell;
->>>>>>> sim
+use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
 

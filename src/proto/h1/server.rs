@@ -74,11 +74,7 @@ impl ServerRules {
     /// The reason to refuse the request.
     pub fn accept(&self, x: &mut Exchange, head: Buf, head_bytes: usize) -> Result<Accepted, Failure> {
         x.peer_is_trusted = !self.trusted_proxies.is_empty() && self.trusted_proxies.contains(x.peer.ip());
-        let accepted = request::interpret(&mut x.request, head, head_bytes, self.path_policy, x.peer_is_trusted)?;
-        match x.request.body {
-            BodyLength::Known(length) if length > self.body_bytes_max => Err(Reason::BodyTooLarge.into()),
-            _ => Ok(accepted),
-        }
+        request::interpret(&mut x.request, head, head_bytes, self.path_policy, x.peer_is_trusted)
     }
 }
 
@@ -265,13 +261,7 @@ impl<I: Io> Connection<I> {
     fn accept_head(&mut self, x: &mut Exchange, head_bytes: usize) -> Result<(), Failure> {
         let (head, rest) = part(std::mem::take(&mut self.carry), head_bytes);
         self.carry = rest;
-<<<<<<< HEAD
-        let trusted = !self.rules.trusted_proxies.is_empty() && self.rules.trusted_proxies.contains(x.peer.ip());
-        x.peer_is_trusted = trusted;
-        let accepted = request::interpret(&mut x.request, head, head_bytes, self.rules.path_policy, trusted)?;
-=======
         let accepted = self.rules.accept(x, head, head_bytes)?;
->>>>>>> docs
         let wants_more = match x.request.version {
             Version::Http10 => accepted.connection.keep_alive && !accepted.connection.close,
             _ => !accepted.connection.close,

@@ -93,15 +93,7 @@ impl Plan {
         let stdout = collect(child.stdout.take().expect("a pipe"));
         let begun = Instant::now();
         let nobody: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let mut gateway = Gateway {
-            address: nobody,
-            addresses: Vec::new(),
-            admin: nobody,
-            dir,
-            child,
-            stderr,
-            stdout,
-        };
+        let mut gateway = Gateway { address: nobody, addresses: Vec::new(), admin: nobody, dir, child, stderr, stdout };
         while gateway.find_log("ready").is_none() {
             let ended = gateway.child.try_wait().expect("a child");
             assert!(ended.is_none(), "ended at its start: {ended:?}\n{}\n{}", gateway.stderr(), self.yaml);
