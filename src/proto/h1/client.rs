@@ -177,7 +177,7 @@ impl<R: ReadHalf> Receiver<R> {
         let buf = self.begin_head(head);
         debug_assert!(buf.is_empty(), "bytes of a response before its request");
         self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::large()).await;
+        let (count, buf) = self.read.recv_idle(Buf::small()).await;
         match count {
             Ok(count) if count > 0 => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),
@@ -210,7 +210,7 @@ impl<R: ReadHalf> Receiver<R> {
                 return self.accept_head(head, buf, bytes, method);
             }
             if !buf.has_storage() {
-                buf = Buf::large();
+                buf = Buf::small();
             } else if buf.spare() == 0 {
                 buf.reserve(BUF_LARGE_BYTES);
             }
