@@ -2,8 +2,11 @@
 
 mod support;
 
+mod access_log;
+mod admin;
 mod bad_input;
 mod lifecycle;
+mod policies;
 mod proxying;
 mod reload;
 mod routing;
