@@ -161,12 +161,16 @@ fn it_goes_to_standard_output_and_can_change_at_a_reload() {
     let yaml = |format: &str| format!("logging: {{access_log: {format}}}\nroutes: [{{path: /*, respond: 204}}]\n");
     let gateway = Gateway::start(&yaml("combined"));
     assert_eq!(gateway.get("/one").status, 204);
-    eventually("a line is written", || gateway.stdout().iter().any(|line| line.contains("\"GET /one HTTP/1.1\" 204 0")).then_some(()));
+    eventually("a line is written", || {
+        gateway.stdout().iter().any(|line| line.contains("\"GET /one HTTP/1.1\" 204 0")).then_some(())
+    });
     assert_eq!(gateway.reload(&yaml("off")).status, 200);
     assert_eq!(gateway.get("/two").status, 204);
     assert_eq!(gateway.reload(&yaml("json")).status, 200);
     assert_eq!(gateway.get("/three").status, 204);
-    eventually("a JSON line is written", || gateway.stdout().iter().any(|line| line.contains("\"path\":\"/three\"")).then_some(()));
+    eventually("a JSON line is written", || {
+        gateway.stdout().iter().any(|line| line.contains("\"path\":\"/three\"")).then_some(())
+    });
     assert!(!gateway.stdout().iter().any(|line| line.contains("/two")), "{:?}", gateway.stdout());
 }
 

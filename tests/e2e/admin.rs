@@ -19,14 +19,9 @@ fn busy() -> (Gateway, Origin) {
         origin.address
     ));
     let mut client = gateway.connect();
-    for (path, status) in [
-        ("/items/1", 200),
-        ("/items/2", 200),
-        ("/teapot", 418),
-        ("/fails", 502),
-        ("/limited", 200),
-        ("/limited", 429),
-    ] {
+    for (path, status) in
+        [("/items/1", 200), ("/items/2", 200), ("/teapot", 418), ("/fails", 502), ("/limited", 200), ("/limited", 429)]
+    {
         assert_eq!(client.get(path).status, status, "{path}");
     }
     (gateway, origin)
@@ -38,7 +33,11 @@ fn metrics_have_their_names_and_labels() {
     let _open = gateway.connect();
     let page = gateway.metrics();
     for (name, labels, value) in [
-        ("gateway_requests_total", &["method=\"GET\"", "path=\"/items/{id}\"", "status=\"200\"", "service=\"up\""][..], 2.0),
+        (
+            "gateway_requests_total",
+            &["method=\"GET\"", "path=\"/items/{id}\"", "status=\"200\"", "service=\"up\""][..],
+            2.0,
+        ),
         ("gateway_requests_total", &["status=\"418\""], 1.0),
         ("gateway_requests_total", &["status=\"429\""], 1.0),
         ("gateway_request_duration_seconds_count", &["method=\"GET\"", "path=\"/items/{id}\"", "service=\"up\""], 2.0),
@@ -57,14 +56,19 @@ fn metrics_have_their_names_and_labels() {
     assert!(gateway.metric("gateway_backend_duration_seconds_count", &["service=\"up\"", &endpoint]) >= 3.0, "{page}");
     assert!(gateway.metric("gateway_active_connections", &[]) >= 1.0);
     assert_eq!(gateway.metric("gateway_worker_up", &[]), 1.0);
-    for name in ["process_resident_memory_bytes", "process_open_fds", "ringway_latency_quantile_seconds", "ringway_build_info"] {
+    for name in
+        ["process_resident_memory_bytes", "process_open_fds", "ringway_latency_quantile_seconds", "ringway_build_info"]
+    {
         assert!(gateway.metric(name, &[]) > 0.0, "{name} in\n{page}");
     }
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let value = line.rsplit(' ').next().unwrap_or_default();
         assert!(value.parse::<f64>().is_ok() || value == "+Inf", "{line}");
     }
-    assert_eq!(gateway.ask_admin("GET", "/metrics").header("content-type").map(|t| t.starts_with("text/plain; version=0.0.4")), Some(true));
+    assert_eq!(
+        gateway.ask_admin("GET", "/metrics").header("content-type").map(|t| t.starts_with("text/plain; version=0.0.4")),
+        Some(true)
+    );
 }
 
 #[test]
@@ -83,7 +87,10 @@ fn what_clients_send_makes_no_series() {
 fn resources_tell_what_is_there() {
     let (gateway, origin) = busy();
     let health = gateway.ask_admin("GET", "/health").json();
-    assert_eq!((health["workers"].as_u64(), health["workers_up"].as_u64(), health["requests"].as_u64()), (Some(1), Some(1), Some(6)));
+    assert_eq!(
+        (health["workers"].as_u64(), health["workers_up"].as_u64(), health["requests"].as_u64()),
+        (Some(1), Some(1), Some(6))
+    );
     let ready = gateway.ask_admin("GET", "/ready");
     assert_eq!((ready.status, &ready.json()["status"]), (200, &"ready".into()));
     let services = gateway.ask_admin("GET", "/services").json();
@@ -146,7 +153,8 @@ fn browsers_of_other_sites_are_kept_out() {
     let admin = gateway.admin;
     assert_eq!(ask("GET /config HTTP/1.1\r\nHost: evil.example\r\n\r\n".into()), 403, "a rebound name");
     assert_eq!(ask(format!("GET /config HTTP/1.1\r\nHost: {admin}\r\n\r\n")), 200);
-    let reload = |more: &str| ask(format!("POST /config/reload HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n{more}\r\n"));
+    let reload =
+        |more: &str| ask(format!("POST /config/reload HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n{more}\r\n"));
     assert_eq!(reload("Origin: https://evil.example\r\n"), 403);
     assert_eq!(reload("Origin: null\r\n"), 403);
     assert_eq!(reload("Sec-Fetch-Site: cross-site\r\n"), 403);

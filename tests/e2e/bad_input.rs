@@ -214,7 +214,10 @@ fn the_reason_comes_in_the_form_that_the_client_reads() {
     let json = gateway.get("/nowhere");
     let body = json.json();
     assert_eq!(json.header("content-type"), Some("application/json"));
-    assert_eq!((&body["error"], &body["status"], &body["reason"]), (&"Route not found".into(), &404.into(), &"no_route".into()));
+    assert_eq!(
+        (&body["error"], &body["status"], &body["reason"]),
+        (&"Route not found".into(), &404.into(), &"no_route".into())
+    );
     assert_eq!(body["request_id"].as_str(), json.header("x-request-id"));
     assert!(body["timestamp"].is_number());
     let problem = gateway.ask("GET /b HTTP/1.1\r\nHost: a\r\nAccept: application/problem+json\r\n\r\n");
@@ -232,10 +235,8 @@ fn limited(origin: &Origin, limits: &str) -> Gateway {
 #[test]
 fn sizes_are_refused_at_the_byte() {
     let origin = Origin::fixed("ok");
-    let gateway = limited(
-        &origin,
-        "target_bytes_max: 100B, field_bytes_max: 200B, header_bytes_max: 1KiB, fields_max: 10",
-    );
+    let gateway =
+        limited(&origin, "target_bytes_max: 100B, field_bytes_max: 200B, header_bytes_max: 1KiB, fields_max: 10");
     let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
     let field = |bytes: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(bytes - 1));
     let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
@@ -278,7 +279,8 @@ fn default_sizes_are_those_of_the_documentation() {
     assert_eq!((gateway.ask(field(16384)).status, gateway.ask(field(16385)).status), (200, 431));
     let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
     assert_eq!((gateway.ask(fields(100)).status, gateway.ask(fields(101)).status), (200, 431));
-    let announced = |bytes: u64| format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {bytes}\r\n\r\n");
+    let announced =
+        |bytes: u64| format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {bytes}\r\n\r\n");
     let over = gateway.ask(announced((10 << 20) + 1));
     assert_eq!((over.status, over.interim.len()), (413, 0));
     let mut client = gateway.connect();
@@ -429,7 +431,10 @@ fn faulty_answers_become_502_with_a_reason() {
     assert_eq!(through(|| vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()), Step::Close], ""), invalid);
     assert_eq!(through(|| vec![Step::Send(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n".to_vec())], ""), invalid);
     assert_eq!(
-        through(|| vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_vec())], ""),
+        through(
+            || vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na".to_vec())],
+            ""
+        ),
         invalid
     );
     assert_eq!(

@@ -2,8 +2,8 @@
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::sync::mpsc::channel;
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Plan;

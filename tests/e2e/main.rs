@@ -5,6 +5,7 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_input;
+mod examples;
 mod lifecycle;
 mod policies;
 mod proxying;

@@ -157,12 +157,16 @@ fn headers_are_edited_both_ways() {
          {}",
         proxy_to(&origin)
     ));
-    let response = gateway.ask("GET /p HTTP/1.1\r\nHost: t\r\nX-Debug: 1\r\nX-A: a\r\nX-Client: forged\r\nX-Tag: zero\r\n\r\n");
+    let response =
+        gateway.ask("GET /p HTTP/1.1\r\nHost: t\r\nX-Debug: 1\r\nX-A: a\r\nX-Client: forged\r\nX-Tag: zero\r\n\r\n");
     let seen = origin.last();
     assert_eq!((seen.header("x-debug"), seen.header("x-a"), seen.header("x-b")), (None, None, Some("a")));
     assert_eq!((seen.header("x-client"), seen.head.all("x-tag")), (Some("127.0.0.1"), vec!["zero", "one"]));
     assert_eq!(seen.header("x-id"), response.header("x-request-id"));
-    assert_eq!((response.header("server"), response.header("x-old"), response.header("x-new")), (None, None, Some("o")));
+    assert_eq!(
+        (response.header("server"), response.header("x-old"), response.header("x-new")),
+        (None, None, Some("o"))
+    );
     assert_eq!((response.header("x-path"), response.header("x-served-by")), (Some("/p"), Some("ringway")));
 }
 

@@ -1,7 +1,7 @@
 //! Messages through the gateway: framing both ways, connections, what is added and removed.
 
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use crate::support::{Client, Gateway, Origin, Response, Seen, Step, eventually, ok, proxy_to};
@@ -365,7 +365,10 @@ fn many_clients_at_once_get_their_own_answers() {
                 let mut client = gateway.connect();
                 for turn in 0..50 {
                     let path = format!("/{number}/{turn}");
-                    client.send(format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+                    client.send(format!(
+                        "POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{path}",
+                        path.len()
+                    ));
                     assert_eq!(client.response().text(), format!("{path}{path}"));
                 }
             });
@@ -495,7 +498,8 @@ fn a_post_that_went_out_is_never_sent_again() {
 /// What the origin sees of these lines.
 fn forwarded(listener: &str, lines: &str) -> Seen {
     let origin = Origin::echo();
-    let gateway = Gateway::start(&format!("listeners: [{{address: \"127.0.0.1:0\"{listener}}}]\n{}", proxy_to(&origin)));
+    let gateway =
+        Gateway::start(&format!("listeners: [{{address: \"127.0.0.1:0\"{listener}}}]\n{}", proxy_to(&origin)));
     let response = gateway.ask(format!("GET /a HTTP/1.1\r\nHost: Shop.example:81\r\n{lines}\r\n"));
     assert_eq!(response.status, 200, "{}", response.text());
     let seen = origin.last();
@@ -539,10 +543,7 @@ fn trusted_proxies_are_believed_and_continued() {
     assert_eq!(seen.header("x-forwarded-host"), Some("a.example"));
     assert_eq!(seen.header("x-forwarded-port"), Some("443"));
     assert_eq!(seen.header("x-request-id"), Some("given-1"));
-    assert_eq!(
-        seen.header("forwarded"),
-        Some("for=203.0.113.9, for=127.0.0.1;host=\"Shop.example:81\";proto=http")
-    );
+    assert_eq!(seen.header("forwarded"), Some("for=203.0.113.9, for=127.0.0.1;host=\"Shop.example:81\";proto=http"));
     assert!(seen.header("via").is_some_and(|via| via.starts_with("1.1 ")), "{seen:?}");
     assert_eq!(seen.header("x-user-id"), None, "identity comes from nobody but the gateway");
 }
@@ -572,7 +573,9 @@ fn the_host_that_endpoints_see_is_a_choice() {
          - {{path: /route, service: fixed, host: preserve}}\n"
     ));
     let own = address.to_string();
-    for (path, host) in [("/kept", "Test.example"), ("/own", &own), ("/fixed", "api.internal"), ("/route", "Test.example")] {
+    for (path, host) in
+        [("/kept", "Test.example"), ("/own", &own), ("/fixed", "api.internal"), ("/route", "Test.example")]
+    {
         gateway.ask(format!("GET {path} HTTP/1.1\r\nHost: Test.example\r\n\r\n"));
         assert_eq!(origin.last().header("host"), Some(host), "{path}");
     }
@@ -622,7 +625,9 @@ fn connections_end_after_their_number_of_requests() {
 fn requests_with_bodies_for_gateway_answers_keep_the_connection_in_order() {
     let gateway = Gateway::start("routes: [{path: /here, respond: {body: here}}]\n");
     let mut client = gateway.connect();
-    client.send("POST /here HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhelloGET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n");
+    client.send(
+        "POST /here HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhelloGET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n",
+    );
     let first: Response = client.response();
     assert_eq!((first.text().as_str(), first.closes()), ("here", false));
     assert_eq!(client.response().status, 404);

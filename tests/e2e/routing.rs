@@ -258,9 +258,9 @@ fn a_url_stands_in_for_endpoints() {
 fn endpoints_are_chosen_by_each_algorithm() {
     let origins: Vec<_> = ["a", "b", "c"].into_iter().map(Origin::fixed).collect();
     let endpoints: Vec<_> = origins.iter().map(|origin| format!("\"{}\"", origin.address)).collect();
-    let service = |name: &str| format!("- {{name: {name}, load_balancer: {name}, endpoints: [{}]}}\n", endpoints.join(", "));
-    let names =
-        ["round_robin", "weighted_round_robin", "least_connections", "power_of_two", "random", "ip_hash"];
+    let service =
+        |name: &str| format!("- {{name: {name}, load_balancer: {name}, endpoints: [{}]}}\n", endpoints.join(", "));
+    let names = ["round_robin", "weighted_round_robin", "least_connections", "power_of_two", "random", "ip_hash"];
     let services: String = names.iter().map(|name| service(name)).collect();
     let routes: String = names.iter().map(|name| format!("- {{path: /{name}, service: {name}}}\n")).collect();
     let gateway = Gateway::start(&format!(
