@@ -21,6 +21,7 @@ pub mod handler;
 pub mod snapshot;
 pub mod pipeline;
 pub mod worker;
+pub mod demo;
 
 pub mod telemetry;
 

@@ -59,12 +59,19 @@ pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// First byte of the response head.
 pub const FIRST_BYTE_TIMEOUT_MS: u64 = 15_000;
+/// A request whose response is not there after this is looked at again: is it sent at all?
+pub const SEND_CHECK_MS: u64 = 100;
 /// Pause between two reads of a response.
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
+/// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once they
+/// were idle for [`POOL_BURST_MS`].
+pub const POOL_BURST_FACTOR: usize = 8;
+/// See [`POOL_BURST_FACTOR`].
+pub const POOL_BURST_MS: u64 = 1_000;
 /// Idle upstream connection, after which it is closed.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
 /// An idle upstream connection older than this is probed before it is used again.

@@ -1,7 +1,6 @@
 //! `ringway run`: start everything or nothing, serve, and stop without losing a request.
 
 use std::fmt;
-use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,11 +313,9 @@ async fn another_stop(signals: &mut Signals) {
 }
 
 /// The next change of the watched file; never, when none is watched.
-fn changed(watch: &mut Option<FileWatch>) -> impl Future<Output = ()> + '_ {
-    async move {
-        match watch {
-            Some(watch) => watch.changed().await,
-            None => std::future::pending().await,
-        }
+async fn changed(watch: &mut Option<FileWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }

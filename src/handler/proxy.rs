@@ -88,17 +88,18 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    /// A request goes out again only if the client has seen nothing, none of its body is gone, and either nothing of it
-    /// left the gateway or its method may be repeated (C50, RFC 9110 section 9.2.2).
+    /// A request goes out again only if the client has seen nothing, and either nothing of it left the gateway or its
+    /// method may be repeated (C50, RFC 9110 section 9.2.2). One with a body is not repeated: the body is gone, and an
+    /// empty one in chunks would leave its head without the last chunk.
     fn may_retry<D: Downstream>(&self, down: &mut D, x: &Exchange, failure: Failure) -> bool {
-        let (body, sink) = down.split();
+        let (_, sink) = down.split();
         if sink.head_sent() || self.timers.now() >= self.due {
             return false;
         }
         match failure.reason.retry() {
             Retry::No => false,
             Retry::Unsent => true,
-            Retry::IfIdempotent => x.request.method.is_idempotent() && body.is_done() && x.request_bytes == 0,
+            Retry::IfIdempotent => x.request.method.is_idempotent() && x.request.body.is_empty(),
         }
     }
 

@@ -107,6 +107,14 @@ pub enum BodyLength {
     UntilClose,
 }
 
+impl BodyLength {
+    /// Whether the head says that nothing follows it. A streamed body may turn out to be empty, and has an end to be sent
+    /// all the same.
+    pub const fn is_empty(self) -> bool {
+        matches!(self, BodyLength::None | BodyLength::Known(0))
+    }
+}
+
 /// A request head.
 #[derive(Debug, Default)]
 pub struct RequestHead {
@@ -141,9 +149,19 @@ pub struct RequestHead {
 impl RequestHead {
     /// Empties the head for the next request, keeping the allocated tables.
     pub fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
-        *self = Self { fields, ..Self::default() };
+        self.method = Method::Get;
+        self.method_text = Text::EMPTY;
+        self.version = Version::Http11;
+        self.target = Text::EMPTY;
+        self.path = Text::EMPTY;
+        self.query = None;
+        self.authority = Text::EMPTY;
+        self.host = Text::EMPTY;
+        self.body = BodyLength::None;
+        self.expects_continue = false;
+        self.forward_path = None;
+        self.forward_query = None;
+        self.fields.clear();
     }
 
     /// Canonical path.
@@ -192,9 +210,11 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// Empties the head for the next response, keeping the allocated tables.
     pub fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
-        *self = Self { fields, ..Self::default() };
+        self.status = 0;
+        self.version = Version::Http11;
+        self.body = BodyLength::None;
+        self.declared_length = None;
+        self.fields.clear();
     }
 }
 

@@ -95,6 +95,13 @@ impl Pipe {
         }))
     }
 
+    /// Both sides see a reset, and what was on its way is lost.
+    fn reset(&mut self) {
+        self.reset = true;
+        self.bytes.clear();
+        self.wake();
+    }
+
     fn wake(&mut self) {
         self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
     }
@@ -159,8 +166,13 @@ pub struct Mem {
 /// Two connected ends. Each direction holds at most `capacity` bytes; `faults` apply to both.
 pub fn pair(capacity: usize, faults: &Faults) -> (Mem, Mem) {
     let mut second = faults.clone();
-    second.seed = splitmix(faults.seed ^ 0x5ec0_0d);
-    let (one, two) = (Pipe::new(capacity, faults.clone()), Pipe::new(capacity, second));
+    second.seed = splitmix(faults.seed ^ 0x005e_c00d);
+    pair_with(capacity, faults.clone(), second)
+}
+
+/// As [`pair`], with faults of its own for each direction: what the first end reads, and what the second end reads.
+pub fn pair_with(capacity: usize, to_first: Faults, to_second: Faults) -> (Mem, Mem) {
+    let (one, two) = (Pipe::new(capacity, to_first), Pipe::new(capacity, to_second));
     let end = |incoming: &Rc<RefCell<Pipe>>, outgoing: &Rc<RefCell<Pipe>>| Mem {
         incoming: incoming.clone(),
         outgoing: outgoing.clone(),
@@ -220,6 +232,14 @@ impl Drop for MemRead {
 
 /// The writing half of an in-memory connection.
 pub struct MemWrite(Rc<Mem>);
+
+impl MemWrite {
+    /// Resets the connection: both ends fail from here on, and what neither has read yet is lost.
+    pub fn reset(&self) {
+        self.0.incoming.borrow_mut().reset();
+        self.0.outgoing.borrow_mut().reset();
+    }
+}
 
 impl WriteHalf for MemWrite {
     async fn send(&mut self, buf: Buf) -> Done {

@@ -21,7 +21,7 @@ use crate::http::name::Name;
 use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
-use crate::route::{Miss, Rewrite, RouteInput};
+use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 
@@ -29,7 +29,7 @@ use crate::telemetry::access_log::Names;
 pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listener: &Listener, request: &mut Request) {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = route(&plan, request);
+    let routed = decide(&plan.snapshot, &plan.table, request);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -58,18 +58,24 @@ pub async fn refuse<D: Downstream, C: Connect>(
 /// Who asks, and how this request is named.
 fn identify<C: Connect>(env: &Env<C>, listener: &Listener, x: &mut Exchange) {
     x.random = env.random();
-    x.client_ip = x.peer.ip();
-    let trusted = &listener.rules.trusted_proxies;
-    if !trusted.is_empty() {
-        x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
-    }
-    // A stranger's id was stripped with the head (C18).
-    let given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
+    locate_client(listener, x);
+    // Only a trusted peer names its requests (C18).
+    let given = x.peer_is_trusted.then(|| x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer));
+    let given = given.flatten();
     x.id = given.unwrap_or_else(|| RequestId::from_random(x.random, env.random()));
 }
 
+/// Finds the client's address behind trusted proxies (C15).
+pub fn locate_client(listener: &Listener, x: &mut Exchange) {
+    x.client_ip = x.peer.ip();
+    if x.peer_is_trusted {
+        let trusted = &listener.rules.trusted_proxies;
+        x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
+    }
+}
+
 /// The request as routes see it.
-struct Input<'a>(&'a Exchange);
+pub struct Input<'a>(pub &'a Exchange);
 
 impl RouteInput for Input<'_> {
     #[inline]
@@ -108,20 +114,24 @@ impl RouteInput for Input<'_> {
     }
 }
 
-/// Finds the route and rewrites the path for its endpoints.
-fn route<I: crate::net::io::Io>(plan: &Plan<I>, request: &mut Request) -> Result<(), Failure> {
+/// Finds the route and rewrites the path for its endpoints. `table` is a worker's copy of the snapshot's. `ringway explain`
+/// takes this very decision.
+///
+/// # Errors
+/// Nothing takes the request, or its path cannot be rewritten.
+pub fn decide(snapshot: &Snapshot, table: &RouteTable, request: &mut Request) -> Result<(), Failure> {
     let Request { x, captures, path } = request;
-    let prefix_bytes = match plan.table.find(&Input(x), captures) {
+    let prefix_bytes = match table.find(&Input(x), captures) {
         Ok(hit) => {
             x.route = hit.route.0;
             hit.prefix_bytes
         }
         Err(miss) => {
-            x.route = plan.snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
+            x.route = snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
             0
         }
     };
-    let Some(rewrite) = &plan.snapshot.routes[x.route as usize].rewrite else { return Ok(()) };
+    let Some(rewrite) = &snapshot.routes[x.route as usize].rewrite else { return Ok(()) };
     rewrite_path(rewrite, x, captures, prefix_bytes, path)
 }
 
@@ -240,7 +250,11 @@ async fn proxy<D: Downstream, C: Connect>(
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
 }
 
-fn redirect(
+/// The answer of a route that redirects.
+///
+/// # Errors
+/// [`Reason::BadRewrite`] when the captures do not make a legal target.
+pub fn redirect(
     x: &Exchange,
     captures: &crate::route::Captures,
     path: &mut Vec<u8>,

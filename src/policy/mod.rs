@@ -1,7 +1,7 @@
 //! The policies of a route: what looks at a request and its response, changes them, or answers in the endpoint's place.
 //!
 //! A policy is one file with its configuration, its compiled form, its state in one worker and its hooks, and one line
-//! in [`policies!`] below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
+//! in `policies!` below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
 //! dispatch, and the lists of kinds that schema, `ringway policies` and metric labels are made from.
 //!
 //! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a

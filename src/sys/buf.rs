@@ -26,14 +26,15 @@ pub struct Buf {
     end: u32,
 }
 
-#[derive(Default)]
 struct Pool {
     small: Vec<Storage>,
     large: Vec<Storage>,
+    /// Pooled buffers that are in use: taken and not yet given back.
+    taken: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), taken: 0 }) };
 }
 
 impl Buf {
@@ -252,6 +253,12 @@ pub fn pool_free() -> (usize, usize) {
     .unwrap_or_default()
 }
 
+/// Buffers of a pooled size that this thread has in use; for tests and gauges. Buffers must not change threads for this
+/// to be exact, and in a worker none does.
+pub fn pool_taken() -> usize {
+    POOL.try_with(|pool| pool.borrow().taken).unwrap_or_default()
+}
+
 /// Gives the pool's buffers beyond `small` and `large` back to the allocator.
 pub fn pool_trim(small: usize, large: usize) {
     let _ = POOL.try_with(|pool| {
@@ -263,7 +270,12 @@ pub fn pool_trim(small: usize, large: usize) {
 
 #[inline]
 fn take(list: fn(&mut Pool) -> &mut Vec<Storage>, bytes: usize) -> Storage {
-    let pooled = POOL.try_with(|pool| list(&mut pool.borrow_mut()).pop()).ok().flatten();
+    let take_one = |pool: &RefCell<Pool>| {
+        let mut pool = pool.borrow_mut();
+        pool.taken += 1;
+        list(&mut pool).pop()
+    };
+    let pooled = POOL.try_with(take_one).ok().flatten();
     pooled.unwrap_or_else(|| Box::new_uninit_slice(bytes))
 }
 
@@ -272,6 +284,7 @@ fn give(list: fn(&mut Pool) -> &mut Vec<Storage>, storage: &mut Storage, max: us
     // The pool is gone when a thread ends; then the storage is simply freed.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
+        pool.taken = pool.taken.saturating_sub(1);
         let free = list(&mut pool);
         if free.len() < max {
             free.push(std::mem::take(storage));

@@ -1,5 +1,7 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
+use std::cell::Cell;
+use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
 
@@ -11,7 +13,7 @@ use super::server::part;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
-use crate::limits::BUF_LARGE_BYTES;
+use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
 use crate::net::io::{Interrupt, Io, ReadHalf, WriteHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
@@ -33,13 +35,16 @@ impl<I: Io> ClientConnection<I> {
     /// Takes over a connected stream.
     pub fn new(io: I, timers: &Rc<Timers>) -> Self {
         let (read, write, interrupt) = io.split();
+        let cut = Rc::<Cell<bool>>::default();
         Self {
-            sender: Sender { write, deadline: timers.deadline(interrupt.clone()) },
+            sender: Sender { write, deadline: timers.deadline(interrupt.clone()), cut: cut.clone() },
             receiver: Receiver {
                 read,
                 deadline: timers.deadline(interrupt),
                 body: BodyReader::new(BodyLength::None, Buf::empty()),
                 keeps: false,
+                until_close: false,
+                cut,
             },
             uses: 0,
             idle_since: timers.known_now(),
@@ -62,6 +67,7 @@ impl<I: Io> ClientConnection<I> {
 pub struct Sender<W> {
     write: W,
     deadline: Deadline,
+    cut: Rc<Cell<bool>>,
 }
 
 impl<W: WriteHalf> Sender<W> {
@@ -76,7 +82,10 @@ impl<W: WriteHalf> Sender<W> {
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
-            Err(_) if self.deadline.fired() => Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read")),
+            Err(_) if self.deadline.fired() => {
+                self.cut.set(true);
+                Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read"))
+            }
             Err(_) => Err(Failure::with(Reason::UpstreamReset, "sending failed")),
         }
     }
@@ -95,20 +104,33 @@ impl<W: WriteHalf> Sender<W> {
 
     /// A handle that ends whatever waits on the connection.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter(self.deadline.shared_target())
+        Interrupter { target: self.deadline.shared_target(), cut: self.cut.clone() }
     }
 }
 
 /// Ends whatever waits on a connection.
-pub struct Interrupter(Rc<dyn Interrupt>);
+pub struct Interrupter {
+    target: Rc<dyn Interrupt>,
+    cut: Rc<Cell<bool>>,
+}
 
 impl Interrupter {
     /// Shuts the connection down if `condition` holds; it is never reused then.
     pub fn shutdown_if(&self, condition: bool) {
         if condition {
-            self.0.shutdown(Shutdown::Both);
+            self.cut.set(true);
+            self.target.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// How [`Receiver::recv_head_soon`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Soon {
+    /// The head is there.
+    Received,
+    /// Nothing has come yet.
+    Late,
 }
 
 /// Receives responses.
@@ -117,6 +139,10 @@ pub struct Receiver<R> {
     deadline: Deadline,
     body: BodyReader,
     keeps: bool,
+    /// The close of the connection ends the body.
+    until_close: bool,
+    /// The gateway itself has shut the connection down: an end that is read from then on is not the endpoint's.
+    cut: Rc<Cell<bool>>,
 }
 
 impl<R: ReadHalf> Receiver<R> {
@@ -131,11 +157,51 @@ impl<R: ReadHalf> Receiver<R> {
         limits: &HeadLimits,
         due: Now,
     ) -> Result<(), Failure> {
-        head.clear();
-        let rest = BodyReader::new(BodyLength::None, Buf::empty());
-        // An interim response may have brought the next head along.
-        let mut buf = std::mem::replace(&mut self.body, rest).into_rest();
+        let buf = self.begin_head(head);
         self.deadline.arm(due, OnExpiry::ShutBoth);
+        self.read_head(head, method, limits, buf).await
+    }
+
+    /// As [`Self::recv_head`], but comes back early from the wait for its first byte, once, after [`SEND_CHECK_MS`], so
+    /// that the caller can look after the request's sending. `recv_head` goes on from there.
+    ///
+    /// # Errors
+    /// As [`Self::recv_head`].
+    pub async fn recv_head_soon(
+        &mut self,
+        head: &mut ResponseHead,
+        method: Method,
+        limits: &HeadLimits,
+        due: Now,
+    ) -> Result<Soon, Failure> {
+        let buf = self.begin_head(head);
+        debug_assert!(buf.is_empty(), "bytes of a response before its request");
+        self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
+        let (count, buf) = self.read.recv_idle(Buf::large()).await;
+        match count {
+            Ok(count) if count > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),
+            Ok(_) => return Err(Reason::UpstreamClosed.into()),
+            Err(_) => return Err(Reason::UpstreamReset.into()),
+        }
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        self.read_head(head, method, limits, buf).await.map(|()| Soon::Received)
+    }
+
+    /// Empties the head. Returns the bytes that an interim response brought along.
+    fn begin_head(&mut self, head: &mut ResponseHead) -> Buf {
+        head.clear();
+        let nothing = BodyReader::new(BodyLength::None, Buf::empty());
+        std::mem::replace(&mut self.body, nothing).into_rest()
+    }
+
+    async fn read_head(
+        &mut self,
+        head: &mut ResponseHead,
+        method: Method,
+        limits: &HeadLimits,
+        mut buf: Buf,
+    ) -> Result<(), Failure> {
         loop {
             if !buf.is_empty()
                 && let Parsed::Complete(bytes) = response::parse_lines(buf.as_slice(), limits, head)?
@@ -169,6 +235,7 @@ impl<R: ReadHalf> Receiver<R> {
     ) -> Result<(), Failure> {
         let (head_buf, rest) = part(buf, head_bytes);
         self.keeps = response::interpret(head, head_buf, method)?;
+        self.until_close = head.body == BodyLength::UntilClose;
         self.body = BodyReader::new(head.body, rest);
         Ok(())
     }
@@ -192,6 +259,8 @@ impl<R: ReadHalf> Receiver<R> {
     pub async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
         self.deadline.arm(due, OnExpiry::ShutBoth);
         match self.body.next(&mut self.read).await {
+            Ok(chunk) if chunk.end && self.until_close && self.deadline.fired() => Err(Reason::UpstreamTimeout.into()),
+            Ok(chunk) if chunk.end && self.until_close && self.cut.get() => Err(Reason::UpstreamTruncated.into()),
             Ok(chunk) => {
                 self.deadline.disarm();
                 Ok(chunk)

@@ -31,7 +31,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) ->
     match status {
         Ok(httparse::Status::Complete(length)) => {
             check_sizes(length, request.path.unwrap_or_default().len(), limits)?;
-            parse::check_line_ends(&message[..length], Reason::BadHeader)?;
+            parse::check_parsed_line_ends(&message[..length], request.headers, Reason::BadHeader)?;
             head.version = version_of(request.version)?;
             let method = request.method.unwrap_or_default().as_bytes();
             head.method = Method::of(method);
@@ -152,12 +152,8 @@ fn read_expectation(head: &mut RequestHead) -> Result<(), Failure> {
         return Err(Reason::ExpectationFailed.into());
     }
     // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
-    head.expects_continue = head.version == Version::Http11 && has_body(head.body);
+    head.expects_continue = head.version == Version::Http11 && !head.body.is_empty();
     Ok(())
-}
-
-fn has_body(body: BodyLength) -> bool {
-    !matches!(body, BodyLength::None | BodyLength::Known(0))
 }
 
 fn read_target(head: &mut RequestHead, policy: PathPolicy) -> Result<(), Failure> {
