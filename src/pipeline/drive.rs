@@ -19,8 +19,8 @@ use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
 use crate::net::io::Connect;
-use crate::policy::Flow;
 use crate::policy::slots::Progress;
+use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
@@ -175,6 +175,7 @@ async fn serve<D: Downstream, C: Connect>(
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
+        count_refusal(env, live, &reply, *progress);
         return answer(down, live, x, *reply, *progress).await;
     }
     match &route.action {
@@ -196,6 +197,16 @@ async fn serve<D: Downstream, C: Connect>(
             let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
             answer(down, live, x, reply, *progress).await
         }
+    }
+}
+
+/// A limiter's refusals are counted under its own word (R215).
+fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, progress: Progress) {
+    if reply.reason != Some(Reason::RateLimited) {
+        return;
+    }
+    if let Some(word) = live.chain.stopped_by(progress).and_then(Policy::limiter_type) {
+        env.metrics.borrow_mut().limiter(word).inc();
     }
 }
 

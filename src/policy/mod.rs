@@ -156,6 +156,11 @@ pub trait Hooks: Send + Sync + 'static {
     /// Called by the worker's timer.
     fn on_tick(&self, _state: &mut Self::State, _tick: Tick) {}
 
+    /// Under which word its refusals are counted, if it is a limiter (R215).
+    fn limiter_type(&self) -> Option<&str> {
+        None
+    }
+
     /// What the policy does, in one line for `ringway explain`.
     fn explain(&self) -> String;
 }
@@ -223,6 +228,11 @@ macro_rules! policies {
             /// [`Hooks::explain`].
             pub fn explain(&self) -> String {
                 match self { $( Policy::$type(p) => p.explain(), )+ }
+            }
+
+            /// [`Hooks::limiter_type`].
+            pub fn limiter_type(&self) -> Option<&str> {
+                match self { $( Policy::$type(p) => p.limiter_type(), )+ }
             }
 
             /// [`Hooks::new_state`].

@@ -2,8 +2,12 @@
 
 mod support;
 
+mod access_log;
+mod admin;
 mod bad_input;
+mod examples;
 mod lifecycle;
+mod policies;
 mod proxying;
 mod reload;
 mod routing;

@@ -50,6 +50,14 @@ impl Plan {
         Self { yaml: complete(yaml), arguments: Vec::new(), environment: Vec::new(), descriptors: None }
     }
 
+    /// The example `config/NAME.yaml` as it stands, at addresses of the system's choice.
+    pub fn example(name: &str) -> Self {
+        let path = example_path(name);
+        let yaml = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let plan = Self { yaml, ..Self::new("") };
+        plan.env("RINGWAY_LISTEN", "127.0.0.1:0").env("RINGWAY_ADMIN", "127.0.0.1:0")
+    }
+
     pub fn arguments(mut self, more: &[&str]) -> Self {
         self.arguments.extend(more.iter().map(|&text| text.to_owned()));
         self
@@ -121,6 +129,11 @@ impl Plan {
         let stderr = stderr.lock().expect("lines").join("\n");
         Exited { code, stderr }
     }
+}
+
+/// Where an example is.
+pub fn example_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name).with_extension("yaml")
 }
 
 /// What most tests leave out: listeners, the admin listener and one worker, at addresses of the system's choice.
