@@ -14,8 +14,10 @@ routes:
   - {name: hello, exact: /hello, respond: {body: hi}}
 logging: {access_log: {format: combined, path: "{folder}/access.log"}}
 """
-COMBINED = re.compile(r'^(\\S+) \\S+ \\S+ \\[\\d\\d/\\w{3}/\\d{4}:\\d\\d:\\d\\d:\\d\\d [+-]\\d{4}\\] '
-                      r'"((?:[^"\\\\]|\\\\.)*)" (\\d{3}) (\\d+|-) "((?:[^"\\\\]|\\\\.)*)" "((?:[^"\\\\]|\\\\.)*)"'.replace("\\\\", "\\"))
+COMBINED = re.compile(
+    r'^(\S+) \S+ \S+ \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] '
+    r'"((?:[^"\\]|\\.)*)" (\d{3}) (\d+|-) "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"$'
+)
 
 with gateway(CONFIG) as running:
     folder = running.folder
