@@ -60,8 +60,17 @@ fn token() -> impl Strategy<Value = String> {
 fn field() -> impl Strategy<Value = (String, String)> {
     let names = prop_oneof![
         token(),
-        prop::sample::select(vec!["Accept", "Cookie", "X_Forwarded_For", "TE", "x-user-id", "Upgrade", "Keep-Alive", "Via"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "Accept",
+            "Cookie",
+            "X_Forwarded_For",
+            "TE",
+            "x-user-id",
+            "Upgrade",
+            "Keep-Alive",
+            "Via"
+        ])
+        .prop_map(str::to_owned),
     ];
     (names, "[ -~\u{a1}-\u{ff}\t]{0,20}")
 }

@@ -93,7 +93,9 @@ fn walk(ty: &TypeDoc, seen: &mut HashSet<String>, found: &mut dyn FnMut(&'static
 fn the_example_of_the_page_is_accepted() {
     let page = reference_markdown(ringway::policy::SCHEMA);
     let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
-    let loaded = load_str("page.yaml", example, &FixedEnv::default(), ringway::policy::SCHEMA).map_err(|d| d.render()).expect("accepted");
+    let loaded = load_str("page.yaml", example, &FixedEnv::default(), ringway::policy::SCHEMA)
+        .map_err(|d| d.render())
+        .expect("accepted");
     assert_eq!(loaded.warnings.render(), "");
 }
 

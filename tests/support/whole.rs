@@ -56,8 +56,7 @@ impl Whole {
         let timers = Timers::new(Clock::stopped());
         let snapshot = bed::snapshot(config, 1, None);
         let connected = Rc::default();
-        let (env, published) =
-            bed::env(MemConnect(Rc::clone(&connected)), &timers, &snapshot, AccessLog::off(), 11);
+        let (env, published) = bed::env(MemConnect(Rc::clone(&connected)), &timers, &snapshot, AccessLog::off(), 11);
         let listener = bed::listener(&snapshot);
         let (ours, theirs) = pair(CAPACITY, &Faults::NONE);
         let served = Box::pin(async move {

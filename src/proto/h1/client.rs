@@ -1,11 +1,6 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
-<<<<<<< HEAD
-use std::cell::Cell;
 use std::io;
-use std::net::Shutdown;
-=======
->>>>>>> sim
 use std::rc::Rc;
 
 use super::body::{BodyError, BodyReader};
@@ -16,13 +11,8 @@ use super::server::part;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
-<<<<<<< HEAD
 use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
-use crate::net::io::{Interrupt, Io, ReadHalf, WriteHalf, send_all};
-=======
-use crate::limits::BUF_LARGE_BYTES;
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
->>>>>>> sim
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
