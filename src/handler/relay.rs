@@ -107,11 +107,13 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
             }
         }
         match received {
-            Ok(Soon::Late) => final_head(receiver, sink, x, terms).await.map_err(|failure| terms.explain(failure))?,
+            Ok(Soon::Late) => {
+                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?
+            }
             Ok(Soon::Received) if is_final(x.response.status) => {}
             Ok(Soon::Received) => {
                 interim(sink, x).await?;
-                final_head(receiver, sink, x, terms).await.map_err(|failure| terms.explain(failure))?;
+                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
             }
             Err(failure) => return Err(terms.explain(failure)),
         }
@@ -250,7 +252,8 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
     on_head: &mut dyn FnMut(&mut Exchange),
 ) -> Result<(), Failure> {
     let asked = terms.timers.known_now();
-    final_head(receiver, sink, x, terms).await.map_err(|failure| terms.explain(failure))?;
+    let due = terms.until(terms.rules.first_byte_timeout_ms);
+    final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
@@ -285,8 +288,8 @@ async fn final_head<S: ResponseSink, R: ReadHalf>(
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
+    due: Now,
 ) -> Result<(), Failure> {
-    let due = terms.until(terms.rules.first_byte_timeout_ms);
     for _ in 0..=INTERIM_RESPONSES_MAX {
         receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
         if is_final(x.response.status) {

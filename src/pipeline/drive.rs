@@ -185,7 +185,7 @@ async fn serve<D: Downstream, C: Connect>(
         Action::Proxy { services, split } => {
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
-            check_body(x, body_bytes_max(route, listener))?;
+            check_body(x, route, listener)?;
             proxy(down, env, plan, listener, x, route, live, *progress).await
         }
         Action::Redirect { status, to } => {
@@ -218,10 +218,13 @@ fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
     route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
 }
 
-/// A body that announces more than its bound is refused before anything of it is asked for or sent on.
-fn check_body(x: &Exchange, bytes_max: u64) -> Result<(), Failure> {
+/// Whether the request's body may be as long as it says; one that does not say is counted as it comes.
+///
+/// # Errors
+/// [`Reason::BodyTooLarge`].
+pub fn check_body(x: &Exchange, route: &snapshot::Route, listener: &Listener) -> Result<(), Failure> {
     match x.request.body {
-        BodyLength::Known(bytes) if bytes > bytes_max => Err(Reason::BodyTooLarge.into()),
+        BodyLength::Known(bytes) if bytes > body_bytes_max(route, listener) => Err(Reason::BodyTooLarge.into()),
         _ => Ok(()),
     }
 }

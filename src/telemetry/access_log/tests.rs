@@ -193,7 +193,7 @@ fn emptied_buffers_come_back() {
     wait_until("a buffer with capacity", || {
         log.record(&exchange(), &NAMES, Now(0), UNIX_MS);
         log.flush();
-        log.buffer.capacity() > 0
+        // Without room in the queue the lines stay; an emptied buffer comes back once the writer has caught up.
+        log.buffer.is_empty() && log.buffer.capacity() > 0
     });
-    assert!(log.buffer.is_empty());
 }

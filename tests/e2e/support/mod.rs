@@ -5,7 +5,7 @@ pub mod gateway;
 pub mod origin;
 
 pub use client::{Client, Response};
-pub use gateway::{Exited, Gateway};
+pub use gateway::Gateway;
 pub use origin::{Origin, Seen, Step, ok};
 
 use std::time::{Duration, Instant};
