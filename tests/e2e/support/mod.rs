@@ -5,7 +5,7 @@ pub mod gateway;
 pub mod origin;
 
 pub use client::{Client, Response};
-pub use gateway::{Exited, Gateway};
+pub use gateway::Gateway;
 pub use origin::{Origin, Seen, Step, ok};
 
 use std::time::{Duration, Instant};
@@ -32,4 +32,12 @@ pub fn proxy_to(origin: &Origin) -> String {
         "services: [{{name: up, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /*, service: up}}]\n",
         origin.address
     )
+}
+
+/// A plain request.
+pub const GET: &str = "GET /a HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// A gateway before one origin for everything.
+pub fn before(origin: &Origin) -> Gateway {
+    Gateway::start(&proxy_to(origin))
 }
