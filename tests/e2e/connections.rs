@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use crate::support::{Client, GET, Gateway, Origin, Response, Seen, Step, before, ok, proxy_to};
+use crate::support::{Client, GET, Gateway, Origin, Response, Seen, Step, before, eventually, ok, proxy_to};
 
 /// A script that waits in its middle until the returned sender speaks.
 fn gated(before: &'static [u8], after: &'static [u8]) -> (Sender<()>, impl Fn(&Seen) -> Vec<Step> + Send + Sync) {
@@ -266,4 +266,54 @@ fn several_listeners_serve_the_same_routes() {
     for address in &gateway.addresses {
         assert_eq!(Client::connect(*address).get("/").text(), "hi");
     }
+}
+
+#[test]
+fn a_listener_takes_no_more_connections_than_its_bound() {
+    let gateway = Gateway::start(
+        "listeners: [{address: \"127.0.0.1:0\", limits: {connections_max: 3}}]\n\
+         routes: [{path: /*, respond: {body: here}}]\n",
+    );
+    let mut held: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+    for client in &mut held {
+        assert_eq!(client.get("/").text(), "here");
+    }
+    let mut fourth = gateway.connect();
+    fourth.try_send(GET);
+    assert!(fourth.try_response(false).is_none_or(|response| response.status == 503));
+    assert_eq!(held[0].get("/").text(), "here", "those that are served stay");
+    assert!(gateway.metric("ringway_worker_refused_total", &["connections"]) >= 1.0);
+    drop(held);
+    eventually("there is room again", || {
+        let mut client = gateway.connect();
+        client.try_send(GET);
+        client.try_response(false).filter(|response| response.status == 200)
+    });
+}
+
+#[test]
+fn connections_end_at_their_age() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "listeners: [{{address: \"127.0.0.1:0\", limits: {{age_max: 200ms}}}}]\n{}",
+        proxy_to(&origin)
+    ));
+    let mut client = gateway.connect();
+    assert!(!client.get("/").closes());
+    eventually("a response announces the end", || client.get("/").closes().then_some(()));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn idle_upstream_connections_are_closed() {
+    let origin = Origin::echo();
+    let gateway = Gateway::start(&format!(
+        "services: [{{name: up, endpoints: [\"{}\"], pool: {{idle_timeout: 100ms}}}}]\nroutes: [{{path: /*, service: up}}]\n",
+        origin.address
+    ));
+    assert_eq!(gateway.get("/").status, 200);
+    let idle = || gateway.ask_admin("GET", "/services/up/endpoints").json()[0]["idle_connections"].as_u64();
+    eventually("the pool is empty", || (idle() == Some(0)).then_some(()));
+    assert_eq!(gateway.get("/").status, 200);
+    assert_eq!(origin.connections(), 2);
 }
