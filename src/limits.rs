@@ -8,15 +8,16 @@
 pub const BUF_HEADROOM_BYTES: usize = 32;
 /// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy.
 pub const BUF_TAILROOM_BYTES: usize = 16;
-/// Usable size of a small pooled buffer: most request heads, and small responses.
-pub const BUF_SMALL_BYTES: usize = 4 * 1024;
+/// Usable size of a small pooled buffer: most request heads, and small responses. With head and tail room it is a page.
+pub const BUF_SMALL_BYTES: usize = 4096 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
 /// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
 /// its response can hold (F11).
 pub const BUF_LARGE_BYTES: usize = 32 * 1024;
-/// Free small buffers that a worker keeps; more are given back to the allocator.
-pub const BUF_SMALL_FREE_MAX: usize = 512;
+/// Free small buffers that a worker keeps; more are given back to the allocator. Those that a second did not need are
+/// given back as well.
+pub const BUF_SMALL_FREE_MAX: usize = 4096;
 /// Free large buffers that a worker keeps.
-pub const BUF_LARGE_FREE_MAX: usize = 64;
+pub const BUF_LARGE_FREE_MAX: usize = 256;
 
 /// Header section of a request or response, start line included (431, R182; `header_bytes_max`).
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;

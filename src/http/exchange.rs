@@ -177,6 +177,8 @@ pub struct Exchange {
     pub started: Now,
     /// Index of the route in its snapshot; `NO_ROUTE` when none matched.
     pub route: u32,
+    /// Identity of the route over reloads; 0 when none matched.
+    pub route_key: u64,
     /// Index of the service in its snapshot; `NO_SERVICE` when none was asked.
     pub service: u32,
     /// Index of the endpoint in the service, when one was asked.
@@ -209,6 +211,7 @@ impl Exchange {
         self.response.clear();
         self.late_fields.clear();
         self.route = Self::NO_ROUTE;
+        self.route_key = 0;
         self.service = Self::NO_SERVICE;
         self.endpoint = None;
         self.attempts = 0;
@@ -235,6 +238,7 @@ impl Default for Exchange {
             scheme: Scheme::Http,
             started: Now::default(),
             route: Self::NO_ROUTE,
+            route_key: 0,
             service: Self::NO_SERVICE,
             endpoint: None,
             attempts: 0,

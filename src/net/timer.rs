@@ -212,9 +212,10 @@ impl Deadline {
         &*self.entry.target
     }
 
-    /// The connection's interrupt, to keep.
-    pub fn shared_target(&self) -> Rc<dyn Interrupt> {
-        self.entry.target.clone()
+    /// Shuts the connection down at once, as if the deadline had passed.
+    pub fn expire(&self) {
+        self.entry.on_expiry.set(OnExpiry::ShutBoth);
+        self.entry.fire();
     }
 
     fn move_up(&self, tick: u64) {

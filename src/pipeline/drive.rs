@@ -24,6 +24,7 @@ use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
+use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 
 /// Serves the request in `request.x`, whose head is typed, canonical and stripped.
 pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listener: &Listener, request: &mut Request) {
@@ -131,7 +132,9 @@ pub fn decide(snapshot: &Snapshot, table: &RouteTable, request: &mut Request) ->
             0
         }
     };
-    let Some(rewrite) = &snapshot.routes[x.route as usize].rewrite else { return Ok(()) };
+    let route = &snapshot.routes[x.route as usize];
+    x.route_key = route.key;
+    let Some(rewrite) = &route.rewrite else { return Ok(()) };
     rewrite_path(rewrite, x, captures, prefix_bytes, path)
 }
 
@@ -334,7 +337,31 @@ fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
         }
     };
     metrics.finished(stats, service, x, now);
+    count_own(&metrics.own, x);
     env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+}
+
+/// What a finished request adds to the worker's own counters.
+#[inline]
+fn count_own(own: &Instruments, x: &Exchange) {
+    own.request_bytes.add(x.request_bytes as i64);
+    own.response_bytes.add(x.response_bytes as i64);
+    if x.attempts > 1 {
+        own.retries.add(i64::from(x.attempts) - 1);
+    }
+    let deadline = x.failure.and_then(|failure| match failure.reason {
+        Reason::HeaderTimeout => Some(Deadline::Header),
+        Reason::BodyTimeout => Some(Deadline::Body),
+        Reason::ClientStalled => Some(Deadline::Write),
+        Reason::ConnectTimeout => Some(Deadline::Connect),
+        Reason::UpstreamTimeout if x.upstream_status == 0 => Some(Deadline::FirstByte),
+        Reason::UpstreamTimeout => Some(Deadline::BetweenBytes),
+        Reason::RequestTimeout => Some(Deadline::Request),
+        _ => None,
+    });
+    if let Some(deadline) = deadline {
+        own.deadline(deadline);
+    }
 }
 
 /// What the ids of an exchange are called in the configuration that served it.

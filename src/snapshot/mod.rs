@@ -85,6 +85,8 @@ impl Drop for ConnectionPlace {
 pub struct Route {
     /// Identity over reloads.
     pub name: String,
+    /// The same as a number, for policies that count by route.
+    pub key: u64,
     /// The pattern as written: the `path` label of metrics (C37).
     pub pattern: String,
     /// Its policies in order.

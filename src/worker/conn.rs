@@ -1,6 +1,7 @@
 //! One downstream connection from accept to close. While it is idle it is this small future and nothing else; a request
 //! under way lives in a box of its own.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -124,11 +125,27 @@ async fn serve_request<'e, I: Io, C: Connect>(
     x.port_text = origin.port_text;
     x.scheme = Scheme::Http;
     connection.set_rules(&listener.rules);
-    env.active.set(env.active.get() + 1);
+    let active = Active::new(&env.active);
     let again = answer_request(env, &mut connection, &listener, &mut request).await;
-    env.active.set(env.active.get() - 1);
+    drop(active);
     env.give_request(request);
     (connection, again)
+}
+
+/// A request under way, counted until dropped: also when it ends by a panic.
+struct Active<'e>(&'e Cell<u64>);
+
+impl<'e> Active<'e> {
+    fn new(count: &'e Cell<u64>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 async fn answer_request<I: Io, C: Connect>(

@@ -79,7 +79,7 @@ impl Origin {
         self.note(format_args!("is asked {} {conn}/{at} ({number}): {answer:?}", head.start[0]));
         let has_body = head.start[0] != "HEAD" && !matches!(answer.status, 204 | 304);
         let body = if has_body { wire::body(&answer_tag(conn, at, number), answer.bytes) } else { Vec::new() };
-        let attempt = Attempt { answer, body };
+        let attempt = Attempt { answer, body, at_ms: self.handle.now_ms() };
         let attempt = self.world.deliver(conn, at, attempt);
         let early = attempt.answer.early;
         if !early && !self.read_body(&head, conn, at, incoming).await {
@@ -191,7 +191,7 @@ impl Origin {
         }
         let closes = answer.framing == Framing::Close && has_body;
         let sends_extra = answer.after == After::Extra && !closes && self.clean && body.len() < EXTRA_BYTES_MAX;
-        let extra = if sends_extra && answer.pause_ms == 0 { EXTRA } else { b"" };
+        let extra = if sends_extra && answer.pause_ms == 0 && !attempt.is_damaged() { EXTRA } else { b"" };
         [text.as_bytes(), b"\r\n", &body, extra].concat()
     }
 

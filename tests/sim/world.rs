@@ -8,6 +8,9 @@ use crate::plan::{After, Answer, Client, Damage, Scale};
 /// Events that are kept for a failure's report.
 const TRACE_MAX: usize = 4_000;
 
+/// From here on the deadline of the whole request may have passed.
+const LATE_MS: u64 = 2_500;
+
 pub struct World {
     pub seed: u64,
     pub scale: Scale,
@@ -28,6 +31,7 @@ pub struct Attempt {
     pub answer: Answer,
     /// The body that the origin means to send.
     pub body: Vec<u8>,
+    pub at_ms: u64,
 }
 
 impl World {
@@ -93,7 +97,8 @@ impl Attempt {
     }
 
     /// Whether the client may see less than the whole of it. A reset destroys what is still on its way.
-    pub fn may_be_cut(&self) -> bool {
-        self.is_damaged() || matches!(self.answer.after, After::Reset(_))
+    pub fn may_be_cut(&self, now_ms: u64) -> bool {
+        let is_late = now_ms >= self.at_ms + LATE_MS;
+        is_late || self.is_damaged() || matches!(self.answer.after, After::Reset(_))
     }
 }

@@ -11,6 +11,7 @@ use crate::route::{
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
 use crate::snapshot::{Action, RedirectTarget, Route};
+use crate::upstream::balance::hash_key;
 
 /// What a route matches; None when its path is wrong, which is reported.
 pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
@@ -157,6 +158,7 @@ fn build(
 ) -> Route {
     Route {
         name: parts.name.to_owned(),
+        key: hash_key(parts.name.as_bytes()),
         pattern: parts.pattern.to_owned(),
         chain: chains.of(parts.name, parts.policies, diagnostics),
         action: action(parts, services, diagnostics),

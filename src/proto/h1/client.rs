@@ -1,8 +1,6 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
-use std::cell::Cell;
 use std::io;
-use std::net::Shutdown;
 use std::rc::Rc;
 
 use super::body::{BodyError, BodyReader};
@@ -14,7 +12,7 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
 use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
-use crate::net::io::{Interrupt, Io, ReadHalf, WriteHalf, send_all};
+use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -35,16 +33,16 @@ impl<I: Io> ClientConnection<I> {
     /// Takes over a connected stream.
     pub fn new(io: I, timers: &Rc<Timers>) -> Self {
         let (read, write, interrupt) = io.split();
-        let cut = Rc::<Cell<bool>>::default();
+        let sending = Rc::new(timers.deadline(interrupt.clone()));
         Self {
-            sender: Sender { write, deadline: timers.deadline(interrupt.clone()), cut: cut.clone() },
+            sender: Sender { write, deadline: sending.clone() },
             receiver: Receiver {
                 read,
                 deadline: timers.deadline(interrupt),
                 body: BodyReader::new(BodyLength::None, Buf::empty()),
                 keeps: false,
                 until_close: false,
-                cut,
+                sending,
             },
             uses: 0,
             idle_since: timers.known_now(),
@@ -66,8 +64,7 @@ impl<I: Io> ClientConnection<I> {
 /// Sends requests.
 pub struct Sender<W> {
     write: W,
-    deadline: Deadline,
-    cut: Rc<Cell<bool>>,
+    deadline: Rc<Deadline>,
 }
 
 impl<W: WriteHalf> Sender<W> {
@@ -82,10 +79,7 @@ impl<W: WriteHalf> Sender<W> {
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
-            Err(_) if self.deadline.fired() => {
-                self.cut.set(true);
-                Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read"))
-            }
+            Err(_) if self.deadline.fired() => Err(Failure::with(Reason::UpstreamTimeout, "endpoint does not read")),
             Err(_) => Err(Failure::with(Reason::UpstreamReset, "sending failed")),
         }
     }
@@ -104,22 +98,18 @@ impl<W: WriteHalf> Sender<W> {
 
     /// A handle that ends whatever waits on the connection.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter { target: self.deadline.shared_target(), cut: self.cut.clone() }
+        Interrupter(self.deadline.clone())
     }
 }
 
 /// Ends whatever waits on a connection.
-pub struct Interrupter {
-    target: Rc<dyn Interrupt>,
-    cut: Rc<Cell<bool>>,
-}
+pub struct Interrupter(Rc<Deadline>);
 
 impl Interrupter {
     /// Shuts the connection down if `condition` holds; it is never reused then.
     pub fn shutdown_if(&self, condition: bool) {
         if condition {
-            self.cut.set(true);
-            self.target.shutdown(Shutdown::Both);
+            self.0.expire();
         }
     }
 }
@@ -141,8 +131,9 @@ pub struct Receiver<R> {
     keeps: bool,
     /// The close of the connection ends the body.
     until_close: bool,
-    /// The gateway itself has shut the connection down: an end that is read from then on is not the endpoint's.
-    cut: Rc<Cell<bool>>,
+    /// The sender's deadline. When it has fired, the gateway itself has shut the connection down: an end that is read
+    /// from then on is not the endpoint's.
+    sending: Rc<Deadline>,
 }
 
 impl<R: ReadHalf> Receiver<R> {
@@ -177,7 +168,7 @@ impl<R: ReadHalf> Receiver<R> {
         let buf = self.begin_head(head);
         debug_assert!(buf.is_empty(), "bytes of a response before its request");
         self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::large()).await;
+        let (count, buf) = self.read.recv_idle(Buf::small()).await;
         match count {
             Ok(count) if count > 0 => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),
@@ -210,7 +201,7 @@ impl<R: ReadHalf> Receiver<R> {
                 return self.accept_head(head, buf, bytes, method);
             }
             if !buf.has_storage() {
-                buf = Buf::large();
+                buf = Buf::small();
             } else if buf.spare() == 0 {
                 buf.reserve(BUF_LARGE_BYTES);
             }
@@ -260,7 +251,7 @@ impl<R: ReadHalf> Receiver<R> {
         self.deadline.arm(due, OnExpiry::ShutBoth);
         match self.body.next(&mut self.read).await {
             Ok(chunk) if chunk.end && self.until_close && self.deadline.fired() => Err(Reason::UpstreamTimeout.into()),
-            Ok(chunk) if chunk.end && self.until_close && self.cut.get() => Err(Reason::UpstreamTruncated.into()),
+            Ok(chunk) if chunk.end && self.until_close && self.sending.fired() => Err(Reason::UpstreamTruncated.into()),
             Ok(chunk) => {
                 self.deadline.disarm();
                 Ok(chunk)

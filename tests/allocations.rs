@@ -1,0 +1,80 @@
+//! How often the allocator is asked for one proxied request on kept-alive connections, once everything is warm.
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/whole.rs"]
+mod whole;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use whole::{CONFIG, Whole};
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged; the counter does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Requests before counting begins: pools, tables and recycled exchanges have their sizes then.
+const WARM_UP: usize = 200;
+const REQUESTS: u64 = 1_000;
+
+/// Allocations of one request, as measured: a ceiling that may only be lowered. The one is the box of the request's
+/// future, without which an idle connection would hold the room of a request.
+const ALLOCATIONS_MAX: u64 = 1;
+
+fn allocations_of(config: &str, body_bytes: usize) -> u64 {
+    let mut whole = Whole::new(config, body_bytes);
+    for _ in 0..WARM_UP {
+        whole.exchange();
+    }
+    let before = COUNT.get();
+    for _ in 0..REQUESTS {
+        assert!(whole.exchange() > body_bytes);
+    }
+    let count = COUNT.get() - before;
+    println!("{count} allocations for {REQUESTS} requests with {body_bytes} bytes");
+    count
+}
+
+#[test]
+fn a_kept_alive_request_allocates_no_more_than_it_did() {
+    for body_bytes in [0, 1_024, 12_000] {
+        let count = allocations_of(CONFIG, body_bytes);
+        assert!(count <= ALLOCATIONS_MAX * REQUESTS, "{count} for {REQUESTS} requests");
+    }
+}
+
+#[test]
+fn policies_allocate_no_more_than_they_did() {
+    let config = CONFIG.replace(
+        "service: up}]",
+        "service: up, policies: [{rate_limit: {rate: 1000000/s}}, {headers: {response: {set: {X-A: b}}}}]}]",
+    );
+    let count = allocations_of(&config, 1_024);
+    assert!(count <= ALLOCATIONS_MAX * REQUESTS, "{count} for {REQUESTS} requests");
+}
