@@ -21,7 +21,7 @@ use ringway::sys::buf::Buf;
 fn listener(forwarded: bool, via: bool) -> Listener {
     let address = "127.0.0.1:8080".parse().expect("an address");
     let via = via.then(|| "ringway".to_owned());
-    Listener { name: "l".into(), address, rules: Arc::new(ServerRules::default()), forwarded, via }
+    Listener { name: "l".into(), address, rules: Arc::new(ServerRules::default()), forwarded, via, connections: None }
 }
 
 /// Parses a request; None when it is refused.

@@ -18,10 +18,10 @@ use crate::net::tcp::Tcp;
 use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request};
 use crate::proto::h1::server::{Connection, Patience, Waited};
-use crate::snapshot::Listener;
+use crate::snapshot::{ConnectionPlace, Listener};
 
 /// Serves a connection; a panic costs this connection only and is counted.
-pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr) {
+pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _place: Option<ConnectionPlace>) {
     let _open = shared.open();
     let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
     let future = serve_http1(&shared.env, io, origin, || socket.listener());

@@ -189,3 +189,12 @@ fn it_can_be_turned_off_and_does_not_disturb_requests() {
     drop(half);
     eventually("the admin API serves again", || (gateway.ask_admin("GET", "/health").status == 200).then_some(()));
 }
+
+#[test]
+fn metrics_stand_where_the_configuration_says() {
+    let gateway = Gateway::start("metrics: {endpoint: /stats}\nroutes: [{path: /a, respond: 200}]\n");
+    assert!(gateway.ask_admin("GET", "/stats").text().contains("gateway_worker_up"));
+    assert_eq!(gateway.ask_admin("GET", "/metrics").status, 404);
+    let gateway = Gateway::start("metrics: {enabled: false}\nroutes: [{path: /a, respond: 200}]\n");
+    assert_eq!(gateway.ask_admin("GET", "/metrics").status, 404);
+}

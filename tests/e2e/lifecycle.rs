@@ -54,7 +54,7 @@ fn a_stop_finishes_what_runs_and_takes_nothing_new() {
         assert_eq!((response.status, response.text().as_str()), (200, "done"));
         assert!(client.is_closed());
         assert_eq!(gateway.exit_code(), 0);
-        assert_eq!(gateway.logs("stopped")[0]["drained"], "true");
+        assert_eq!(gateway.wait_log("stopped", 1)[0]["drained"], "true");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_drain_has_an_end() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit_code(), 0);
     assert!(begun.elapsed() >= Duration::from_millis(200) && begun.elapsed() < PATIENCE);
-    assert_eq!(gateway.logs("stopped")[0]["drained"], "false");
+    assert_eq!(gateway.wait_log("stopped", 1)[0]["drained"], "false");
 }
 
 #[test]

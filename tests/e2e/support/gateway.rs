@@ -318,6 +318,16 @@ impl Gateway {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Waits until the process does nothing: no hostile input may leave it looping (F60).
+    #[track_caller]
+    pub fn wait_idle(&self) {
+        eventually("the gateway is idle", || {
+            let before = self.cpu();
+            thread::park_timeout(Duration::from_millis(150));
+            (self.cpu() == before).then_some(())
+        });
+    }
+
     /// Resident memory, in KiB.
     pub fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");

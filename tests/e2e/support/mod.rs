@@ -33,3 +33,11 @@ pub fn proxy_to(origin: &Origin) -> String {
         origin.address
     )
 }
+
+/// A plain request.
+pub const GET: &str = "GET /a HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// A gateway before one origin for everything.
+pub fn before(origin: &Origin) -> Gateway {
+    Gateway::start(&proxy_to(origin))
+}
