@@ -9,15 +9,16 @@
 pub const BUF_HEADROOM_BYTES: usize = 32;
 /// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy.
 pub const BUF_TAILROOM_BYTES: usize = 16;
-/// Usable size of a small pooled buffer: most request heads, and small responses.
-pub const BUF_SMALL_BYTES: usize = 4 * 1024;
+/// Usable size of a small pooled buffer: most request heads, and small responses. With head and tail room it is a page.
+pub const BUF_SMALL_BYTES: usize = 4096 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
 /// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
 /// its response can hold (F11).
 pub const BUF_LARGE_BYTES: usize = 32 * 1024;
-/// Free small buffers that a worker keeps; more are given back to the allocator.
-pub const BUF_SMALL_FREE_MAX: usize = 512;
+/// Free small buffers that a worker keeps; more are given back to the allocator. Those that a second did not need are
+/// given back as well.
+pub const BUF_SMALL_FREE_MAX: usize = 4096;
 /// Free large buffers that a worker keeps.
-pub const BUF_LARGE_FREE_MAX: usize = 64;
+pub const BUF_LARGE_FREE_MAX: usize = 256;
 
 /// Header section of a request or response, start line included (431, R182; `header_bytes_max`).
 pub const HEADER_BYTES_MAX: usize = 32 * 1024;
@@ -60,12 +61,19 @@ pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// First byte of the response head.
 pub const FIRST_BYTE_TIMEOUT_MS: u64 = 15_000;
+/// A request whose response is not there after this is looked at again: is it sent at all?
+pub const SEND_CHECK_MS: u64 = 100;
 /// Pause between two reads of a response.
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
+/// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once
+/// they were idle for [`POOL_BURST_MS`].
+pub const POOL_BURST_FACTOR: usize = 8;
+/// See [`POOL_BURST_FACTOR`].
+pub const POOL_BURST_MS: u64 = 1_000;
 /// Idle upstream connection, after which it is closed.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
 /// An idle upstream connection older than this is probed before it is used again.

@@ -5,10 +5,12 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A point on the monotonic clock, in nanoseconds since the process started. Pure code takes it as an argument.
+use crate::sys::clock;
+
+/// A point on the monotonic clock, in nanoseconds (CLOCK_MONOTONIC, so that service managers can compare it). Pure code
+/// takes it as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Now(pub u64);
 
@@ -16,7 +18,7 @@ impl Now {
     /// Reads the clock.
     #[inline]
     pub fn read() -> Self {
-        Self(saturating_ns(origin().elapsed()))
+        Self(clock::monotonic_ns())
     }
 
     /// A point from milliseconds since the start, for tests.
@@ -85,16 +87,6 @@ pub fn unix_ms() -> u64 {
 /// The wall clock in whole seconds since the Unix epoch.
 pub fn unix_seconds() -> u64 {
     unix_ms() / 1000
-}
-
-#[allow(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
-fn origin() -> &'static Instant {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    ORIGIN.get_or_init(Instant::now)
-}
-
-fn saturating_ns(elapsed: Duration) -> u64 {
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,15 +1,33 @@
-//! `ringway explain`: which route takes a request, why the others do not, and what happens to it.
+//! `ringway explain`: which route takes a request, why the others do not, and what happens to it (U08, A1).
+//!
+//! Nothing here decides anything: the request goes through the parser, the routing, the policies and the balancers that
+//! serve, so that what is explained is what happens. What a running gateway remembers (limits used up, loads, whose
+//! turn it is) is not known here; policies and balancers are taken as they are when a worker starts.
+
+pub mod asked;
+pub mod report;
+mod text;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use asked::Asked;
+use report::{Report, explain};
+
+use crate::control::source::ConfigSource;
+use crate::policy::CompileEnv;
+use crate::snapshot::{Listener, Snapshot};
+
+/// Candidates that are shown unless `--all` is given.
+pub const CANDIDATES_SHOWN_MAX: usize = 10;
 
 /// Arguments of `ringway explain`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Request method.
     method: String,
-    /// URL, or path.
+    /// URL (`http://host/path?query`), `host/path`, or a path alone.
     url: String,
     /// Request header, `Name: value`; may be repeated.
     #[arg(short = 'H', long = "header")]
@@ -17,12 +35,57 @@ pub struct Arguments {
     /// Configuration file, YAML or JSON.
     #[arg(short, long)]
     config: PathBuf,
-    /// Address of the client.
+    /// Address of the peer that connects.
     #[arg(long, default_value = "127.0.0.1")]
     client: IpAddr,
+    /// Name of the listener that it connects to; the first one if not given.
+    #[arg(long)]
+    listener: Option<String>,
+    /// Show every route, however far from matching.
+    #[arg(long)]
+    all: bool,
+    /// Print the explanation as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Explains the request. Exit code 0: a route takes it, 1: none does, 2: the configuration or the request is wrong.
-pub fn run(_arguments: &Arguments) -> ExitCode {
-    ExitCode::FAILURE
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match explained(arguments) {
+        Ok(report) => {
+            match arguments.json {
+                true => println!("{:#}", serde_json::json!(report)),
+                false => print!("{report}"),
+            }
+            ExitCode::from(report.exit_code())
+        }
+        Err(problem) => {
+            eprint!("{problem}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn explained(arguments: &Arguments) -> Result<Report, String> {
+    let source = ConfigSource::File(arguments.config.clone());
+    let env = CompileEnv { workers: 1, random: 0 };
+    let ready = source.compile(1, env, None).map_err(|diagnostics| diagnostics.render())?;
+    let listener = listener(&ready.snapshot, arguments.listener.as_deref())?;
+    let asked = Asked {
+        method: arguments.method.clone(),
+        url: arguments.url.clone(),
+        headers: arguments.headers.clone(),
+        peer: arguments.client,
+    };
+    let shown_max = if arguments.all { usize::MAX } else { CANDIDATES_SHOWN_MAX };
+    explain(&ready.snapshot, listener, &asked, shown_max).map_err(|problem| format!("{problem}\n"))
+}
+
+fn listener<'a>(snapshot: &'a Snapshot, wanted: Option<&str>) -> Result<&'a Listener, String> {
+    let found = match wanted {
+        Some(name) => snapshot.listeners.iter().find(|listener| listener.name == name),
+        None => snapshot.listeners.first(),
+    };
+    let names: Vec<_> = snapshot.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    found.ok_or_else(|| format!("there is no such listener; there are: {}\n", names.join(", ")))
 }

@@ -1,7 +1,7 @@
 //! The command line: one file per verb.
 
 mod check;
-mod explain;
+pub mod explain;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::config::schema_json;
 use crate::control::serve::{self, RunOptions};
 use crate::control::source::ConfigSource;
+use crate::demo;
 use crate::policy;
 use crate::sys::ring::Driver;
 
@@ -103,12 +104,31 @@ fn run(config: Option<PathBuf>, workers: Option<u32>, driver: Driver) -> ExitCod
     serve::run(RunOptions { source: ConfigSource::File(path), driver, workers })
 }
 
-fn run_demo(_workers: Option<u32>, _driver: Driver) -> ExitCode {
-    ExitCode::FAILURE
+/// The gateway in front of origins of its own, so that one command shows a routed, balanced and limited request.
+fn run_demo(workers: Option<u32>, driver: Driver) -> ExitCode {
+    match demo::embedded() {
+        Ok((origins, text)) => {
+            let code = serve::run(RunOptions { source: ConfigSource::Embedded(text), driver, workers });
+            drop(origins);
+            code
+        }
+        Err(error) => {
+            eprintln!("error: the demo upstreams do not start: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn demo_upstream(_listen: std::net::SocketAddr, _name: &str) -> ExitCode {
-    ExitCode::FAILURE
+fn demo_upstream(listen: std::net::SocketAddr, name: &str) -> ExitCode {
+    // A failure to raise the limit shows when connections are refused.
+    let _ = crate::sys::limit::raise_descriptors();
+    match demo::serve_forever_as(demo::Kind::Bench, listen, name, Driver::RingDeferTaskrun) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: cannot serve on {listen}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn show(file: PathBuf) -> ExitCode {

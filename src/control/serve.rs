@@ -105,7 +105,7 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     init_log(&ready.loaded.config.logging);
     check_descriptors(workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;
 
-    let admin = bind_admin(&ready.loaded.config.admin).await.map_err(|what| system(&what))?;
+    let admin = bind_admin(&ready.loaded.config).await.map_err(|what| system(&what))?;
     let addresses = ready.snapshot.listeners.iter().map(|listener| listener.address);
     let sockets = open_all(addresses, workers as usize).map_err(|what| system(&what))?;
     let listening: Vec<_> =
@@ -173,11 +173,12 @@ fn check_descriptors(workers: u32, listeners: usize) -> Result<(), String> {
     Ok(())
 }
 
-async fn bind_admin(admin: &model::Admin) -> Result<Option<AdminServer>, String> {
-    if !admin.enabled {
+async fn bind_admin(config: &model::Config) -> Result<Option<AdminServer>, String> {
+    if !config.admin.enabled {
         return Ok(None);
     }
-    let settings = AdminSettings::on(admin.listen.0);
+    let metrics_path = config.metrics.enabled.then(|| config.metrics.endpoint.as_str().to_owned());
+    let settings = AdminSettings { metrics_path, ..AdminSettings::on(config.admin.listen.0) };
     AdminServer::bind(settings).await.map(Some).map_err(|error| error.to_string())
 }
 

@@ -56,17 +56,20 @@ pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8])
 /// keep what the first trusted proxy saw.
 fn write_origin(out: &mut Buf, x: &Exchange, listener: &Listener) {
     out.extend(b"X-Forwarded-For: ");
-    for value in x.request.fields.values(Name::XForwardedFor) {
-        out.extend(value);
-        out.extend(b", ");
+    if x.peer_is_trusted {
+        for value in x.request.fields.values(Name::XForwardedFor) {
+            out.extend(value);
+            out.extend(b", ");
+        }
     }
     out.extend(x.peer_text.as_bytes());
-    out.extend(b"\r\n");
     let authority = x.request.fields.text(x.request.authority);
-    keep_or_write(out, x, Name::XForwardedProto, b"X-Forwarded-Proto", x.scheme.text().as_bytes());
-    keep_or_write(out, x, Name::XForwardedHost, b"X-Forwarded-Host", authority);
-    keep_or_write(out, x, Name::XForwardedPort, b"X-Forwarded-Port", x.port_text.as_bytes());
-    serialise::field(out, b"X-Request-ID", x.id.as_bytes());
+    keep_or_write(out, x, Name::XForwardedProto, b"\r\nX-Forwarded-Proto: ", x.scheme.text().as_bytes());
+    keep_or_write(out, x, Name::XForwardedHost, b"\r\nX-Forwarded-Host: ", authority);
+    keep_or_write(out, x, Name::XForwardedPort, b"\r\nX-Forwarded-Port: ", x.port_text.as_bytes());
+    out.extend(b"\r\nX-Request-ID: ");
+    out.extend(x.id.as_bytes());
+    out.extend(b"\r\n");
     if listener.forwarded {
         write_forwarded(out, x, authority);
     }
@@ -77,10 +80,14 @@ fn write_origin(out: &mut Buf, x: &Exchange, listener: &Listener) {
     }
 }
 
-fn keep_or_write(out: &mut Buf, x: &Exchange, id: Name, name: &[u8], own: &[u8]) {
-    let value = x.request.fields.get(id).unwrap_or(own);
+/// Ends the line before and writes the next one without its end.
+#[inline]
+fn keep_or_write(out: &mut Buf, x: &Exchange, id: Name, begin: &[u8], own: &[u8]) {
+    let kept = if x.peer_is_trusted { x.request.fields.get(id) } else { None };
+    let value = kept.unwrap_or(own);
     if !value.is_empty() {
-        serialise::field(out, name, value);
+        out.extend(begin);
+        out.extend(value);
     }
 }
 
@@ -131,6 +138,7 @@ mod tests {
         let Ok(Parsed::Complete(bytes)) = request::parse_lines(text.as_bytes(), &limits, &mut x.request) else {
             panic!("not a request: {text}");
         };
+        x.peer_is_trusted = trusted;
         let buffer = Buf::copy_of(text.as_bytes());
         request::interpret(&mut x.request, buffer, bytes, PathPolicy::default(), trusted).expect("legal");
         x.peer = "192.0.2.7:5000".parse().expect("an address");
@@ -142,7 +150,14 @@ mod tests {
 
     fn listener(forwarded: bool) -> Listener {
         let address = "127.0.0.1:8080".parse().expect("an address");
-        Listener { name: "l".into(), address, rules: Arc::new(ServerRules::default()), forwarded, via: None }
+        Listener {
+            name: "l".into(),
+            address,
+            rules: Arc::new(ServerRules::default()),
+            forwarded,
+            via: None,
+            connections: None,
+        }
     }
 
     fn head(x: &Exchange, forwarded: bool) -> String {

@@ -3,17 +3,16 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use crate::error::{Failure, Reason};
-use crate::http::body::Chunk;
 use crate::http::downstream::{RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
 use crate::limits::INTERIM_RESPONSES_MAX;
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::timer::Timers;
-use crate::proto::h1::client::{ClientConnection, Receiver, Sender};
+use crate::proto::h1::client::{ClientConnection, Receiver, Sender, Soon};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -62,8 +61,7 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     upstream.uses += 1;
     let ClientConnection { sender, receiver, .. } = upstream;
     if body.is_done() {
-        drop(sender.send(out, terms.rules.send_timeout_ms).await?);
-        return respond(receiver, sink, x, terms, on_head).await;
+        return without_body(sink, sender, receiver, x, out, terms, on_head).await;
     }
     let chunked = x.request.body == BodyLength::Streamed;
     let expects_continue = x.request.expects_continue;
@@ -72,7 +70,55 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         sink.send_continue().await?;
     }
     let up = Upload { chunked, sent, terms, response_done: Cell::new(false) };
-    both(body, sink, sender, receiver, x, terms, on_head, up).await
+    // Boxed: most requests have no body and should not carry the room for one.
+    Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
+}
+
+/// Sends the head and waits for the response at the same time: the end of the sending is looked at when the response is
+/// there, and not waited for before, which saves a turn of the event loop.
+async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
+    sink: &mut S,
+    sender: &mut Sender<W>,
+    receiver: &mut Receiver<R>,
+    x: &mut Exchange,
+    out: Buf,
+    terms: &Terms<'_>,
+    on_head: &mut dyn FnMut(&mut Exchange),
+) -> Result<(), Failure> {
+    let asked = terms.timers.known_now();
+    {
+        let mut sending = pin!(sender.send(out, terms.rules.send_timeout_ms));
+        // The first poll starts the operation. Nobody is to be woken by its end.
+        let sent = match sending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(sent) => {
+                sent?;
+                true
+            }
+            Poll::Pending => false,
+        };
+        let due = terms.until(terms.rules.first_byte_timeout_ms);
+        let received = receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due).await;
+        if !sent {
+            // Either the response is there, and with it the sending is over; or the response is late, and there is time
+            // to see to a sending that stopped half way.
+            let sent = sending.await;
+            if !matches!(received, Ok(Soon::Received)) {
+                sent.map_err(|failure| terms.explain(failure))?;
+            }
+        }
+        match received {
+            Ok(Soon::Late) => {
+                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?
+            }
+            Ok(Soon::Received) if is_final(x.response.status) => {}
+            Ok(Soon::Received) => {
+                interim(sink, x).await?;
+                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+            }
+            Err(failure) => return Err(terms.explain(failure)),
+        }
+    }
+    deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
 /// Sends the head together with what of the body has already arrived.
@@ -206,7 +252,20 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
     on_head: &mut dyn FnMut(&mut Exchange),
 ) -> Result<(), Failure> {
     let asked = terms.timers.known_now();
-    final_head(receiver, sink, x, terms).await.map_err(|failure| terms.explain(failure))?;
+    let due = terms.until(terms.rules.first_byte_timeout_ms);
+    final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+    deliver(receiver, sink, x, asked, terms, on_head).await
+}
+
+/// Sends the response on whose head was received.
+async fn deliver<S: ResponseSink, R: ReadHalf>(
+    receiver: &mut Receiver<R>,
+    sink: &mut S,
+    x: &mut Exchange,
+    asked: Now,
+    terms: &Terms<'_>,
+    on_head: &mut dyn FnMut(&mut Exchange),
+) -> Result<(), Failure> {
     x.upstream_ns = terms.timers.now().since_ns(asked);
     x.upstream_status = x.response.status;
     let first = receiver.first_body()?;
@@ -229,23 +288,29 @@ async fn final_head<S: ResponseSink, R: ReadHalf>(
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
+    due: Now,
 ) -> Result<(), Failure> {
-    let due = terms.until(terms.rules.first_byte_timeout_ms);
     for _ in 0..=INTERIM_RESPONSES_MAX {
         receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
-        match x.response.status {
-            // The gateway has answered the expectation itself.
-            100 => {}
-            101 => return Err(Failure::with(Reason::UpstreamInvalid, "switch of protocols that nobody asked for")),
-            102..=199 if x.request.version != Version::Http10 => sink.send_interim(x).await?,
-            102..=199 => {}
-            _ => return Ok(()),
+        if is_final(x.response.status) {
+            return Ok(());
         }
+        interim(sink, x).await?;
     }
     Err(Failure::with(Reason::UpstreamInvalid, "too many interim responses"))
 }
 
-/// The whole of a small body, for handlers that answer without an endpoint.
-pub fn whole(data: Buf) -> Chunk {
-    Chunk { data, end: true, trailers: None }
+const fn is_final(status: u16) -> bool {
+    status >= 200
+}
+
+/// Passes an interim response on, or drops it.
+async fn interim<S: ResponseSink>(sink: &mut S, x: &mut Exchange) -> Result<(), Failure> {
+    match x.response.status {
+        // The gateway has answered the expectation itself.
+        100 => Ok(()),
+        101 => Err(Failure::with(Reason::UpstreamInvalid, "switch of protocols that nobody asked for")),
+        _ if x.request.version == Version::Http10 => Ok(()),
+        _ => sink.send_interim(x).await,
+    }
 }

@@ -42,20 +42,15 @@ impl RequestId {
 
     /// A version 4 UUID from 128 random bits.
     pub fn from_random(high: u64, low: u64) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let high = (high & !0xf000) | 0x4000;
         let low = (low & (u64::MAX >> 2)) | (1 << 63);
-        let bits = u128::from(high) << 64 | u128::from(low);
-        let mut id = Self { text: [0; Self::BYTES_MAX], len: 36 };
-        let mut at = 0;
-        for digit in 0..32 {
-            if matches!(digit, 8 | 12 | 16 | 20) {
-                id.text[at] = b'-';
-                at += 1;
-            }
-            id.text[at] = DIGITS[(bits >> (124 - 4 * digit)) as usize & 15];
-            at += 1;
-        }
+        let (a, b) = (hex(high), hex(low));
+        let mut id = Self { text: [b'-'; Self::BYTES_MAX], len: 36 };
+        id.text[..8].copy_from_slice(&a[..8]);
+        id.text[9..13].copy_from_slice(&a[8..12]);
+        id.text[14..18].copy_from_slice(&a[12..]);
+        id.text[19..23].copy_from_slice(&b[..4]);
+        id.text[24..36].copy_from_slice(&b[4..]);
         id
     }
 
@@ -75,6 +70,22 @@ impl RequestId {
     pub fn as_bytes(&self) -> &[u8] {
         &self.text[..self.len as usize]
     }
+}
+
+/// Sixteen digits, eight at a time: each nibble of a spread-out word becomes its digit without a branch.
+fn hex(value: u64) -> [u8; 16] {
+    let half = |word: u64| {
+        let mut spread = (word | word << 16) & 0x0000_ffff_0000_ffff;
+        spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+        spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        // 6 more carries a nibble over 9 into bit 4: those become letters.
+        let letters = (spread + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+        (spread + 0x3030_3030_3030_3030 + letters * 39).to_be_bytes()
+    };
+    let mut digits = [0; 16];
+    digits[..8].copy_from_slice(&half(value >> 32));
+    digits[8..].copy_from_slice(&half(value & 0xffff_ffff));
+    digits
 }
 
 impl Default for RequestId {
@@ -159,12 +170,16 @@ pub struct Exchange {
     pub peer_text: ShortText,
     /// The port that the client connected to, as text.
     pub port_text: ShortText,
+    /// The peer is a trusted proxy: its forwarding fields are believed.
+    pub peer_is_trusted: bool,
     /// Scheme that the client used.
     pub scheme: Scheme,
     /// When the first byte of the request was read.
     pub started: Now,
     /// Index of the route in its snapshot; `NO_ROUTE` when none matched.
     pub route: u32,
+    /// Identity of the route over reloads; 0 when none matched.
+    pub route_key: u64,
     /// Index of the service in its snapshot; `NO_SERVICE` when none was asked.
     pub service: u32,
     /// Index of the endpoint in the service, when one was asked.
@@ -197,6 +212,7 @@ impl Exchange {
         self.response.clear();
         self.late_fields.clear();
         self.route = Self::NO_ROUTE;
+        self.route_key = 0;
         self.service = Self::NO_SERVICE;
         self.endpoint = None;
         self.attempts = 0;
@@ -219,9 +235,11 @@ impl Default for Exchange {
             client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             peer_text: ShortText::default(),
             port_text: ShortText::default(),
+            peer_is_trusted: false,
             scheme: Scheme::Http,
             started: Now::default(),
             route: Self::NO_ROUTE,
+            route_key: 0,
             service: Self::NO_SERVICE,
             endpoint: None,
             attempts: 0,

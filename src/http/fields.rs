@@ -77,8 +77,11 @@ pub struct Fields {
 
 impl Fields {
     /// Empties the section and gives its buffer back, keeping the allocated tables.
+    #[inline]
     pub fn clear(&mut self) {
-        self.buffer = Buf::empty();
+        if self.buffer.has_storage() {
+            self.buffer = Buf::empty();
+        }
         self.arena.clear();
         self.lines.clear();
     }

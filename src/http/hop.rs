@@ -77,6 +77,15 @@ pub struct ConnectionOptions {
 /// [`Reason::BadConnection`] when a protected field is named, [`Reason::BadHeader`] for something that is no token.
 pub fn take_connection(fields: &mut Fields) -> Result<ConnectionOptions, Failure> {
     let mut options = ConnectionOptions::default();
+    let mut lines = fields.values(Name::Connection);
+    match (lines.next(), lines.next()) {
+        (None, _) => return Ok(options),
+        // What nearly every message says.
+        (Some(b"keep-alive"), None) => return Ok(ConnectionOptions { keep_alive: true, ..options }),
+        (Some(b"close"), None) => return Ok(ConnectionOptions { close: true, ..options }),
+        _ => {}
+    }
+    drop(lines);
     let mut named: SmallVec<[SmallVec<[u8; 24]>; 2]> = SmallVec::new();
     for value in fields.values(Name::Connection) {
         for token in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {

@@ -149,9 +149,19 @@ pub struct RequestHead {
 impl RequestHead {
     /// Empties the head for the next request, keeping the allocated tables.
     pub fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
-        *self = Self { fields, ..Self::default() };
+        self.method = Method::Get;
+        self.method_text = Text::EMPTY;
+        self.version = Version::Http11;
+        self.target = Text::EMPTY;
+        self.path = Text::EMPTY;
+        self.query = None;
+        self.authority = Text::EMPTY;
+        self.host = Text::EMPTY;
+        self.body = BodyLength::None;
+        self.expects_continue = false;
+        self.forward_path = None;
+        self.forward_query = None;
+        self.fields.clear();
     }
 
     /// Canonical path.
@@ -200,9 +210,11 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// Empties the head for the next response, keeping the allocated tables.
     pub fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
-        *self = Self { fields, ..Self::default() };
+        self.status = 0;
+        self.version = Version::Http11;
+        self.body = BodyLength::None;
+        self.declared_length = None;
+        self.fields.clear();
     }
 }
 

@@ -16,20 +16,21 @@ use crate::handler::proxy::Proxy;
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
 use crate::http::hop;
-use crate::http::message::Method;
+use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
 use crate::net::io::Connect;
-use crate::policy::Flow;
 use crate::policy::slots::Progress;
-use crate::route::{Miss, Rewrite, RouteInput};
+use crate::policy::{Flow, Policy};
+use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
+use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 
 /// Serves the request in `request.x`, whose head is typed, canonical and stripped.
 pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listener: &Listener, request: &mut Request) {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = route(&plan, request);
+    let routed = decide(&plan.snapshot, &plan.table, request);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -58,18 +59,24 @@ pub async fn refuse<D: Downstream, C: Connect>(
 /// Who asks, and how this request is named.
 fn identify<C: Connect>(env: &Env<C>, listener: &Listener, x: &mut Exchange) {
     x.random = env.random();
-    x.client_ip = x.peer.ip();
-    let trusted = &listener.rules.trusted_proxies;
-    if !trusted.is_empty() {
-        x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
-    }
-    // A stranger's id was stripped with the head (C18).
-    let given = x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer);
+    locate_client(listener, x);
+    // Only a trusted peer names its requests (C18).
+    let given = x.peer_is_trusted.then(|| x.request.fields.get(Name::XRequestId).and_then(RequestId::from_peer));
+    let given = given.flatten();
     x.id = given.unwrap_or_else(|| RequestId::from_random(x.random, env.random()));
 }
 
+/// Finds the client's address behind trusted proxies (C15).
+pub fn locate_client(listener: &Listener, x: &mut Exchange) {
+    x.client_ip = x.peer.ip();
+    if x.peer_is_trusted {
+        let trusted = &listener.rules.trusted_proxies;
+        x.client_ip = hop::client_ip(&x.request.fields, x.peer.ip(), |ip| trusted.contains(ip));
+    }
+}
+
 /// The request as routes see it.
-struct Input<'a>(&'a Exchange);
+pub struct Input<'a>(pub &'a Exchange);
 
 impl RouteInput for Input<'_> {
     #[inline]
@@ -108,20 +115,26 @@ impl RouteInput for Input<'_> {
     }
 }
 
-/// Finds the route and rewrites the path for its endpoints.
-fn route<I: crate::net::io::Io>(plan: &Plan<I>, request: &mut Request) -> Result<(), Failure> {
+/// Finds the route and rewrites the path for its endpoints. `table` is a worker's copy of the snapshot's. `ringway
+/// explain` takes this very decision.
+///
+/// # Errors
+/// Nothing takes the request, or its path cannot be rewritten.
+pub fn decide(snapshot: &Snapshot, table: &RouteTable, request: &mut Request) -> Result<(), Failure> {
     let Request { x, captures, path } = request;
-    let prefix_bytes = match plan.table.find(&Input(x), captures) {
+    let prefix_bytes = match table.find(&Input(x), captures) {
         Ok(hit) => {
             x.route = hit.route.0;
             hit.prefix_bytes
         }
         Err(miss) => {
-            x.route = plan.snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
+            x.route = snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
             0
         }
     };
-    let Some(rewrite) = &plan.snapshot.routes[x.route as usize].rewrite else { return Ok(()) };
+    let route = &snapshot.routes[x.route as usize];
+    x.route_key = route.key;
+    let Some(rewrite) = &route.rewrite else { return Ok(()) };
     rewrite_path(rewrite, x, captures, prefix_bytes, path)
 }
 
@@ -161,19 +174,24 @@ async fn serve<D: Downstream, C: Connect>(
     request: &mut Request,
     progress: &mut Progress,
 ) -> Result<(), Failure> {
-    let x = &mut request.x;
+    let Request { x, captures, path } = request;
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
+        count_refusal(env, live, &reply, *progress);
         return answer(down, live, x, *reply, *progress).await;
     }
     match &route.action {
         Action::Proxy { services, split } => {
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
+            check_body(x, route, listener)?;
             proxy(down, env, plan, listener, x, route, live, *progress).await
         }
-        Action::Redirect { status, to } => answer(down, live, x, redirect(x, *status, to), *progress).await,
+        Action::Redirect { status, to } => {
+            let reply = redirect(x, captures, path, *status, to)?;
+            answer(down, live, x, reply, *progress).await
+        }
         Action::Respond { status, content_type, body, fields } => {
             let mut fields = fields.clone();
             if !content_type.is_empty() {
@@ -182,6 +200,32 @@ async fn serve<D: Downstream, C: Connect>(
             let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
             answer(down, live, x, reply, *progress).await
         }
+    }
+}
+
+/// A limiter's refusals are counted under its own word (R215).
+fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, progress: Progress) {
+    if reply.reason != Some(Reason::RateLimited) {
+        return;
+    }
+    if let Some(word) = live.chain.stopped_by(progress).and_then(Policy::limiter_type) {
+        env.metrics.borrow_mut().limiter(word).inc();
+    }
+}
+
+/// The route's bound, else the listener's.
+fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
+    route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
+}
+
+/// Whether the request's body may be as long as it says; one that does not say is counted as it comes.
+///
+/// # Errors
+/// [`Reason::BodyTooLarge`].
+pub fn check_body(x: &Exchange, route: &snapshot::Route, listener: &Listener) -> Result<(), Failure> {
+    match x.request.body {
+        BodyLength::Known(bytes) if bytes > body_bytes_max(route, listener) => Err(Reason::BodyTooLarge.into()),
+        _ => Ok(()),
     }
 }
 
@@ -206,13 +250,23 @@ async fn proxy<D: Downstream, C: Connect>(
         service: &plan.services[service],
         host: route.host.as_ref().unwrap_or(&spec.host),
         due: x.started.plus_ms(route.timeout_ms),
-        body_bytes_max: route.body_bytes_max,
+        body_bytes_max: body_bytes_max(route, listener),
     };
     let timers = &env.timers;
     proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
 }
 
-fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
+/// The answer of a route that redirects.
+///
+/// # Errors
+/// [`Reason::BadRewrite`] when the captures do not make a legal target.
+pub fn redirect(
+    x: &Exchange,
+    captures: &crate::route::Captures,
+    path: &mut Vec<u8>,
+    status: u16,
+    to: &RedirectTarget,
+) -> Result<Reply, Failure> {
     let location = match to {
         RedirectTarget::Fixed(url) => url.clone(),
         RedirectTarget::Origin(origin) => {
@@ -220,8 +274,13 @@ fn redirect(x: &Exchange, status: u16, to: &RedirectTarget) -> Reply {
             let query = x.request.query().map(|query| [b"?", query].concat()).unwrap_or_default();
             [&origin[..], path, &query].concat().into()
         }
+        RedirectTarget::Template { origin, path: template, query } => {
+            let written = template.apply(x.request.path(), 0, captures, path);
+            written.map_err(|_| Failure::new(Reason::BadRewrite))?;
+            [&origin[..], path, query].concat().into()
+        }
     };
-    Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() }
+    Ok(Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() })
 }
 
 /// Sends an answer of the gateway's own past the policies that the request has passed.
@@ -281,7 +340,31 @@ fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
         }
     };
     metrics.finished(stats, service, x, now);
+    count_own(&metrics.own, x);
     env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+}
+
+/// What a finished request adds to the worker's own counters.
+#[inline]
+fn count_own(own: &Instruments, x: &Exchange) {
+    own.request_bytes.add(x.request_bytes as i64);
+    own.response_bytes.add(x.response_bytes as i64);
+    if x.attempts > 1 {
+        own.retries.add(i64::from(x.attempts) - 1);
+    }
+    let deadline = x.failure.and_then(|failure| match failure.reason {
+        Reason::HeaderTimeout => Some(Deadline::Header),
+        Reason::BodyTimeout => Some(Deadline::Body),
+        Reason::ClientStalled => Some(Deadline::Write),
+        Reason::ConnectTimeout => Some(Deadline::Connect),
+        Reason::UpstreamTimeout if x.upstream_status == 0 => Some(Deadline::FirstByte),
+        Reason::UpstreamTimeout => Some(Deadline::BetweenBytes),
+        Reason::RequestTimeout => Some(Deadline::Request),
+        _ => None,
+    });
+    if let Some(deadline) = deadline {
+        own.deadline(deadline);
+    }
 }
 
 /// What the ids of an exchange are called in the configuration that served it.

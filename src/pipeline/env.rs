@@ -41,7 +41,7 @@ pub struct Env<C: Connect> {
     prepared: RefCell<Option<Rc<Plan<C::Io>>>>,
     published: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     random: Cell<u64>,
-    #[allow(clippy::vec_box, reason = "requests are lent out in their boxes, and the boxes are what is recycled")]
+    #[allow(clippy::vec_box, reason = "a request is large: taken and given back as a pointer")]
     free: RefCell<Vec<Box<Request>>>,
 }
 

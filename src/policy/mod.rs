@@ -1,7 +1,7 @@
 //! The policies of a route: what looks at a request and its response, changes them, or answers in the endpoint's place.
 //!
 //! A policy is one file with its configuration, its compiled form, its state in one worker and its hooks, and one line
-//! in [`policies!`] below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
+//! in `policies!` below. [`ip`] is the file to copy. From that line come the compiled enum, the state enum, the
 //! dispatch, and the lists of kinds that schema, `ringway policies` and metric labels are made from.
 //!
 //! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a
@@ -156,6 +156,11 @@ pub trait Hooks: Send + Sync + 'static {
     /// Called by the worker's timer.
     fn on_tick(&self, _state: &mut Self::State, _tick: Tick) {}
 
+    /// Under which word its refusals are counted, if it is a limiter (R215).
+    fn limiter_type(&self) -> Option<&str> {
+        None
+    }
+
     /// What the policy does, in one line for `ringway explain`.
     fn explain(&self) -> String;
 }
@@ -223,6 +228,11 @@ macro_rules! policies {
             /// [`Hooks::explain`].
             pub fn explain(&self) -> String {
                 match self { $( Policy::$type(p) => p.explain(), )+ }
+            }
+
+            /// [`Hooks::limiter_type`].
+            pub fn limiter_type(&self) -> Option<&str> {
+                match self { $( Policy::$type(p) => p.limiter_type(), )+ }
             }
 
             /// [`Hooks::new_state`].

@@ -295,6 +295,10 @@ impl Hooks for RateLimit {
         }
     }
 
+    fn limiter_type(&self) -> Option<&str> {
+        Some(&self.label)
+    }
+
     fn explain(&self) -> String {
         let rates: Vec<String> = self.limits.iter().map(|limit| limit.quota.to_string()).collect();
         let bound = match self.error_bound() {

@@ -127,6 +127,11 @@ impl LiveChain {
         }
     }
 
+    /// The policy that `progress` stands before: after a reply, the one that gave it.
+    pub fn stopped_by(&self, progress: Progress) -> Option<&Policy> {
+        self.links.get(progress.passed).map(|link| &link.slot.policy)
+    }
+
     /// Whether there is no policy at all.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()

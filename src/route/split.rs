@@ -40,6 +40,13 @@ impl WeightedSplit {
         let point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
         self.sums.partition_point(|sum| *sum <= point)
     }
+
+    /// Each index's share of the requests, in percent.
+    pub fn shares(&self) -> impl Iterator<Item = f64> {
+        let total = self.sums.last().copied().unwrap_or(1) as f64;
+        let starts = std::iter::once(0).chain(self.sums.iter().copied());
+        self.sums.iter().zip(starts).map(move |(end, start)| (end - start) as f64 * 100.0 / total)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -48,12 +49,45 @@ pub struct Listener {
     pub forwarded: bool,
     /// Send and add `Via` (RFC 9110 section 7.6.3), under this name.
     pub via: Option<String>,
+    /// How many connections it takes at once; None leaves it to the worker's own bound.
+    pub connections: Option<ConnectionBound>,
+}
+
+/// The bound on a listener's connections in all workers together. Connections that were open before a reload brought
+/// the bound are not counted.
+#[derive(Clone, Debug)]
+pub struct ConnectionBound {
+    /// The most at once.
+    pub max: u64,
+    /// Those that are open; shared by all workers and by the snapshots of one listener.
+    pub open: Arc<AtomicU64>,
+}
+
+/// The place of one connection under its bound, until dropped.
+#[derive(Debug)]
+pub struct ConnectionPlace(Arc<AtomicU64>);
+
+impl ConnectionBound {
+    /// Takes a place; None when there is none.
+    pub fn enter(&self) -> Option<ConnectionPlace> {
+        let place = ConnectionPlace(self.open.clone());
+        // A refused place gives itself back.
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+    }
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What happens to the requests that it takes.
 pub struct Route {
     /// Identity over reloads.
     pub name: String,
+    /// The same as a number, for policies that count by route.
+    pub key: u64,
     /// The pattern as written: the `path` label of metrics (C37).
     pub pattern: String,
     /// Its policies in order.
@@ -64,8 +98,8 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// Whole request, in milliseconds (R17, C51).
     pub timeout_ms: u64,
-    /// Request body, in bytes; the listener's bound holds too.
-    pub body_bytes_max: u64,
+    /// Request body, in bytes; None leaves it to the listener.
+    pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
 }
@@ -100,22 +134,46 @@ pub enum Action {
 }
 
 /// Where a redirect leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum RedirectTarget {
     /// To this URL or path as it stands.
     Fixed(Bytes),
     /// To the same path and query under this origin (`https://example.com`).
     Origin(Bytes),
+    /// To a path with captures of the route's path.
+    Template {
+        /// `https://example.com`; empty for the origin that was asked.
+        origin: Bytes,
+        /// Writes the path.
+        path: Box<Rewrite>,
+        /// `?` and the query, as it stands; may be empty.
+        query: Bytes,
+    },
 }
 
 impl RedirectTarget {
-    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands.
-    pub fn of(text: &str) -> Self {
-        let authority = text.split_once("://").map(|(_, rest)| rest);
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
-        match authority {
-            Some(rest) if !rest.contains(['/', '?', '#']) => Self::Origin(bytes),
-            _ => Self::Fixed(bytes),
+    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands but
+    /// for
+    /// `{name}` in the path.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn of(text: &str) -> Result<Self, String> {
+        let authority_at = text.find("://").map_or(0, |at| at + 3);
+        let path_at = text[authority_at..].find(['/', '?', '#']).map(|at| authority_at + at);
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let Some(path_at) = path_at else {
+            return Ok(if authority_at > 0 { Self::Origin(bytes(text)) } else { Self::Fixed(bytes(text)) });
+        };
+        let (origin, rest) = text.split_at(path_at);
+        let (path, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        match path.contains('{') {
+            true => Ok(Self::Template {
+                origin: bytes(origin),
+                path: Box::new(Rewrite::template(path)?),
+                query: bytes(query),
+            }),
+            false => Ok(Self::Fixed(bytes(text))),
         }
     }
 }

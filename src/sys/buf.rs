@@ -26,7 +26,6 @@ pub struct Buf {
     end: u32,
 }
 
-#[derive(Default)]
 struct Pool {
     small: Vec<Storage>,
     large: Vec<Storage>,
@@ -35,7 +34,7 @@ struct Pool {
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), taken: 0 }) };
 }
 
 impl Buf {

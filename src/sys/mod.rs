@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod buf;
+pub mod clock;
 pub mod limit;
 pub mod ring;
 pub mod stream;

@@ -3,7 +3,11 @@
 //! The flags are worth 5 to 15 % of a request (`PERF.md`), so the best set is tried first and each refusal falls back
 //! to the next. DEFER_TASKRUN runs completions only when the worker waits; COOP_TASKRUN at any return to the kernel.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Mutex, PoisonError};
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 
@@ -46,9 +50,6 @@ impl Driver {
     }
 }
 
-/// Drivers that were tried in vain, with what they answered.
-pub type Refusals = Vec<(Driver, io::Error)>;
-
 /// A worker's runtime.
 pub enum WorkerRuntime {
     /// On a ring.
@@ -63,7 +64,8 @@ impl WorkerRuntime {
     ///
     /// # Errors
     /// The last refusal, when even epoll is refused.
-    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Refusals)> {
+    #[allow(clippy::type_complexity, reason = "one caller, which takes the tuple apart at once")]
+    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Vec<(Driver, io::Error)>)> {
         let mut refused = Vec::new();
         for driver in Driver::ALL.into_iter().skip_while(|d| *d != first) {
             match Self::try_build(driver, entries) {
@@ -87,7 +89,14 @@ impl WorkerRuntime {
         };
         ring.dontfork();
         let builder = RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring).with_entries(entries).enable_timer();
-        builder.build().map(|runtime| Self::Ring(Box::new(runtime)))
+        // One ring at a time, so that the new descriptor is this thread's.
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ring_descriptors();
+        let runtime = builder.build()?;
+        let mut new = ring_descriptors().into_iter().filter(|fd| !before.contains(fd));
+        RING.set(new.next().filter(|_| new.next().is_none()));
+        Ok(Self::Ring(Box::new(runtime)))
     }
 
     /// Runs a future to its end.
@@ -96,6 +105,80 @@ impl WorkerRuntime {
             Self::Ring(runtime) => runtime.block_on(future),
             Self::Epoll(runtime) => runtime.block_on(future),
         }
+    }
+}
+
+thread_local! {
+    /// Descriptor of this thread's ring, for what the runtime does not offer.
+    static RING: Cell<Option<RawFd>> = const { Cell::new(None) };
+}
+
+/// Descriptors of this process that are rings. Empty where /proc cannot be read.
+fn ring_descriptors() -> BTreeSet<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
+    let is_ring = |entry: &std::fs::DirEntry| {
+        std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[io_uring]")
+    };
+    let rings = entries.flatten().filter(is_ring);
+    rings.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Layout of `struct io_uring_sync_cancel_reg` (linux/io_uring.h).
+#[repr(C)]
+struct SyncCancel {
+    addr: u64,
+    fd: i32,
+    flags: u32,
+    timeout: [i64; 2],
+    opcode: u8,
+    pad: [u8; 7],
+    pad2: [u64; 3],
+}
+
+const REGISTER_SYNC_CANCEL: libc::c_uint = 24;
+const CANCEL_ALL: u32 = 1 << 0;
+const CANCEL_FD: u32 = 1 << 1;
+
+fn sync_cancel(ring: RawFd, fd: RawFd) -> io::Result<()> {
+    let request = SyncCancel {
+        addr: 0,
+        fd,
+        flags: CANCEL_ALL | CANCEL_FD,
+        // An operation that is completing anyway is not waited for.
+        timeout: [0, 1],
+        opcode: 0,
+        pad: [0; 7],
+        pad2: [0; 3],
+    };
+    // SAFETY: the pointer is to a live structure of the layout that this operation reads; the kernel keeps nothing of
+    // it.
+    match unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_SYNC_CANCEL, &request, 1) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether [`cancel_all`] works on this thread (Linux 6.0 and a ring). Asked once for each thread.
+pub fn can_cancel() -> bool {
+    thread_local! {
+        static ANSWER: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    ANSWER.get().unwrap_or_else(|| {
+        // Descriptor -1 has no operations: a kernel that knows the request says so.
+        let probe = RING.get().map(|ring| sync_cancel(ring, -1));
+        let answer =
+            matches!(probe, Some(Err(error)) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBADF)));
+        ANSWER.set(Some(answer));
+        answer
+    })
+}
+
+/// Ends the operations of this thread's ring that wait on a descriptor: each completes with ECANCELED, or with what it
+/// had already done. Nothing happens where [`can_cancel`] is false.
+pub fn cancel_all(fd: RawFd) {
+    if let Some(ring) = RING.get() {
+        // That there was none, or that it is completing just now, is as good as done.
+        let _ = sync_cancel(ring, fd);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
@@ -11,6 +11,7 @@ use monoio::net::TcpStream;
 use socket2::SockRef;
 
 use super::buf::Buf;
+use super::ring;
 
 /// A connected TCP stream.
 ///
@@ -18,14 +19,15 @@ use super::buf::Buf;
 /// the operation before it returns the future, so no reference to it lives across an await of ours.
 pub struct SharedStream {
     stream: UnsafeCell<TcpStream>,
-    idle: RefCell<Canceller>,
+    /// Only where the ring cannot cancel by descriptor: tracking each read costs a tenth of a request's instructions.
+    idle: Option<RefCell<Canceller>>,
     released: Cell<bool>,
 }
 
 impl SharedStream {
     /// Wraps a stream.
     pub fn new(stream: TcpStream) -> Rc<Self> {
-        let idle = RefCell::new(Canceller::new());
+        let idle = (!ring::can_cancel()).then(|| RefCell::new(Canceller::new()));
         Rc::new(Self { stream: UnsafeCell::new(stream), idle, released: Cell::new(false) })
     }
 
@@ -42,7 +44,8 @@ impl SharedStream {
     /// data arrived just before and is returned as usual.
     pub async fn recv_idle(&self, buf: Buf) -> (io::Result<usize>, Buf) {
         self.released.set(false);
-        let handle = self.idle.borrow().handle();
+        let Some(idle) = &self.idle else { return self.recv(buf).await };
+        let handle = idle.borrow().handle();
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
         stream.cancelable_read(buf, handle).await
@@ -51,8 +54,13 @@ impl SharedStream {
     /// Ends a [`Self::recv_idle`] that is under way.
     pub fn release(&self) {
         self.released.set(true);
-        let canceller = self.idle.take();
-        self.idle.replace(canceller.cancel());
+        match &self.idle {
+            Some(idle) => {
+                let canceller = idle.take();
+                idle.replace(canceller.cancel());
+            }
+            None => ring::cancel_all(self.as_raw_fd()),
+        }
     }
 
     /// Whether [`Self::release`] was called since the last `recv_idle` began.
@@ -108,9 +116,13 @@ impl SharedStream {
         addr.as_socket().ok_or_else(|| io::Error::other("not an internet address"))
     }
 
-    fn with_socket<T>(&self, run: impl FnOnce(SockRef<'_>) -> T) -> T {
+    fn as_raw_fd(&self) -> RawFd {
         // SAFETY: the shared reference is used only to read the descriptor.
-        let fd = unsafe { &*self.stream.get() }.as_raw_fd();
+        unsafe { &*self.stream.get() }.as_raw_fd()
+    }
+
+    fn with_socket<T>(&self, run: impl FnOnce(SockRef<'_>) -> T) -> T {
+        let fd = self.as_raw_fd();
         // SAFETY: the descriptor stays open as long as the stream, which `self` owns for the whole call.
         run(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd) }))
     }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use crate::limits::POOL_PROBE_AFTER_MS;
+use crate::limits::{POOL_BURST_FACTOR, POOL_BURST_MS, POOL_PROBE_AFTER_MS};
 use crate::net::io::Io;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::ServiceRules;
@@ -47,13 +47,15 @@ impl<I: Io> Pool<I> {
         if connection.uses >= rules.requests_max || rules.idle_max == 0 {
             return;
         }
-        // More than one too many where a reload has lowered the bound.
-        while idle.len() >= rules.idle_max {
+        let oldest_ms = idle.front().map_or(0, |oldest| now.since_ns(oldest.idle_since) / 1_000_000);
+        let crowded = idle.len() >= rules.idle_max;
+        // A connection that was used a moment ago is part of the present load: closing it would only open another.
+        if crowded && (oldest_ms >= POOL_BURST_MS || idle.len() >= rules.idle_max.saturating_mul(POOL_BURST_FACTOR)) {
             idle.pop_front();
         }
         connection.idle_since = now;
         idle.push_back(connection);
-        debug_assert!(idle.len() <= rules.idle_max);
+        debug_assert!(idle.len() <= rules.idle_max.saturating_mul(POOL_BURST_FACTOR));
     }
 
     /// Closes connections that have been idle for too long. Returns how many.
@@ -61,6 +63,9 @@ impl<I: Io> Pool<I> {
         let mut idle = self.idle.borrow_mut();
         let old = |c: &ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= rules.idle_timeout_ms;
         let count = idle.iter().take_while(|connection| old(connection)).count();
+        let over = idle.len().saturating_sub(rules.idle_max);
+        let rested = |c: &&ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= POOL_BURST_MS;
+        let count = count.max(idle.iter().take(over).take_while(rested).count());
         idle.drain(..count);
         count
     }
@@ -103,7 +108,8 @@ mod tests {
             one.uses = uses;
             pool.give(one, Now::from_ms(uses), &rules);
         }
-        assert_eq!(pool.len(), 2);
+        assert_eq!(pool.len(), 3, "a burst is kept");
+        assert_eq!(pool.expire(Now::from_ms(3 + POOL_BURST_MS), &rules), 1);
         let uses = || pool.take(Now::from_ms(5), &rules, false).map(|c| c.uses);
         assert_eq!([uses(), uses(), uses()], [Some(3), Some(2), None]);
     }

@@ -172,7 +172,8 @@ impl<I: Io> Endpoint<I> {
         timeout_ms: u64,
     ) -> Result<ClientConnection<I>, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
-        match connector.connect(address, timeout_ms).await {
+        // Boxed, since it is rare and its timer would make every request's future larger.
+        match Box::pin(connector.connect(address, timeout_ms)).await {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
                 Ok(ClientConnection::new(io, timers))
@@ -195,7 +196,7 @@ fn connect_failure(error: &io::Error) -> Failure {
 }
 
 /// Hash of what the service balances on; None when the request does not have it.
-fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
+pub fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
         HashKey::ClientIp => return Some(ip_key(x.client_ip)),
         HashKey::Path => x.request.path(),

@@ -93,7 +93,14 @@ fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStrea
         shared.refused(Refusal::Connections);
         return;
     }
-    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer));
+    let place = match &socket.listener.borrow().connections {
+        Some(bound) => match bound.enter() {
+            Some(place) => Some(place),
+            None => return shared.refused(Refusal::Connections),
+        },
+        None => None,
+    };
+    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, place));
 }
 
 /// The client left before it was accepted, or a signal came: nothing is wrong here.

@@ -1,10 +1,11 @@
 //! One downstream connection from accept to close. While it is idle it is this small future and nothing else; a request
 //! under way lives in a box of its own.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -16,11 +17,11 @@ use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
 use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request};
-use crate::proto::h1::server::Connection;
-use crate::snapshot::Listener;
+use crate::proto::h1::server::{Connection, Patience, Waited};
+use crate::snapshot::{ConnectionPlace, Listener};
 
 /// Serves a connection; a panic costs this connection only and is counted.
-pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr) {
+pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _place: Option<ConnectionPlace>) {
     let _open = shared.open();
     let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
     let future = serve_http1(&shared.env, io, origin, || socket.listener());
@@ -41,10 +42,24 @@ pub async fn serve_http1<I: Io, C: Connect>(
     origin: ConnectionOrigin,
     listener: impl Fn() -> Rc<Listener>,
 ) {
-    let mut connection = Connection::new(io, &env.timers, listener().rules.clone());
-    while connection.wait_request().await {
-        // Boxed, so that an idle connection does not hold the room of a request.
-        if !Box::pin(serve_request(env, &mut connection, &origin, listener())).await {
+    let mut connection = Box::new(Connection::new(io, &env.timers, listener().rules.clone()));
+    // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
+    let mut room = Room::default();
+    loop {
+        let again = match connection.wait_request(Patience::Short).await {
+            Waited::Released => {
+                room = Room::default();
+                connection.wait_request(Patience::Long).await
+            }
+            other => other,
+        };
+        if again != Waited::Arrived {
+            break;
+        }
+        room.enter(serve_request(env, connection, &origin, listener()));
+        let (back, again) = room.run().await;
+        connection = back;
+        if !again {
             break;
         }
     }
@@ -62,12 +77,47 @@ pub struct ConnectionOrigin {
     pub port_text: ShortText,
 }
 
-async fn serve_request<I: Io, C: Connect>(
-    env: &Env<C>,
-    connection: &mut Connection<I>,
-    origin: &ConnectionOrigin,
+/// Storage for one future after another of the same type.
+struct Room<F>(Option<Pin<Box<Option<F>>>>);
+
+impl<F> Default for Room<F> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<F: Future> Room<F> {
+    /// Puts a future into the room.
+    #[inline]
+    fn enter(&mut self, future: F) {
+        match &mut self.0 {
+            Some(room) => room.as_mut().set(Some(future)),
+            None => self.0 = Some(Box::pin(Some(future))),
+        }
+    }
+
+    /// Runs the future that is in the room. It is dropped there when it is done.
+    async fn run(&mut self) -> F::Output {
+        let output = poll_fn(|cx| match self.0.as_mut().and_then(|room| room.as_mut().as_pin_mut()) {
+            Some(future) => future.poll(cx),
+            // Nobody runs an empty room.
+            None => Poll::Pending,
+        })
+        .await;
+        if let Some(room) = &mut self.0 {
+            room.as_mut().set(None);
+        }
+        output
+    }
+}
+
+/// Serves one request. The connection goes in and comes back, so that the future borrows nothing that changes.
+async fn serve_request<'e, I: Io, C: Connect>(
+    env: &'e Env<C>,
+    mut connection: Box<Connection<I>>,
+    origin: &'e ConnectionOrigin,
     listener: Rc<Listener>,
-) -> bool {
+) -> (Box<Connection<I>>, bool) {
     let mut request = env.take_request();
     let x = &mut request.x;
     x.peer = origin.peer;
@@ -75,11 +125,27 @@ async fn serve_request<I: Io, C: Connect>(
     x.port_text = origin.port_text;
     x.scheme = Scheme::Http;
     connection.set_rules(&listener.rules);
-    env.active.set(env.active.get() + 1);
-    let again = answer_request(env, connection, &listener, &mut request).await;
-    env.active.set(env.active.get() - 1);
+    let active = Active::new(&env.active);
+    let again = answer_request(env, &mut connection, &listener, &mut request).await;
+    drop(active);
     env.give_request(request);
-    again
+    (connection, again)
+}
+
+/// A request under way, counted until dropped: also when it ends by a panic.
+struct Active<'e>(&'e Cell<u64>);
+
+impl<'e> Active<'e> {
+    fn new(count: &'e Cell<u64>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 async fn answer_request<I: Io, C: Connect>(

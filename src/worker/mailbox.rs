@@ -96,8 +96,8 @@ impl Postbox {
         if self.queue.send(command).is_err() {
             return false;
         }
-        match (&self.bell).write(&[1]) {
-            Ok(rung) => rung > 0,
+        match (&self.bell).write_all(&[1]) {
+            Ok(()) => true,
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }

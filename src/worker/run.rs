@@ -26,6 +26,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::time::{self, Clock, Now};
+use crate::upstream::service::EndpointReport;
 
 /// What a worker is started with.
 pub struct Start {
@@ -261,7 +262,17 @@ impl Shared {
         metrics.own.active_requests.set(self.env.active.get() as i64);
         let services: Vec<_> = plan.services.iter().map(|s| (s.name().to_owned(), s.report())).collect();
         let all = || services.iter().flat_map(|(_, endpoints)| endpoints);
-        metrics.own.upstream_idle.set(all().map(|e| e.idle).sum::<u64>() as i64);
+        let sum = |field: fn(&EndpointReport) -> u64| all().map(field).sum::<u64>() as i64;
+        metrics.own.upstream_idle.set(sum(|e| e.idle));
+        metrics.own.upstream_open.set(sum(|e| e.idle + e.active));
+        metrics.own.upstream_opened.set(sum(|e| e.opened));
+        metrics.own.upstream_reused.set(sum(|e| e.reused));
+        metrics.own.log_dropped.set(self.env.access_log.borrow().dropped() as i64);
+        let (small, large) = buf::pool_free();
+        metrics.own.buffers_free.set((small + large) as i64);
+        metrics.own.buffers_used.set(buf::pool_taken() as i64);
+        let idle = self.connections.get() as u64 - self.env.active.get().min(self.connections.get() as u64);
+        metrics.own.idle_connections.set(idle as i64);
         Report {
             metrics: metrics.snapshot(),
             services,

@@ -10,7 +10,7 @@ use crate::support::{POLICIES, golden, path, read};
 
 #[test]
 fn reference_page_is_current() {
-    golden("docs/reference/configuration.md", &reference_markdown(&[]));
+    golden("docs/reference/configuration.md", &reference_markdown(ringway::policy::SCHEMA));
 }
 
 #[test]
@@ -91,9 +91,11 @@ fn walk(ty: &TypeDoc, seen: &mut HashSet<String>, found: &mut dyn FnMut(&'static
 
 #[test]
 fn the_example_of_the_page_is_accepted() {
-    let page = reference_markdown(&[]);
+    let page = reference_markdown(ringway::policy::SCHEMA);
     let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
-    let loaded = load_str("page.yaml", example, &FixedEnv::default(), &[]).map_err(|d| d.render()).expect("accepted");
+    let loaded = load_str("page.yaml", example, &FixedEnv::default(), ringway::policy::SCHEMA)
+        .map_err(|d| d.render())
+        .expect("accepted");
     assert_eq!(loaded.warnings.render(), "");
 }
 
@@ -107,7 +109,7 @@ fn examples_are_accepted() {
         let is_yaml = file.extension().is_some_and(|extension| extension == "yaml");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         if is_yaml && !text.contains("policies:") {
-            load_file(&file, &FixedEnv::default(), &[]).map_err(|d| d.render()).expect("accepted");
+            load_file(&file, &FixedEnv::default(), ringway::policy::SCHEMA).map_err(|d| d.render()).expect("accepted");
         }
     }
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .base import Peer, Spec
 from .envoy import Envoy
+from .floor import Floor
 from .haproxy import Haproxy
 from .nginx import Nginx, NginxStream, NginxUpstream
 from .ringway import Ringway, RingwayUpstream
@@ -12,7 +13,7 @@ from .ringway import Ringway, RingwayUpstream
 BASELINE = "nginx"
 """The peer that ratios are taken to."""
 
-NAMES = ("nginx", "nginx-stream", "haproxy", "envoy", "ringway")
+NAMES = ("nginx", "nginx-stream", "haproxy", "envoy", "floor", "ringway")
 UPSTREAM_NAMES = ("nginx", "ringway")
 
 
@@ -22,6 +23,7 @@ def make(name: str, ringway: Path, venv: Path) -> Peer:
         "nginx-stream": NginxStream,
         "haproxy": Haproxy,
         "envoy": lambda: Envoy(venv),
+        "floor": lambda: Floor(ringway),
         "ringway": lambda: Ringway(ringway),
     }
     return makers[name]()

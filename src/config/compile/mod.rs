@@ -17,7 +17,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{Listener, Snapshot};
+use crate::snapshot::{ConnectionBound, Listener, Snapshot};
 
 /// What the compiler needs beside the configuration.
 pub struct Inputs<'a> {
@@ -52,7 +52,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         routes.len() as u32 - 1
     });
     let table = build_table(specs, config, &mut diagnostics);
-    let listeners = config.listeners.iter().map(|written| listener(written)).collect();
+    let listeners = config.listeners.iter().map(|written| listener(written, inputs.previous)).collect();
     let (Some(table), false) = (table, diagnostics.has_errors()) else { return Err(Box::new(diagnostics)) };
     let snapshot = Snapshot {
         generation: inputs.generation,
@@ -95,7 +95,7 @@ fn build_table(
     }
 }
 
-fn listener(written: &model::Listener) -> Listener {
+fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener {
     let limits = &written.limits;
     let rules = ServerRules {
         head: HeadLimits {
@@ -124,5 +124,13 @@ fn listener(written: &model::Listener) -> Listener {
         rules: Arc::new(rules),
         forwarded: written.forwarded,
         via: written.via.then(|| "ringway".to_owned()),
+        connections: limits.connections_max.map(|max| connection_bound(max.get(), written, previous)),
     }
+}
+
+/// A listener keeps its count over reloads.
+fn connection_bound(max: u64, written: &model::Listener, previous: Option<&Snapshot>) -> ConnectionBound {
+    let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
+    let open = before.and_then(|listener| listener.connections.as_ref()).map(|bound| bound.open.clone());
+    ConnectionBound { max, open: open.unwrap_or_default() }
 }

@@ -11,6 +11,7 @@ use crate::route::{
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
 use crate::snapshot::{Action, RedirectTarget, Route};
+use crate::upstream::balance::hash_key;
 
 /// What a route matches; None when its path is wrong, which is reported.
 pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
@@ -157,12 +158,13 @@ fn build(
 ) -> Route {
     Route {
         name: parts.name.to_owned(),
+        key: hash_key(parts.name.as_bytes()),
         pattern: parts.pattern.to_owned(),
         chain: chains.of(parts.name, parts.policies, diagnostics),
         action: action(parts, services, diagnostics),
         rewrite: None,
         timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
-        body_bytes_max: parts.body_bytes_max.unwrap_or(u64::MAX),
+        body_bytes_max: parts.body_bytes_max,
         host: None,
     }
 }
@@ -185,7 +187,11 @@ fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diag
             Action::Proxy { services: ids, split: split.ok() }
         }
         Some(Answer::Redirect(redirect)) => {
-            Action::Redirect { status: redirect.status.get() as u16, to: RedirectTarget::of(redirect.to.as_str()) }
+            let to = RedirectTarget::of(redirect.to.as_str()).unwrap_or_else(|what| {
+                report(diagnostics, redirect.to.span, what);
+                RedirectTarget::Fixed(Bytes::new())
+            });
+            Action::Redirect { status: redirect.status.get() as u16, to }
         }
         Some(Answer::Respond(respond)) => respond_action(respond),
         // Reported when the configuration was loaded.

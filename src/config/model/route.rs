@@ -113,7 +113,7 @@ config_struct! {
     #[shorthand(to)]
     pub struct Redirect {
         /// The `Location`: a URL or a path; may hold `{name}` of the route's path.
-        to: HeaderValue,
+        to: Spanned<HeaderValue>,
         /// The status. 307 and 308 keep the method.
         status: Int<300, 399> = "307",
     }

@@ -28,6 +28,8 @@ pub struct AdminSettings {
     pub token: Option<String>,
     /// Bearer token that allows reading; only together with `token`.
     pub read_token: Option<String>,
+    /// Under which path the metrics are shown; None shows none (R260).
+    pub metrics_path: Option<String>,
     /// Host names allowed besides IP addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
 }
@@ -35,7 +37,13 @@ pub struct AdminSettings {
 impl AdminSettings {
     /// On this address, without a token.
     pub fn on(listen: SocketAddr) -> Self {
-        Self { listen, token: None, read_token: None, allowed_hosts: Vec::new() }
+        Self {
+            listen,
+            token: None,
+            read_token: None,
+            metrics_path: Some("/metrics".to_owned()),
+            allowed_hosts: Vec::new(),
+        }
     }
 }
 
@@ -103,6 +111,11 @@ impl Guard {
             (None, None) if !settings.listen.ip().is_loopback() => Err(OpenAdmin::NoToken(settings.listen)),
             _ => Ok(Self(settings)),
         }
+    }
+
+    /// Under which path the metrics are shown.
+    pub fn metrics_path(&self) -> Option<&str> {
+        self.0.metrics_path.as_deref()
     }
 
     /// What this request may do, or the status and the sentence that refuse it.

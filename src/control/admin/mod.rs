@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -131,7 +131,6 @@ fn router(admin: Admin, timeout: Duration) -> Router {
     Router::new()
         .route("/health", get(health::get))
         .route("/ready", get(ready::get))
-        .route("/metrics", get(metrics::get))
         .route("/config", get(config::get))
         .route("/config/reload", post(config::reload))
         .route("/services", get(services::list))
@@ -148,7 +147,12 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .with_state(admin)
 }
 
-async fn unknown() -> Response {
+/// The metrics have a path of the configuration's choice; nothing else is here.
+async fn unknown(State(admin): Shared, request: Request) -> Response {
+    let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    if admin.guard.metrics_path() == Some(request.uri().path()) {
+        return if is_read { metrics::get(State(admin)).await } else { wrong_method().await };
+    }
     reply::error(StatusCode::NOT_FOUND, "Not found")
 }
 

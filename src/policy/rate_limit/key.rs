@@ -78,7 +78,7 @@ impl Key {
         let value = match self {
             Key::ClientIp => None,
             Key::Global => return 1,
-            Key::Route => return hasher.hash_one((1u8, x.route)).max(1),
+            Key::Route => return hasher.hash_one((1u8, x.route_key)).max(1),
             Key::Path => Some(x.request.path()),
             Key::Header(name) => x.request.fields.find(name),
             Key::Query(name) => x.request.query_value(name),

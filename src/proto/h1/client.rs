@@ -1,5 +1,6 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
+use std::io;
 use std::rc::Rc;
 
 use super::body::{BodyError, BodyReader};
@@ -10,7 +11,7 @@ use super::server::part;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
-use crate::limits::BUF_LARGE_BYTES;
+use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
@@ -113,6 +114,15 @@ impl Interrupter {
     }
 }
 
+/// How [`Receiver::recv_head_soon`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Soon {
+    /// The head is there.
+    Received,
+    /// Nothing has come yet.
+    Late,
+}
+
 /// Receives responses.
 pub struct Receiver<R> {
     read: R,
@@ -138,11 +148,51 @@ impl<R: ReadHalf> Receiver<R> {
         limits: &HeadLimits,
         due: Now,
     ) -> Result<(), Failure> {
-        head.clear();
-        let rest = BodyReader::new(BodyLength::None, Buf::empty());
-        // An interim response may have brought the next head along.
-        let mut buf = std::mem::replace(&mut self.body, rest).into_rest();
+        let buf = self.begin_head(head);
         self.deadline.arm(due, OnExpiry::ShutBoth);
+        self.read_head(head, method, limits, buf).await
+    }
+
+    /// As [`Self::recv_head`], but comes back early from the wait for its first byte, once, after [`SEND_CHECK_MS`], so
+    /// that the caller can look after the request's sending. `recv_head` goes on from there.
+    ///
+    /// # Errors
+    /// As [`Self::recv_head`].
+    pub async fn recv_head_soon(
+        &mut self,
+        head: &mut ResponseHead,
+        method: Method,
+        limits: &HeadLimits,
+        due: Now,
+    ) -> Result<Soon, Failure> {
+        let buf = self.begin_head(head);
+        debug_assert!(buf.is_empty(), "bytes of a response before its request");
+        self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
+        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        match count {
+            Ok(count) if count > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),
+            Ok(_) => return Err(Reason::UpstreamClosed.into()),
+            Err(_) => return Err(Reason::UpstreamReset.into()),
+        }
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        self.read_head(head, method, limits, buf).await.map(|()| Soon::Received)
+    }
+
+    /// Empties the head. Returns the bytes that an interim response brought along.
+    fn begin_head(&mut self, head: &mut ResponseHead) -> Buf {
+        head.clear();
+        let nothing = BodyReader::new(BodyLength::None, Buf::empty());
+        std::mem::replace(&mut self.body, nothing).into_rest()
+    }
+
+    async fn read_head(
+        &mut self,
+        head: &mut ResponseHead,
+        method: Method,
+        limits: &HeadLimits,
+        mut buf: Buf,
+    ) -> Result<(), Failure> {
         loop {
             if !buf.is_empty()
                 && let Parsed::Complete(bytes) = response::parse_lines(buf.as_slice(), limits, head)?
@@ -151,7 +201,7 @@ impl<R: ReadHalf> Receiver<R> {
                 return self.accept_head(head, buf, bytes, method);
             }
             if !buf.has_storage() {
-                buf = Buf::large();
+                buf = Buf::small();
             } else if buf.spare() == 0 {
                 buf.reserve(BUF_LARGE_BYTES);
             }

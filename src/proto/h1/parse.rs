@@ -65,6 +65,24 @@ pub fn check_line_ends(head: &[u8], reason: Reason) -> Result<(), Failure> {
     Ok(())
 }
 
+/// As [`check_line_ends`] for a whole head, from where its parsed lines stand: the bytes before each name and those at
+/// the end are looked at, not every byte between.
+///
+/// # Errors
+/// `reason`.
+#[inline]
+pub fn check_parsed_line_ends(head: &[u8], lines: &[httparse::Header<'_>], reason: Reason) -> Result<(), Failure> {
+    let ends_well = |at: usize| at >= 2 && head[at - 2..at] == *b"\r\n";
+    let begins_well = |line: &httparse::Header<'_>| {
+        let at = (line.name.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+        at <= head.len() && ends_well(at)
+    };
+    if head.ends_with(b"\r\n\r\n") && lines.iter().all(begins_well) {
+        return Ok(());
+    }
+    Err(Failure::with(reason, "bare LF"))
+}
+
 /// Counts the empty lines in front of a message.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) ->
     match status {
         Ok(httparse::Status::Complete(length)) => {
             check_sizes(length, request.path.unwrap_or_default().len(), limits)?;
-            parse::check_line_ends(&message[..length], Reason::BadHeader)?;
+            parse::check_parsed_line_ends(&message[..length], request.headers, Reason::BadHeader)?;
             head.version = version_of(request.version)?;
             let method = request.method.unwrap_or_default().as_bytes();
             head.method = Method::of(method);
@@ -89,17 +89,27 @@ fn refusal(error: httparse::Error, bytes: &[u8], limits: &HeadLimits) -> Failure
         httparse::Error::Version => Failure::with(Reason::BadRequestLine, "no HTTP version"),
         httparse::Error::HeaderName => Failure::with(Reason::BadHeader, "invalid field name"),
         httparse::Error::HeaderValue => Failure::with(Reason::BadHeader, "invalid field value"),
+        httparse::Error::NewLine if !ends_in_version(bytes) => Reason::BadRequestLine.into(),
         httparse::Error::NewLine => Failure::with(Reason::BadHeader, "bare CR"),
         _ => Reason::BadRequestLine.into(),
     }
 }
 
-/// `HTTP/` digit `.` digit, but not one that is served here (RFC 9110 section 15.6.6).
+/// Whether the third and last word of the request line is `HTTP/` digit `.` digit: a version, if not one that is served
+/// here (RFC 9110 section 15.6.6).
 fn names_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\r' || b == b'\n').next().unwrap_or_default();
-    let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
-    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit())
+    let mut words = line.split(|&b| b == b' ');
+    let version = words.nth(2).unwrap_or_default();
+    words.next().is_none()
+        && matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// Whether the request line is sound up to its CRLF, so that what is wrong stands behind it.
+fn ends_in_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    line.ends_with(b" HTTP/1.1\r") || line.ends_with(b" HTTP/1.0\r")
 }
 
 /// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop
@@ -336,6 +346,10 @@ mod tests {
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", VersionUnsupported),
             ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", VersionUnsupported),
+            ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
+            ("GET / x HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", BadRequestLine),
+            ("GET / HTTP/1.10\r\nHost: a\r\n\r\n", BadRequestLine),
             ("GET / FTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
             ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),
             ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", BadPath),

@@ -17,7 +17,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -
     match status {
         Ok(httparse::Status::Complete(length)) => {
             check_size(length, limits)?;
-            parse::check_line_ends(&bytes[..length], Reason::UpstreamInvalid)?;
+            parse::check_parsed_line_ends(&bytes[..length], response.headers, Reason::UpstreamInvalid)?;
             head.version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
             head.status = response.code.unwrap_or_default();
             if !(100..=999).contains(&head.status) {

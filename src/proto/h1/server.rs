@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::body::{BodyError, BodyReader};
 use super::parse::{HeadLimits, Parsed};
-use super::request;
+use super::request::{self, Accepted};
 use super::serialise;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
@@ -65,6 +65,37 @@ impl Default for ServerRules {
             trusted_proxies: IpSet::default(),
         }
     }
+}
+
+impl ServerRules {
+    /// Gives the head whose lines were entered into `x.request` its meaning under these rules. `head` holds its bytes.
+    ///
+    /// # Errors
+    /// The reason to refuse the request.
+    pub fn accept(&self, x: &mut Exchange, head: Buf, head_bytes: usize) -> Result<Accepted, Failure> {
+        x.peer_is_trusted = !self.trusted_proxies.is_empty() && self.trusted_proxies.contains(x.peer.ip());
+        request::interpret(&mut x.request, head, head_bytes, self.path_policy, x.peer_is_trusted)
+    }
+}
+
+/// How a connection waits for its next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For [`IDLE_RELEASE_MS`] with a buffer in hand: what a busy connection does.
+    Short,
+    /// For the rest of the idle time without one.
+    Long,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// There are bytes.
+    Arrived,
+    /// The short wait is over; the buffer was given back.
+    Released,
+    /// The client left, was idle for too long, or the gateway drains.
+    Over,
 }
 
 /// One downstream connection.
@@ -128,34 +159,52 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Waits for the first byte of the next request. False when the client left, was idle for too long, or the gateway
-    /// drains. An idle connection holds a read buffer only for its first second.
-    pub async fn wait_request(&mut self) -> bool {
+    /// Waits for the first byte of the next request: for a short while with a buffer in hand, or long and without one,
+    /// so that an idle connection holds no buffer.
+    pub async fn wait_request(&mut self, patience: Patience) -> Waited {
         if !self.carry.is_empty() {
-            return true;
+            return Waited::Arrived;
         }
         self.carry = Buf::empty();
         self.read_deadline.set_idle(true);
-        let patience_ms = match self.requests {
-            0 => self.rules.header_timeout_ms,
-            _ => self.rules.idle_timeout_ms,
+        let waited = match patience {
+            Patience::Short => self.wait_with_buffer().await,
+            Patience::Long => self.wait_without_buffer().await,
         };
-        let until = self.timers.known_now().plus_ms(patience_ms);
-        self.read_deadline.arm_in(IDLE_RELEASE_MS.min(patience_ms), OnExpiry::Release);
-        let (mut count, mut buf) = self.read.recv_idle(Buf::small()).await;
-        if count.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted) {
-            drop(buf);
-            self.read_deadline.arm(until, OnExpiry::ShutBoth);
-            if self.read.readable().await.is_err() || self.read_deadline.fired() {
-                return false;
-            }
-            (count, buf) = self.read.recv(Buf::small()).await;
-        }
         self.read_deadline.disarm();
         self.read_deadline.set_idle(false);
-        let arrived = matches!(count, Ok(count) if count > 0);
+        waited
+    }
+
+    fn patience_ms(&self) -> u64 {
+        match self.requests {
+            0 => self.rules.header_timeout_ms,
+            _ => self.rules.idle_timeout_ms,
+        }
+    }
+
+    async fn wait_with_buffer(&mut self) -> Waited {
+        self.read_deadline.arm_in(IDLE_RELEASE_MS.min(self.patience_ms()), OnExpiry::Release);
+        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        match count {
+            Ok(count) if count > 0 => {
+                self.carry = buf;
+                Waited::Arrived
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Waited::Released,
+            _ => Waited::Over,
+        }
+    }
+
+    async fn wait_without_buffer(&mut self) -> Waited {
+        let left_ms = self.patience_ms().saturating_sub(IDLE_RELEASE_MS);
+        self.read_deadline.arm_in(left_ms, OnExpiry::ShutBoth);
+        if self.read.readable().await.is_err() || self.read_deadline.fired() {
+            return Waited::Over;
+        }
+        let (count, buf) = self.read.recv(Buf::small()).await;
         self.carry = buf;
-        arrived
+        if matches!(count, Ok(count) if count > 0) { Waited::Arrived } else { Waited::Over }
     }
 
     /// Reads the head of the next request into `x`. On success the exchange's request is typed, canonical and stripped.
@@ -212,11 +261,7 @@ impl<I: Io> Connection<I> {
     fn accept_head(&mut self, x: &mut Exchange, head_bytes: usize) -> Result<(), Failure> {
         let (head, rest) = part(std::mem::take(&mut self.carry), head_bytes);
         self.carry = rest;
-        let trusted = !self.rules.trusted_proxies.is_empty() && self.rules.trusted_proxies.contains(x.peer.ip());
-        let accepted = request::interpret(&mut x.request, head, head_bytes, self.rules.path_policy, trusted)?;
-        if matches!(x.request.body, BodyLength::Known(length) if length > self.rules.body_bytes_max) {
-            return Err(Reason::BodyTooLarge.into());
-        }
+        let accepted = self.rules.accept(x, head, head_bytes)?;
         let wants_more = match x.request.version {
             Version::Http10 => accepted.connection.keep_alive && !accepted.connection.close,
             _ => !accepted.connection.close,
@@ -241,7 +286,8 @@ impl<I: Io> Connection<I> {
                 read: &mut self.read,
                 deadline: &self.read_deadline,
                 timeout_ms: self.rules.body_timeout_ms,
-                bytes_left: self.rules.body_bytes_max,
+                // The route's bound is held where the body is used; this one is for draining.
+                bytes_left: u64::MAX,
                 draining: false,
             },
             response: Response {
@@ -526,7 +572,9 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         serialise::status_line(&mut out, x.response.status);
         serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
         serialise::fields(&mut out, &x.late_fields, WRITTEN_HERE);
-        serialise::field(&mut out, b"X-Request-ID", x.id.as_bytes());
+        out.extend(b"X-Request-ID: ");
+        out.extend(x.id.as_bytes());
+        out.extend(b"\r\n");
         self.write_framing(&mut out, x, &first);
         self.write_connection(&mut out);
         out.extend(b"\r\n");

@@ -1,0 +1,451 @@
+//! What becomes of a request, as data.
+
+use serde::Serialize;
+
+use super::asked::Asked;
+use crate::error::Failure;
+use crate::handler::forward;
+use crate::http::exchange::{Exchange, Reply};
+use crate::pipeline::drive::{self, Input};
+use crate::pipeline::env::Request;
+use crate::policy::slots::Slot;
+use crate::policy::{Flow, Tick, WorkerSeed};
+use crate::route::{self, RouteId, RouteTable, Verdict};
+use crate::snapshot::{self, Action, HashKey, Listener, Snapshot};
+use crate::time::Now;
+use crate::upstream::balance::{BalancerState, TriedSet, View, WhyNot};
+use crate::upstream::service::key_of;
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Where it comes in.
+    pub listener: String,
+    /// The request, unless it is refused before it has a meaning.
+    pub request: Option<Typed>,
+    /// The route that takes it.
+    pub route: Option<Taken>,
+    /// The other routes, the nearest first.
+    pub candidates: Vec<Candidate>,
+    /// How many more there are.
+    pub candidates_left_out: usize,
+    /// What the route's policies do, in the order in which they run.
+    pub policies: Vec<PolicyReport>,
+    /// Where it may go; several when the route splits.
+    pub services: Vec<ServiceReport>,
+    /// What the client gets.
+    pub answer: Answer,
+}
+
+/// A request as the gateway understands it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Typed {
+    /// Method.
+    pub method: String,
+    /// Host that routes match.
+    pub host: String,
+    /// Path as it was sent.
+    pub path_sent: String,
+    /// Canonical path.
+    pub path: String,
+    /// What making it canonical changed.
+    pub changes: Vec<&'static str>,
+    /// Query.
+    pub query: Option<String>,
+    /// Address of the client, behind trusted proxies.
+    pub client: String,
+}
+
+/// The route that takes the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Taken {
+    /// Its place in the snapshot.
+    #[serde(skip)]
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its path pattern as written.
+    pub pattern: String,
+    /// It serves what no route matches.
+    pub is_default: bool,
+    /// Named parts of the path.
+    pub captures: Vec<(String, String)>,
+    /// The path that goes upstream, where the route changes it.
+    pub rewritten: Option<String>,
+    /// Whole request, in milliseconds.
+    pub timeout_ms: u64,
+    /// Request body, in bytes.
+    pub body_bytes_max: u64,
+}
+
+/// A route that does not take the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// Its name.
+    pub route: String,
+    /// Its path pattern as written.
+    pub pattern: String,
+    /// It matches, but another one goes before it.
+    pub matches: bool,
+    /// Why it does not take the request.
+    pub why: String,
+}
+
+/// What one policy does with the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyReport {
+    /// Its kind.
+    pub name: &'static str,
+    /// When it runs.
+    pub phase: &'static str,
+    /// Its settings in one line.
+    pub does: String,
+    /// The status that it answers with; None when it lets the request pass.
+    pub answers: Option<u16>,
+    /// An earlier policy has answered, so that this one does not see the request.
+    pub skipped: bool,
+}
+
+/// A service that the request may go to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceReport {
+    /// Its name.
+    pub name: String,
+    /// Its share of the route's requests, in percent.
+    pub share_percent: f64,
+    /// How an endpoint is chosen.
+    pub algorithm: &'static str,
+    /// What is hashed, for algorithms that hash.
+    pub key: Option<String>,
+    /// The request has no such key, so that endpoints take turns.
+    pub key_missing: bool,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointReport>,
+    /// Connecting, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Waiting for the response head, in milliseconds.
+    pub first_byte_timeout_ms: u64,
+    /// Pause between two reads of the response, in milliseconds.
+    pub between_bytes_timeout_ms: u64,
+    /// Attempts, the first one counted.
+    pub attempts_max: u32,
+}
+
+/// An endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointReport {
+    /// As written.
+    pub authority: String,
+    /// Its share of the load.
+    pub weight: u32,
+    /// A worker that has just started sends the request here.
+    pub picked: bool,
+    /// Why, or why not.
+    pub why: &'static str,
+    /// The Host that it would see.
+    pub host: String,
+}
+
+/// What the client gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// Who answers: `listener`, `routing`, `policy NAME`, `route` or `service`.
+    pub by: String,
+    /// Status; None when an endpoint decides.
+    pub status: Option<u16>,
+    /// The reason's word, when the gateway refuses (see `docs/reasons.md`).
+    pub reason: Option<&'static str>,
+    /// More than the reason says.
+    pub detail: &'static str,
+    /// Fields that belong to the answer: Allow, Location.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Report {
+    /// 0: a route takes the request, 1: none does, 2: the listener refuses it.
+    pub fn exit_code(&self) -> u8 {
+        match (&self.request, &self.route) {
+            (None, _) => 2,
+            (_, None) => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Explains what becomes of a request. At most `shown_max` candidates are named.
+///
+/// # Errors
+/// A sentence for the user when `asked` is no request.
+pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_max: usize) -> Result<Report, String> {
+    let (mut request, accepted) = asked.parse(listener)?;
+    let mut report = Report {
+        listener: listener.name.clone(),
+        request: None,
+        route: None,
+        candidates: Vec::new(),
+        candidates_left_out: 0,
+        policies: Vec::new(),
+        services: Vec::new(),
+        answer: Answer::default(),
+    };
+    if let Err(failure) = accepted {
+        report.answer = Answer::refusal("listener", failure, &request.x);
+        return Ok(report);
+    }
+    report.request = Some(typed(asked, &request.x));
+    let decided = drive::decide(snapshot, &snapshot.table, &mut request);
+    consider(snapshot, &request.x, shown_max, &mut report);
+    if request.x.route != Exchange::NO_ROUTE {
+        report.route = Some(taken(snapshot, listener, &request));
+    }
+    match decided {
+        Ok(()) => serve(snapshot, listener, &mut request, &mut report),
+        Err(failure) => report.answer = Answer::refusal("routing", failure, &request.x),
+    }
+    Ok(report)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn typed(asked: &Asked, x: &Exchange) -> Typed {
+    let sent = asked.target().split('?').next().unwrap_or_default();
+    let sent = if sent.is_empty() { "/" } else { sent };
+    Typed {
+        method: text(Input(x).method_text()),
+        host: text(x.request.host()),
+        path_sent: sent.to_owned(),
+        path: text(x.request.path()),
+        changes: changes(sent, x.request.path()),
+        query: x.request.query().map(text),
+        client: x.client_ip.to_string(),
+    }
+}
+
+/// What making a path canonical changed, in words.
+fn changes(sent: &str, canonical: &[u8]) -> Vec<&'static str> {
+    let mut changes = Vec::new();
+    if sent.as_bytes() == canonical {
+        return changes;
+    }
+    // What remains is undone escapes, or escapes in lower case.
+    let plain = sent.to_ascii_lowercase().replace("%2e", ".");
+    if plain.contains("//") && !canonical.windows(2).any(|pair| pair == b"//") {
+        changes.push("empty segments merged");
+    }
+    if plain.split('/').any(|segment| matches!(segment, "." | "..")) {
+        changes.push("dot segments resolved");
+    }
+    if sent.contains('%') {
+        changes.push("percent escapes normalised");
+    }
+    changes
+}
+
+/// Names the routes that do not take the request.
+fn consider(snapshot: &Snapshot, x: &Exchange, shown_max: usize, report: &mut Report) {
+    let explanation = snapshot.table.explain(&Input(x));
+    let others = explanation.considered.iter().filter(|one| one.verdict != Verdict::Won);
+    report.candidates_left_out = others.clone().count().saturating_sub(shown_max);
+    report.candidates = others.take(shown_max).map(|one| candidate(snapshot, one.route, &one.verdict)).collect();
+}
+
+fn candidate(snapshot: &Snapshot, id: RouteId, verdict: &Verdict) -> Candidate {
+    let (name, pattern) = named(snapshot, id.0);
+    let why = match verdict {
+        Verdict::Won => String::new(),
+        Verdict::LostTo { winner, why } => format!("{why} than {}", named(snapshot, winner.0).0),
+        Verdict::Failed(failure) => failed(&snapshot.table, id, failure),
+    };
+    Candidate { route: name, pattern, matches: matches!(verdict, Verdict::LostTo { .. }), why }
+}
+
+fn named(snapshot: &Snapshot, id: u32) -> (String, String) {
+    let route = snapshot.routes.get(id as usize);
+    route.map(|route| (route.name.clone(), route.pattern.clone())).unwrap_or_default()
+}
+
+fn failed(table: &RouteTable, id: RouteId, failure: &route::Failure) -> String {
+    let Some(spec) = table.specs().iter().find(|spec| spec.id == id) else { return failure.to_string() };
+    match failure {
+        route::Failure::Host => {
+            let hosts: Vec<_> = spec.hosts.iter().map(ToString::to_string).collect();
+            format!("host is not {}", hosts.join(" or "))
+        }
+        route::Failure::Path => "path differs".to_owned(),
+        route::Failure::Method => {
+            let methods: Vec<_> = spec.methods.names().map(text).collect();
+            format!("method is not {}", methods.join(" or "))
+        }
+        route::Failure::Predicate(_, what) => format!("does not hold: {what}"),
+    }
+}
+
+fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
+    let (x, id) = (&request.x, request.x.route);
+    let route = &snapshot.routes[id as usize];
+    let path = x.request.path();
+    let captures = request.captures.iter().map(|(name, range)| (text(name), text(&path[range])));
+    Taken {
+        id,
+        name: route.name.clone(),
+        pattern: route.pattern.clone(),
+        is_default: snapshot.default_route == Some(id),
+        captures: captures.collect(),
+        rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
+        timeout_ms: route.timeout_ms,
+        body_bytes_max: route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max),
+    }
+}
+
+/// What the route's policies and its handler do.
+fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report: &mut Report) {
+    let Request { x, captures, path } = request;
+    let route = &snapshot.routes[x.route as usize];
+    let mut stopped: Option<(String, Reply)> = None;
+    for slot in route.chain.slots() {
+        let (one, reply) = ask(slot, x, stopped.is_some());
+        stopped = stopped.or(reply.map(|reply| (format!("policy {}", one.name), reply)));
+        report.policies.push(one);
+    }
+    if let Some((by, reply)) = stopped {
+        report.answer = Answer::reply(&by, &reply);
+        return;
+    }
+    report.answer = match &route.action {
+        Action::Proxy { services, split } => {
+            let shares: Vec<f64> = split.as_ref().map_or_else(|| vec![100.0], |split| split.shares().collect());
+            let ids = services.iter().zip(shares);
+            report.services =
+                ids.map(|(id, share)| service(route, &snapshot.services[*id as usize], share, x)).collect();
+            match drive::check_body(x, route, listener) {
+                Ok(()) => proxied(&report.services),
+                Err(failure) => Answer::refusal("route", failure, x),
+            }
+        }
+        Action::Redirect { status, to } => match drive::redirect(x, captures, path, *status, to) {
+            Ok(reply) => Answer::reply("route", &reply),
+            Err(failure) => Answer::reply("route", &Reply::failure(failure.reason)),
+        },
+        Action::Respond { status, .. } => Answer { by: "route".into(), status: Some(*status), ..Answer::default() },
+    };
+}
+
+/// Runs a policy as a worker would that has just started.
+fn ask(slot: &Slot, x: &mut Exchange, skipped: bool) -> (PolicyReport, Option<Reply>) {
+    let policy = slot.policy();
+    let seed = WorkerSeed { index: 0, count: 1, random: 0, tick: Tick::default() };
+    let reply = match skipped {
+        true => None,
+        false => match policy.on_request(&mut policy.new_state(&seed), x, Now::default()) {
+            Flow::Reply(reply) => Some(*reply),
+            _ => None,
+        },
+    };
+    let report = PolicyReport {
+        name: policy.kind().name,
+        phase: slot.phase().word(),
+        does: policy.explain(),
+        answers: reply.as_ref().map(|reply| reply.status),
+        skipped,
+    };
+    (report, reply)
+}
+
+fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64, x: &Exchange) -> ServiceReport {
+    let algorithm = spec.balancer.algorithm();
+    let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x));
+    let views: Vec<View> = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
+    let none = TriedSet::default();
+    let picked = spec.balancer.pick(&mut BalancerState::new(0), &views, key.flatten(), 0, &none);
+    let rule = route.host.as_ref().unwrap_or(&spec.host);
+    let endpoints = spec.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
+        authority: endpoint.authority.clone(),
+        weight: endpoint.weight,
+        picked: picked == Some(at),
+        why: match endpoint.address {
+            None => "its name does not resolve",
+            Some(_) if picked != Some(at) && key == Some(None) => WhyNot::NotItsTurn.text(),
+            Some(_) => spec.balancer.why_not(&views, picked, at, &none).text(),
+        },
+        host: text(forward::host(x, rule, &endpoint.authority)),
+    });
+    ServiceReport {
+        name: spec.label.clone(),
+        share_percent,
+        algorithm: algorithm.word(),
+        key: algorithm.needs_key().then(|| describe(&spec.hash_key)),
+        key_missing: key == Some(None),
+        endpoints: endpoints.collect(),
+        connect_timeout_ms: spec.rules.connect_timeout_ms,
+        first_byte_timeout_ms: spec.rules.first_byte_timeout_ms,
+        between_bytes_timeout_ms: spec.rules.between_bytes_timeout_ms,
+        attempts_max: spec.rules.attempts_max,
+    }
+}
+
+fn describe(key: &HashKey) -> String {
+    match key {
+        HashKey::ClientIp => "client_ip".to_owned(),
+        HashKey::Path => "path".to_owned(),
+        HashKey::Header(name) => format!("header:{name}"),
+        HashKey::Cookie(name) => format!("cookie:{name}"),
+        HashKey::Query(name) => format!("query:{name}"),
+    }
+}
+
+/// An endpoint answers, unless no service that may be chosen has one.
+fn proxied(services: &[ServiceReport]) -> Answer {
+    let mut chosen = services.iter().filter(|service| service.share_percent > 0.0);
+    let has_endpoint = |service: &ServiceReport| service.endpoints.iter().any(|endpoint| endpoint.picked);
+    match chosen.any(has_endpoint) {
+        true => Answer { by: "service".into(), ..Answer::default() },
+        false => Answer::refusal("service", crate::error::Reason::NoEndpoint.into(), &Exchange::default()),
+    }
+}
+
+impl Answer {
+    fn refusal(by: &str, failure: Failure, x: &Exchange) -> Self {
+        let fields = x.late_fields.iter().map(|(name, value)| (text(name), text(value)));
+        Self {
+            by: by.to_owned(),
+            status: Some(failure.reason.status()),
+            reason: Some(failure.reason.word()),
+            detail: failure.detail,
+            fields: fields.collect(),
+        }
+    }
+
+    fn reply(by: &str, reply: &Reply) -> Self {
+        Self {
+            by: by.to_owned(),
+            status: Some(reply.status),
+            reason: reply.reason.map(|reason| reason.word()),
+            detail: "",
+            fields: reply.fields.iter().map(|(name, value)| (text(name), text(value))).collect(),
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    /// The method as it was sent.
+    fn method_text(&self) -> &'a [u8] {
+        self.0.request.fields.text(self.0.request.method_text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_named() {
+        assert!(changes("/a%2fb", b"/a%2fb").is_empty());
+        assert_eq!(
+            changes("//a/%2E%2e/b", b"/b"),
+            ["empty segments merged", "dot segments resolved", "percent escapes normalised"]
+        );
+        assert_eq!(changes("/%7ea", b"/~a"), ["percent escapes normalised"]);
+    }
+}

@@ -1,0 +1,214 @@
+//! The documentation is true: generated pages are current, examples load, links lead somewhere.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use ringway::control::source::ConfigSource;
+use ringway::error::{Origin, Reason, Retry};
+use ringway::policy::CompileEnv;
+
+fn root(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All files below a folder with this ending, in order of their paths.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|it| it == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Compares with a file, or writes it when `RINGWAY_BLESS` is set.
+fn golden(relative: &str, text: &str) {
+    if std::env::var_os("RINGWAY_BLESS").is_some() {
+        std::fs::write(root(relative), text).expect("writable");
+    }
+    let want = std::fs::read_to_string(root(relative)).unwrap_or_default();
+    assert!(want == text, "{relative} is not current; set RINGWAY_BLESS=1 and run this test again");
+}
+
+/// A constant as its source declares it.
+struct Constant {
+    name: String,
+    value: String,
+    meaning: String,
+    private: bool,
+}
+
+/// The constants of a source file, those of its tests left out.
+fn constants(source: &str) -> Vec<Constant> {
+    let mut found = Vec::new();
+    let mut doc = String::new();
+    for line in source.lines().take_while(|line| *line != "#[cfg(test)]") {
+        let line = line.trim();
+        if let Some(text) = line.strip_prefix("///") {
+            write!(doc, "{}{}", if doc.is_empty() { "" } else { " " }, text.trim()).expect("memory");
+            continue;
+        }
+        let public = line.strip_prefix("pub const ");
+        let declared = public.or_else(|| line.strip_prefix("const ")).and_then(|rest| rest.split_once(": "));
+        if let Some((name, (_, value))) = declared.and_then(|(name, rest)| Some((name, rest.split_once(" = ")?))) {
+            let value = value.trim_end_matches(';').replace('_', "");
+            found.push(Constant { name: name.into(), value, meaning: doc.clone(), private: public.is_none() });
+        }
+        if !line.starts_with("#[") {
+            doc.clear();
+        }
+    }
+    found
+}
+
+fn is_bound(name: &str) -> bool {
+    ["_MAX", "_MIN", "_MS", "_CEILING"].iter().any(|end| name.ends_with(end)) || name.contains("_MAX_")
+}
+
+fn limits_page() -> String {
+    let mut page = "# Limits\n\nThis page is made from the sources by the test `limits_page_is_current`; change those \
+                    instead.\n\nEvery queue, table, buffer and wait has a bound. Those that a configuration can change \
+                    have their default here and their key in the [configuration reference](reference/configuration.md); \
+                    the others are fixed. Names that end in `_MS` are milliseconds, `_BYTES_` bytes.\n"
+        .to_owned();
+    let src = root("src");
+    let mut paths = files(&src, "rs");
+    paths.sort_by_key(|path| (!path.ends_with("limits.rs"), path.clone()));
+    for path in paths {
+        let all = constants(&read(&path));
+        let everything = path.ends_with("src/limits.rs");
+        let bounds = all.iter().filter(|one| !one.private && one.name != "_" && (everything || is_bound(&one.name)));
+        let rows: Vec<_> = bounds.collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let name = path.strip_prefix(&src).expect("below").display();
+        write!(page, "\n## `src/{name}`\n\n| bound | value | meaning |\n|---|---|---|\n").expect("memory");
+        for row in rows {
+            assert!(!row.meaning.is_empty(), "{} has no doc comment", row.name);
+            let meaning = row.meaning.replace('|', "\\|").replace("[`", "`").replace("`]", "`");
+            writeln!(page, "| `{}` | {} | {meaning} |", row.name, row.value).expect("memory");
+        }
+    }
+    page
+}
+
+#[test]
+fn limits_page_is_current() {
+    let page = limits_page();
+    assert!(page.contains("| `HEADER_BYTES_MAX` | 32 * 1024 |") && page.contains("| `ROUTES_MAX` |"));
+    golden("docs/limits.md", &page);
+}
+
+/// What a reason means: its doc comment in `src/error.rs`.
+fn meaning(source: &str, word: &str) -> String {
+    let at = source.lines().position(|line| line.contains(&format!("= \"{word}\",")));
+    let lines: Vec<_> = source.lines().take(at.expect("declared")).collect();
+    let docs = lines.iter().rev().map_while(|line| line.trim().strip_prefix("///"));
+    let mut docs: Vec<_> = docs.map(str::trim).collect();
+    docs.reverse();
+    docs.join(" ")
+}
+
+#[test]
+fn reasons_page_is_current() {
+    let mut page = "# Reasons\n\nThis page is made from `src/error.rs` by the test `reasons_page_is_current`; change \
+                    that instead.\n\nEach answer that the gateway makes itself because something went wrong has one of \
+                    these reasons. The word stands in the error body (`reason`), in the access log and in the metric \
+                    `gateway_errors_total` (`error_type`). It does not change between versions.\n\n- *Origin*: whose \
+                    fault it is.\n- *Retry*: whether the gateway may send the request to another endpoint: `no`; \
+                    `unsent`, always, as nothing of it left the gateway; `idempotent`, if the method may be repeated and \
+                    none of the body is gone.\n- Status 499 is only logged: there is nobody left to answer.\n\n\
+                    | reason | status | origin | retry | meaning |\n|---|---|---|---|---|\n"
+        .to_owned();
+    let source = read(&root("src/error.rs"));
+    for reason in Reason::ALL {
+        let origin = match reason.origin() {
+            Origin::Downstream => "client",
+            Origin::Gateway => "gateway",
+            Origin::Upstream => "endpoint",
+        };
+        let retry = match reason.retry() {
+            Retry::No => "no",
+            Retry::Unsent => "unsent",
+            Retry::IfIdempotent => "idempotent",
+        };
+        let (word, status, meaning) = (reason.word(), reason.status(), meaning(&source, reason.word()));
+        writeln!(page, "| `{word}` | {status} | {origin} | {retry} | {meaning} |").expect("memory");
+    }
+    golden("docs/reasons.md", &page);
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&root("docs"), "md");
+    pages.extend(["README.md", "SECURITY.md", "CHANGELOG.md"].map(root));
+    pages
+}
+
+/// The fenced blocks of a page in one language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let open = format!("```{language}\n");
+    page.split(&open).skip(1).filter_map(|rest| rest.split("\n```").next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn examples_of_configurations_compile() {
+    let mut seen = 0;
+    for path in pages() {
+        for block in blocks(&read(&path), "yaml").into_iter().filter(|block| block.contains("listeners:")) {
+            let env = CompileEnv { workers: 2, random: 1 };
+            if let Err(diagnostics) = ConfigSource::Embedded(block).compile(1, env, None) {
+                panic!("{}: {}", path.display(), diagnostics.render());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "{seen} examples");
+}
+
+#[test]
+fn links_lead_to_files() {
+    for path in pages() {
+        let page = read(&path);
+        for link in page.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if file.is_empty() || link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            let target = path.parent().expect("a folder").join(file);
+            assert!(target.exists(), "{}: {link} leads nowhere", path.display());
+        }
+    }
+}
+
+/// Files and symbols that pages name in backquotes with a path of the tree exist.
+#[test]
+fn named_source_files_exist() {
+    for path in pages().into_iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
+        for word in read(&path).split('`').skip(1).step_by(2) {
+            let is_path = word.starts_with("src/") || word.starts_with("tests/") || word.starts_with("packaging/");
+            if is_path && !word.contains(['*', '{', '<', ' ']) {
+                assert!(root(word).exists(), "{}: `{word}` does not exist", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_registry_line_and_the_model_policy_stand_as_described() {
+    let (page, registry) = (read(&root("docs/adding-a-policy.md")), read(&root("src/policy/mod.rs")));
+    let line = r#"Guard: "ip" => ip::Ip;"#;
+    assert!(page.contains(line) && registry.contains(line));
+    for verb in ["fn compile(", "fn new_state(", "fn on_request(", "fn explain("] {
+        assert!(page.contains(verb) && read(&root("src/policy/ip.rs")).contains(verb), "{verb}");
+    }
+}

@@ -1,0 +1,275 @@
+//! The configurations in `config/`: each is loaded as it stands and does what its comments say (acceptance 3).
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::support::gateway::{Plan, example_path};
+use crate::support::{Gateway, Origin, eventually};
+
+/// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
+const EXERCISED: &[&str] = &[
+    "addresses",
+    "api_gateway",
+    "behind_a_proxy",
+    "canary",
+    "headers",
+    "limits",
+    "load_balancing",
+    "minimal",
+    "observability",
+    "operations",
+    "rate_limit",
+    "redirects",
+    "routing",
+];
+
+/// A GET for this path with these field lines.
+fn get(gateway: &Gateway, path: &str, fields: &str) -> crate::support::Response {
+    gateway.ask(format!(
+        "GET {path} HTTP/1.1\r\n{fields}{}\r\n",
+        if fields.contains("Host:") { "" } else { "Host: t\r\n" }
+    ))
+}
+
+#[test]
+fn every_example_is_exercised_and_has_no_warnings() {
+    let dir = example_path("x").with_file_name("");
+    let names = std::fs::read_dir(dir).expect("the examples").flatten().filter_map(|entry| {
+        let path = entry.path();
+        (path.extension()? == "yaml").then(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))?
+    });
+    let found: BTreeSet<String> = names.filter(|name| name != "demo").collect();
+    assert_eq!(found, EXERCISED.iter().map(|&name| name.to_owned()).collect());
+    for name in EXERCISED {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .args(["check", "--strict"])
+            .arg(example_path(name))
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn minimal() {
+    let users = Origin::echo();
+    let gateway = Plan::example("minimal").env("USERS", users.address).start();
+    assert_eq!(gateway.get("/api/users/7").text(), "GET /api/users/7");
+    assert_eq!(gateway.get("/else").status, 404);
+}
+
+#[test]
+fn routing() {
+    let (users, next, shop) = (Origin::echo(), Origin::fixed("next"), Origin::echo());
+    let gateway = Plan::example("routing")
+        .env("USERS", users.address)
+        .env("USERS_V2", next.address)
+        .env("SHOP", shop.address)
+        .start();
+    assert_eq!(gateway.get("/api/users/7?x=y").text(), "GET /users/7?x=y");
+    let post = gateway.ask("POST /api/users/7 HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(post.text(), "Nothing here.\n", "the default route takes what no route does");
+    assert_eq!(get(&gateway, "/api/users/7", "API-Version: 2\r\n").text(), "next");
+    assert_eq!(next.last().path(), "/v2/users/7");
+    assert_eq!(gateway.get("/api/orders/9").text(), "GET /9");
+    for host in ["shop.example.com", "de.shop.example.com"] {
+        assert_eq!(get(&gateway, "/anything", &format!("Host: {host}\r\n")).text(), "GET /anything");
+        assert_eq!(shop.last().header("host"), Some(shop.address.to_string().as_str()));
+    }
+    assert_eq!(gateway.get("/legacy/user/12").text(), "GET /user/12");
+    assert_eq!(gateway.get("/beta?preview").text(), "next");
+    assert_eq!(get(&gateway, "/beta", "Cookie: a=b; group=staff\r\n").text(), "next");
+    let none = gateway.get("/beta");
+    assert_eq!((none.status, none.text().as_str()), (404, "Nothing here.\n"));
+}
+
+#[test]
+fn canary() {
+    let (stable, canary) = (Origin::fixed("stable"), Origin::fixed("canary"));
+    let gateway = Plan::example("canary").env("STABLE", stable.address).env("CANARY", canary.address).start();
+    let mut client = gateway.connect();
+    let drawn = (0..500).filter(|_| client.get("/checkout/1").text() == "canary").count();
+    // Seven standard deviations.
+    assert!((4..=97).contains(&drawn), "{drawn} of 500 instead of about 50");
+    assert_eq!(get(&gateway, "/checkout/1", "X-Canary: yes\r\n").text(), "canary");
+}
+
+#[test]
+fn load_balancing() {
+    let (one, two) = (Origin::fixed("one"), Origin::fixed("two"));
+    let gateway = Plan::example("load_balancing").env("ONE", one.address).env("TWO", two.address).start();
+    let mut client = gateway.connect();
+    let weighted: Vec<_> = (0..8).map(|_| client.get("/weighted").text()).collect();
+    assert_eq!(weighted.iter().filter(|name| *name == "one").count(), 6, "{weighted:?}");
+    assert_eq!(client.get("/busy").status, 200);
+    let address: BTreeSet<_> = (0..6).map(|_| client.get("/address").text()).collect();
+    assert_eq!(address.len(), 1);
+    let mut used = BTreeSet::new();
+    for session in 0..20 {
+        let cookie = format!("Cookie: session=s{session}\r\n");
+        let names: BTreeSet<_> = (0..3).map(|_| get(&gateway, "/sessions", &cookie).text()).collect();
+        assert_eq!(names.len(), 1, "session {session}");
+        used.extend(names);
+    }
+    assert_eq!(used.len(), 2);
+}
+
+#[test]
+fn rate_limit() {
+    let api = Origin::fixed("ok");
+    let start = || Plan::example("rate_limit").env("API", api.address).start();
+    let statuses = |gateway: &Gateway, path: &str, fields: &str, count: usize| -> Vec<u16> {
+        (0..count).map(|_| get(gateway, path, fields).status).collect()
+    };
+    let gateway = start();
+    let all = statuses(&gateway, "/api/x", "", 30);
+    let admitted = all.iter().filter(|status| **status == 200).count();
+    // The burst, and what came since: 100 a minute is less than two a second.
+    assert!((20..=24).contains(&admitted), "{all:?}");
+    let gateway = start();
+    let refused = (0..11).map(|_| get(&gateway, "/partners/x", "X-Api-Key: a\r\n")).next_back().expect("eleven");
+    assert_eq!((refused.status, refused.header("x-ratelimit-limit-type")), (429, Some("partner")));
+    assert!(refused.header("retry-after").is_some() && !refused.head.all("ratelimit").is_empty());
+    assert_eq!(statuses(&gateway, "/partners/x", "X-Api-Key: b\r\n", 1), [200]);
+    assert_eq!(statuses(&gateway, "/search", "", 4), [200, 200, 200, 429]);
+}
+
+#[test]
+fn headers() {
+    let app = Origin::bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: x\r\nX-Powered-By: y\r\n\r\nok");
+    let gateway = Plan::example("headers").env("APP", app.address).start();
+    let response = get(&gateway, "/orders/7", "X-Debug: 1\r\nX-Token: t\r\nX-Client-Address: forged\r\n");
+    let seen = app.last();
+    assert_eq!((seen.header("x-debug"), seen.header("x-client-address")), (None, Some("127.0.0.1")));
+    assert_eq!((seen.header("x-token"), seen.header("x-order-token")), (None, Some("t")));
+    assert_eq!(seen.header("x-service-name"), Some("order-service"));
+    assert_eq!((response.header("server"), response.header("x-powered-by")), (None, None));
+    assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(
+        (response.header("x-frame-options"), response.header("x-request-path")),
+        (Some("DENY"), Some("/orders/7"))
+    );
+    assert_eq!(gateway.get("/").header("x-request-path"), None);
+}
+
+#[test]
+fn addresses() {
+    let app = Origin::fixed("ok");
+    let gateway = Plan::example("addresses").env("APP", app.address).start();
+    let from = |path: &str, client: &str| get(&gateway, path, &format!("X-Forwarded-For: {client}\r\n")).status;
+    assert_eq!([from("/", "198.51.100.1"), from("/", "203.0.113.7"), from("/", "2001:db8:bad::1")], [200, 403, 403]);
+    assert_eq!([from("/admin/x", "192.0.2.5"), from("/admin/x", "192.0.2.66")], [200, 403]);
+    assert_eq!([from("/admin/x", "198.51.100.1"), from("/admin/x", "2001:db8::9")], [403, 200]);
+    assert_eq!([from("/internal/x", "192.0.2.5"), from("/admin/x", "203.0.113.7")], [200, 403]);
+}
+
+#[test]
+fn behind_a_proxy() {
+    let app = Origin::fixed("ok");
+    let gateway = Plan::example("behind_a_proxy").env("APP", app.address).env("PROXIES", "127.0.0.0/8").start();
+    let fields =
+        "Host: www.example.com\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: https\r\nX-Request-ID: abc-1\r\n";
+    assert_eq!(get(&gateway, "/", fields).header("x-request-id"), Some("abc-1"));
+    let seen = app.last();
+    assert_eq!(seen.header("x-forwarded-for"), Some("198.51.100.1, 127.0.0.1"));
+    assert_eq!(
+        (seen.header("x-forwarded-proto"), seen.header("x-forwarded-host")),
+        (Some("https"), Some("www.example.com"))
+    );
+    assert_eq!((seen.header("host"), seen.header("via")), (Some("app.internal"), Some("1.1 ringway")));
+    assert_eq!(seen.header("forwarded"), Some("for=127.0.0.1;host=\"www.example.com\";proto=http"));
+    // With the networks that stand in the file this client is a stranger.
+    let gateway = Plan::example("behind_a_proxy").env("APP", app.address).start();
+    assert_ne!(get(&gateway, "/", fields).header("x-request-id"), Some("abc-1"));
+    assert_eq!(app.last().header("x-forwarded-for"), Some("127.0.0.1"));
+}
+
+#[test]
+fn limits() {
+    let api = Origin::start(|seen| crate::support::ok(seen.body.len().to_string()));
+    let gateway = Plan::example("limits").env("API", api.address).start();
+    let post = |path: &str, bytes: usize| {
+        let body = "x".repeat(bytes);
+        gateway.ask(format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {bytes}\r\n\r\n{body}"))
+    };
+    assert_eq!(post("/api/x", 65_536).text(), "65536");
+    assert_eq!(post("/api/x", 65_537).status, 413);
+    assert_eq!(post("/uploads/x", 1 << 20).text(), "1048576");
+    assert_eq!(gateway.get(&format!("/api/{}", "x".repeat(2048))).status, 414);
+    assert_eq!(get(&gateway, "/api/x", &format!("X: {}\r\n", "x".repeat(4096))).status, 431);
+    assert_eq!(get(&gateway, "/api/x", &"X: y\r\n".repeat(50)).status, 431);
+    let mut slow = gateway.connect();
+    slow.send("GET /api/x HTTP/1.1\r\n");
+    let late = slow.response();
+    assert_eq!((late.status, late.reason().as_str()), (408, "header_timeout"));
+}
+
+#[test]
+fn redirects() {
+    let gateway = Plan::example("redirects").start();
+    let leads = |path: &str, fields: &str| {
+        let response = get(&gateway, path, fields);
+        (response.status, response.header("location").unwrap_or_default().to_owned())
+    };
+    assert_eq!(leads("/a?b=c", "Host: www.example.com\r\n"), (301, "https://example.com/a?b=c".into()));
+    assert_eq!(leads("/products/7", ""), (308, "/items/7".into()));
+    assert_eq!(leads("/home", ""), (307, "/".into()));
+    let robots = gateway.get("/robots.txt");
+    assert_eq!((robots.status, robots.header("cache-control")), (200, Some("max-age=86400")));
+    assert!(robots.text().starts_with("User-agent: *\n"));
+    let closed = gateway.get("/shop/cart");
+    assert_eq!((closed.status, closed.header("retry-after")), (503, Some("3600")));
+    assert!(closed.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+}
+
+#[test]
+fn observability() {
+    let app = Origin::fixed("ok");
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("access.log");
+    let gateway =
+        Plan::example("observability").env("APP", app.address).env("RINGWAY_ACCESS_LOG", log.display()).start();
+    assert_eq!(gateway.get("/items/7").status, 200);
+    let line =
+        eventually("a line is written", || std::fs::read_to_string(&log).ok().filter(|text| text.ends_with('\n')));
+    let entry: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((&entry["route"], &entry["path"], &entry["status"]), (&"items".into(), &"/items/7".into(), &200.into()));
+    for name in ["gateway_request_duration_seconds_count", "gateway_request_duration_ms_count"] {
+        assert_eq!(gateway.metric(name, &["path=\"/items/{id}\""]), 1.0, "{name}");
+    }
+}
+
+#[test]
+fn operations() {
+    let (before, after) = (Origin::fixed("before"), Origin::fixed("after"));
+    let mut gateway = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "200ms").start();
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/").text(), "before");
+    let text = std::fs::read_to_string(gateway.config_path()).expect("the file");
+    gateway.write_config(&text.replace("${APP:-127.0.0.1:3000}", &after.address.to_string()));
+    eventually("the change is taken up", || (client.get("/").text() == "after").then_some(()));
+    gateway.signal("TERM");
+    gateway.wait_log("stopping", 1);
+    assert_eq!(gateway.ask_admin("GET", "/ready").status, 503);
+    assert_eq!(gateway.get("/").text(), "after", "taken during the delay");
+    assert_eq!(gateway.exit_code(), 0);
+}
+
+#[test]
+fn api_gateway() {
+    let (users, orders) = (Origin::echo(), Origin::echo());
+    let gateway = Plan::example("api_gateway")
+        .env("RINGWAY_PORT", 0)
+        .env("RINGWAY_HOST", "127.0.0.1")
+        .env("USERS", users.address)
+        .env("ORDERS", orders.address)
+        .start();
+    let response = gateway.get("/api/users/7");
+    assert_eq!((response.text().as_str(), response.header("x-ratelimit-limit")), ("GET /7", Some("100")));
+    assert_eq!(gateway.get("/api/orders/9").text(), "GET /9");
+    assert_eq!((users.seen().len(), orders.seen().len()), (1, 1));
+    assert_eq!(gateway.ask("DELETE /api/orders/9 HTTP/1.1\r\nHost: t\r\n\r\n").status, 405);
+    eventually("the access log is on", || {
+        gateway.stdout().iter().any(|line| line.contains("\"path\":\"/api/orders/9\"")).then_some(())
+    });
+}

@@ -1,0 +1,18 @@
+//! The program itself over real sockets: each test starts the binary and speaks to it as clients and origins do.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test runs in real time")]
+
+mod support;
+
+mod access_log;
+mod admin;
+mod bad_input;
+mod connections;
+mod examples;
+mod forwarding;
+mod lifecycle;
+mod malformed;
+mod policies;
+mod proxying;
+mod reload;
+mod routing;

@@ -1,0 +1,238 @@
+//! Reloads while requests run: nothing is lost, nothing is forgotten, a wrong configuration changes nothing (A30, F01,
+//! F02, R10).
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use crate::support::gateway::Plan;
+use crate::support::{Client, Gateway, Origin, Step, eventually, ok};
+
+fn fixed(body: &str) -> String {
+    format!("routes: [{{name: a, path: /a, respond: {{body: {body}}}}}]\n")
+}
+
+#[test]
+fn a_reload_is_seen_by_the_next_request_on_the_same_connection() {
+    let gateway = Gateway::start(&fixed("one"));
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/a").text(), "one");
+    let told = gateway.reload(&fixed("two"));
+    assert_eq!(told.status, 200);
+    assert_eq!((&told.json()["result"], &told.json()["generation"]), (&"applied".into(), &2.into()));
+    assert_eq!(told.json()["changes"]["routes"]["changed"][0], "a");
+    assert_eq!(client.get("/a").text(), "two");
+    gateway.write_config(&fixed("three"));
+    gateway.signal("HUP");
+    gateway.wait_log("configuration applied", 2);
+    assert_eq!(client.get("/a").text(), "three");
+    assert_eq!(gateway.metric("ringway_config_generation", &[]), 3.0);
+    assert_eq!(gateway.metric("ringway_config_reloads_total", &["applied"]), 3.0, "the start counts");
+}
+
+#[test]
+fn a_watched_file_is_loaded_when_it_changes() {
+    let watched = |body: &str| format!("reload: {{watch: true}}\n{}", fixed(body));
+    let gateway = Gateway::start(&watched("one"));
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/a").text(), "one");
+    gateway.write_config(&watched("two"));
+    eventually("the change is served", || (client.get("/a").text() == "two").then_some(()));
+}
+
+#[test]
+fn a_wrong_configuration_changes_nothing_and_says_why() {
+    let gateway = Gateway::start(&fixed("one"));
+    let mut client = gateway.connect();
+    let refused = gateway.reload("routes: [{name: a, path: /a, servce: nowhere}, {path: b}]\n");
+    assert_eq!((refused.status, &refused.json()["result"]), (422, &"rejected".into()));
+    let reason = refused.text();
+    for part in ["servce", "service", "line", "E0102"] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    assert_eq!(client.get("/a").text(), "one");
+    assert!(gateway.ask_admin("GET", "/config").text().contains("servce"));
+    let ready = gateway.ask_admin("GET", "/ready");
+    assert_eq!(ready.status, 200, "it serves");
+    assert!(ready.text().contains("refused"), "{}", ready.text());
+    assert_eq!(gateway.metric("ringway_config_last_reload_successful", &[]), 0.0);
+    gateway.signal("HUP");
+    gateway.wait_log("configuration refused, the old one serves on", 2);
+    assert_eq!(client.get("/a").text(), "one");
+    assert_eq!(gateway.reload(&fixed("two")).status, 200);
+    assert!(!gateway.ask_admin("GET", "/config").text().contains("servce"));
+    assert_eq!(gateway.metric("ringway_config_last_reload_successful", &[]), 1.0);
+    assert_eq!(client.get("/a").text(), "two");
+}
+
+#[test]
+fn a_port_in_use_refuses_the_reload() {
+    let gateway = Gateway::start(&fixed("one"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let refused = gateway.reload(&format!("listeners: [\"127.0.0.1:0\", \"{address}\"]\n{}", fixed("two")));
+    assert_eq!(refused.status, 422);
+    assert!(refused.text().contains(&address.to_string()), "{}", refused.text());
+    assert_eq!(gateway.get("/a").text(), "one");
+}
+
+#[test]
+fn listeners_come_and_go() {
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("an address");
+    let gateway = Gateway::start(&fixed("one"));
+    let two = format!("listeners: [\"127.0.0.1:0\", \"{spare}\"]\n{}", fixed("two"));
+    assert_eq!(gateway.reload(&two).status, 200);
+    let mut over_new = Client::connect(spare);
+    assert_eq!(over_new.get("/a").text(), "two");
+    assert_eq!(gateway.get("/a").text(), "two");
+    assert_eq!(gateway.reload(&fixed("three")).status, 200);
+    eventually("the removed listener refuses", || std::net::TcpStream::connect(spare).is_err().then_some(()));
+    assert_eq!(gateway.get("/a").text(), "three");
+    assert_eq!(over_new.get("/a").text(), "three", "its connections go on");
+    assert_eq!(gateway.reload(&two).status, 200, "the port is free again");
+    assert_eq!(Client::connect(spare).get("/a").text(), "two");
+}
+
+#[test]
+fn limits_are_not_reset() {
+    let limited = |body: &str| {
+        format!(
+            "policies: [{{rate_limit: {{rate: 5/h}}}}]\nroutes: [{{name: a, path: /a, respond: {{body: {body}}}}}]\n"
+        )
+    };
+    let gateway = Gateway::start(&limited("one"));
+    let mut client = gateway.connect();
+    for _ in 0..3 {
+        assert_eq!(client.get("/a").status, 200);
+    }
+    assert_eq!(gateway.reload(&limited("two")).status, 200);
+    let statuses: Vec<_> = (0..4).map(|_| client.get("/a").status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429]);
+}
+
+#[test]
+fn pools_and_counters_go_on() {
+    let origin = Origin::echo();
+    let yaml = |extra: &str| {
+        format!(
+            "services: [{{name: up, endpoints: [\"{}\"]}}]\nroutes: [{{name: a, path: /*, service: up}}{extra}]\n",
+            origin.address
+        )
+    };
+    let gateway = Gateway::start(&yaml(""));
+    let mut client = gateway.connect();
+    for turn in 0..5 {
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(gateway.reload(&yaml(&format!(", {{path: /x{turn}, respond: 200}}"))).status, 200);
+    }
+    assert_eq!(origin.connections(), 1);
+    assert_eq!(gateway.metric("gateway_requests_total", &["\"200\""]), 5.0);
+}
+
+/// An origin that streams: a head and a first chunk, then nothing until the gate opens, then the end.
+fn streaming(gates: usize) -> (Origin, Vec<Sender<()>>) {
+    let (senders, receivers): (Vec<_>, Vec<Receiver<()>>) = (0..gates).map(|_| channel()).unzip();
+    let receivers = Mutex::new(receivers);
+    let origin = Origin::start(move |seen| match seen.path() {
+        "/stream" => {
+            let gate = receivers.lock().expect("gates").pop().expect("a gate is left");
+            vec![
+                Step::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n".to_vec()),
+                Step::Await(gate),
+                Step::Send(b"3\r\nend\r\n0\r\n\r\n".to_vec()),
+            ]
+        }
+        path => ok(path),
+    });
+    (origin, senders)
+}
+
+#[test]
+fn a_request_under_way_finishes_on_what_it_began_with() {
+    let (origin, gates) = streaming(1);
+    let gateway = Gateway::start(&format!(
+        "services: [{{name: up, endpoints: [\"{}\"]}}]\n\
+         routes: [{{path: /stream, service: up, policies: [{{headers: {{response: {{set: {{X-Version: old}}}}}}}}]}}]\n",
+        origin.address
+    ));
+    let mut client = gateway.connect();
+    client.send("GET /stream HTTP/1.1\r\nHost: t\r\n\r\n");
+    client.peek(10);
+    // The service is gone altogether.
+    assert_eq!(gateway.reload(&fixed("new")).status, 200);
+    gates[0].send(()).expect("the origin waits");
+    let response = client.response();
+    assert_eq!((response.text().as_str(), response.header("x-version")), ("beginend", Some("old")));
+    assert_eq!(client.get("/stream").status, 404);
+    assert_eq!(client.get("/a").text(), "new");
+}
+
+/// Swaps configurations again and again while clients ask and responses stream (acceptance 4).
+#[test]
+fn swaps_under_load_lose_nothing() {
+    const STREAMS: usize = 5;
+    let long = std::env::var_os("RINGWAY_LONG").is_some();
+    let (swaps, warm) = if long { (1000, 200) } else { (200, 50) };
+    let (origin, gates) = streaming(STREAMS);
+    let yaml = |turn: usize| {
+        let extra: String = (0..turn % 7).map(|n| format!("- {{path: /x{n}, respond: {turn}}}\n")).collect();
+        let extra = extra.replace(&format!("respond: {turn}"), "respond: 204");
+        format!(
+            "server: {{workers: 2}}\nservices: [{{name: up, endpoints: [\"{}\"]}}]\n\
+             listeners: [{{address: \"127.0.0.1:0\", limits: {{requests_max: 1000000000}}}}]\n\
+             policies: [{{rate_limit: {{rate: 100000000/h}}}}]\n\
+             routes:\n- {{path: /*, service: up}}\n- {{path: /version, respond: {{body: v{turn}}}}}\n{extra}",
+            origin.address
+        )
+    };
+    let gateway = Plan::new(&yaml(0)).start();
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| gateway.connect()).collect();
+    for client in &mut streams {
+        client.send("GET /stream HTTP/1.1\r\nHost: t\r\n\r\n");
+        client.peek(10);
+    }
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut warm_kib = 0;
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (stop, asked, gateway) = (&stop, &asked, &gateway);
+            scope.spawn(move || {
+                let mut kept = gateway.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    // Two clients keep their connection, two come anew.
+                    if number % 2 == 1 {
+                        kept = gateway.connect();
+                    }
+                    let response = kept.get("/any");
+                    assert_eq!((response.status, response.text().as_str()), (200, "/any"));
+                    assert!(!response.closes(), "a swap closes nothing");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for turn in 1..=swaps {
+                assert_eq!(gateway.reload(&yaml(turn)).status, 200, "swap {turn}");
+                if turn == warm {
+                    warm_kib = gateway.rss_kib();
+                }
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        outcome.expect("every swap is applied");
+    });
+    assert_eq!(gateway.get("/version").text(), format!("v{swaps}"));
+    assert!(asked.load(Ordering::Relaxed) > swaps / 2, "{asked:?} requests under {swaps} swaps");
+    for gate in gates {
+        gate.send(()).expect("the origin waits");
+    }
+    for mut client in streams {
+        let response = client.response();
+        assert!(response.complete && response.text() == "beginend", "{response:?}");
+        assert_eq!(client.get("/version").text(), format!("v{swaps}"));
+    }
+    assert_eq!(gateway.metric("gateway_errors_total", &[]), 0.0);
+    let end_kib = gateway.rss_kib();
+    assert!(!long || end_kib * 10 <= warm_kib * 11, "resident memory grew from {warm_kib} to {end_kib} KiB");
+}
