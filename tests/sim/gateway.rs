@@ -73,6 +73,7 @@ impl Connect for SimConnect {
         let number = self.world.connects.get();
         self.world.connects.set(number + 1);
         match rng.below(24) {
+            _ if self.world.script.is_some() => {}
             0 => return Err(io::ErrorKind::ConnectionRefused.into()),
             1 => {
                 self.handle.sleep(timeout_ms).await;
@@ -132,6 +133,9 @@ impl Gateway {
 
     /// Reloads now and then, and in some seeds drains in the middle of the work.
     pub async fn control(self: Rc<Self>, mut rng: Rng) {
+        if self.world.script.is_some() {
+            return;
+        }
         for _ in 0..rng.below(4) {
             self.handle.sleep(rng.below(700) as u64).await;
             self.reload(&mut rng).await;

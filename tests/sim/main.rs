@@ -11,6 +11,7 @@ mod gateway;
 mod origin;
 mod plan;
 mod rng;
+mod scenarios;
 mod wire;
 mod world;
 
@@ -43,7 +44,7 @@ fn world(seed: u64, traced: bool) -> Rc<World> {
     let mut rng = Rng::of(&[seed, 1]);
     let scale = Scale::draw(&mut rng);
     let clients = (0..2 + rng.below(4)).map(|_| Client::draw(&mut rng, &scale)).collect();
-    World::new(seed, scale, clients, traced)
+    World::new(seed, scale, clients, None, traced)
 }
 
 /// Runs one seed in its world; every invariant is an assertion.

@@ -105,6 +105,12 @@ impl Scale {
 }
 
 impl Client {
+    /// A client on a perfect connection.
+    pub fn plain(requests: Vec<Request>, misdeed: Misdeed) -> Self {
+        let faults = [Faults::NONE, Faults::NONE];
+        Self { requests, window: 1, start_ms: 0, between_ms: 0, misdeed, capacity: 1 << 20, faults }
+    }
+
     pub fn draw(rng: &mut Rng, scale: &Scale) -> Self {
         let count = 1 + rng.below(6);
         let mut requests: Vec<_> = (0..count).map(|_| Request::draw(rng, scale)).collect();
@@ -125,6 +131,11 @@ impl Client {
 }
 
 impl Request {
+    /// A request without anything special.
+    pub fn plain(method: &'static str, body: Option<Body>) -> Self {
+        Self { method, target: Target::Origin, http10: false, close: false, expect: false, body, pause_ms: 0 }
+    }
+
     fn draw(rng: &mut Rng, scale: &Scale) -> Self {
         let method = rng.pick(&["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PUT", "DELETE", "PATCH"]);
         let target = match rng.below(12) {
@@ -242,6 +253,21 @@ pub enum After {
 }
 
 impl Answer {
+    /// An answer without anything special.
+    pub fn plain(framing: Framing, bytes: usize) -> Self {
+        Self {
+            status: 200,
+            framing,
+            bytes,
+            trailer: false,
+            interim: 0,
+            early: false,
+            pause_ms: 0,
+            damage: Damage::None,
+            after: After::Keep,
+        }
+    }
+
     pub fn draw(rng: &mut Rng, scale: &Scale) -> Self {
         let chunk = 1 + rng.below(scale.bytes_max / 2);
         let framing = rng.pick(&[Framing::Length, Framing::Length, Framing::Chunked(chunk), Framing::Close]);

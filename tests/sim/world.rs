@@ -11,6 +11,9 @@ const TRACE_MAX: usize = 4_000;
 /// From here on the deadline of the whole request may have passed.
 const LATE_MS: u64 = 2_500;
 
+/// The answer to an attempt, by its number.
+pub type Script = fn(usize) -> Answer;
+
 pub struct World {
     pub seed: u64,
     pub scale: Scale,
@@ -22,6 +25,8 @@ pub struct World {
     /// Responses that were read to their end, and connections to origins: the sum of what was exercised.
     pub responses: Cell<u64>,
     pub connects: Cell<u64>,
+    /// What origins answer, where that is not drawn: a scenario of its own.
+    pub script: Option<Script>,
     trace: Option<RefCell<Vec<String>>>,
     digest: Cell<u64>,
 }
@@ -35,7 +40,7 @@ pub struct Attempt {
 }
 
 impl World {
-    pub fn new(seed: u64, scale: Scale, clients: Vec<Client>, traced: bool) -> Rc<Self> {
+    pub fn new(seed: u64, scale: Scale, clients: Vec<Client>, script: Option<Script>, traced: bool) -> Rc<Self> {
         let attempts = clients.iter().map(|client| vec![Vec::new(); client.requests.len()]).collect();
         Rc::new(Self {
             seed,
@@ -46,6 +51,7 @@ impl World {
             reloads: Cell::default(),
             responses: Cell::default(),
             connects: Cell::default(),
+            script,
             trace: traced.then(RefCell::default),
             digest: Cell::default(),
         })

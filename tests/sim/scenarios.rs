@@ -1,0 +1,81 @@
+//! Runs that once went wrong, written down: unlike seeds they keep their meaning when the scripts change.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::plan::{Answer, Body, Client, Damage, Framing, Misdeed, Request, Scale, Then};
+use crate::run;
+use crate::world::{Script, World};
+
+const SCALE: Scale = Scale { bytes_max: 300, torn_bytes: 4_096 };
+
+/// Runs clients against one script under many schedules and configurations.
+fn play(clients: &[Client], script: Script, check: impl Fn(&World)) {
+    for seed in 0..60 {
+        let world: Rc<World> = World::new(seed, SCALE, clients.to_vec(), Some(script), false);
+        run(&world);
+        check(&world);
+    }
+}
+
+fn attempts(world: &World, at: usize) -> usize {
+    world.attempts_of(0, at).len()
+}
+
+/// A body that the close delimits, from an endpoint that falls silent: the gateway's own cut is not its end. The client
+/// itself finds out whether the answer looks whole.
+#[test]
+fn a_silent_endpoint_never_looks_done() {
+    let client = Client::plain(vec![Request::plain("GET", None)], Misdeed::None);
+    play(&[client], |_| Answer { damage: Damage::StallAt(700), ..Answer::plain(Framing::Close, 900) }, |_| {});
+}
+
+/// The same, where it also stops reading the request: then the deadline of sending passes first.
+#[test]
+fn an_endpoint_that_stops_reading_never_looks_done() {
+    let body = Body { bytes: 90_000, chunk: None };
+    let client = Client::plain(vec![Request::plain("POST", Some(body))], Misdeed::None);
+    let script = |_| Answer { early: true, damage: Damage::StallAt(700), ..Answer::plain(Framing::Close, 900) };
+    play(&[client], script, |_| {});
+}
+
+/// The same, where the client breaks its body off while the answer is on its way.
+#[test]
+fn a_broken_request_body_ends_no_response() {
+    for misdeed in [Misdeed::BadChunk, Misdeed::Send(500, Then::HalfClose), Misdeed::Send(500, Then::Stall)] {
+        let body = Body { bytes: 90, chunk: Some(30) };
+        let client = Client::plain(vec![Request::plain("PUT", Some(body))], misdeed);
+        let script = |_| Answer { early: true, damage: Damage::StallAt(700), ..Answer::plain(Framing::Close, 900) };
+        play(&[client], script, |_| {});
+    }
+}
+
+/// A body of no bytes in chunks has an end that must be sent. It is gone when the first attempt fails: a second one would
+/// leave its head without an end, and the next request on that connection would be taken for the body.
+#[test]
+fn a_request_with_a_body_is_not_repeated() {
+    for chunk in [Some(1), None] {
+        let repeated = Cell::new(0);
+        let body = Body { bytes: if chunk.is_some() { 0 } else { 3 }, chunk };
+        let requests = vec![Request::plain("PUT", Some(body)), Request::plain("GET", None)];
+        let script = |number| {
+            let damage = if number == 0 { Damage::CloseAt(0) } else { Damage::None };
+            Answer { early: true, damage, ..Answer::plain(Framing::Length, 5) }
+        };
+        play(&[Client::plain(requests, Misdeed::None)], script, |world| {
+            assert_eq!(attempts(world, 0), 1);
+            repeated.set(repeated.get() + u32::from(attempts(world, 1) == 2));
+        });
+        assert!(repeated.get() > 10, "a GET is repeated where there is another endpoint");
+    }
+}
+
+/// An answer comes early, and the client trickles or stops: the rest of its body is drained for a while and no longer.
+#[test]
+fn a_drain_ends() {
+    let body = Body { bytes: 200, chunk: Some(10) };
+    let trickled = Request { pause_ms: 400, ..Request::plain("POST", Some(body)) };
+    let client = Client::plain(vec![trickled], Misdeed::Send(900, Then::Stall));
+    let script = |_| Answer { early: true, ..Answer::plain(Framing::Length, 5) };
+    play(&[client], script, |world| assert_eq!(world.responses.get(), 1));
+}
