@@ -128,6 +128,7 @@ impl Gateway {
         client::start(&self.world, &self.handle, conn, theirs);
         let peer = bed::origin(&format!("192.0.2.{}:40000", conn + 1));
         serve_http1(&self.env, ours, peer, || self.listener.borrow().clone()).await;
+        self.world.over_ms.set(self.handle.now_ms());
         self.world.note(self.handle.now_ms(), format_args!("connection {conn} is over"));
     }
 

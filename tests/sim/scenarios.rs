@@ -77,5 +77,9 @@ fn a_drain_ends() {
     let trickled = Request { pause_ms: 400, ..Request::plain("POST", Some(body)) };
     let client = Client::plain(vec![trickled], Misdeed::Send(900, Then::Stall));
     let script = |_| Answer { early: true, ..Answer::plain(Framing::Length, 5) };
-    play(&[client], script, |world| assert_eq!(world.responses.get(), 1));
+    play(&[client], script, |world| {
+        assert_eq!(world.responses.get(), 1);
+        // At most 1.6 s of sending, 2 s of draining, 2 s of lingering; the client stalls for 9 s.
+        assert!(world.over_ms.get() < 6_000, "over at {} ms", world.over_ms.get());
+    });
 }

@@ -25,6 +25,8 @@ pub struct World {
     /// Responses that were read to their end, and connections to origins: the sum of what was exercised.
     pub responses: Cell<u64>,
     pub connects: Cell<u64>,
+    /// When the gateway was done with its last client, in milliseconds.
+    pub over_ms: Cell<u64>,
     /// What origins answer, where that is not drawn: a scenario of its own.
     pub script: Option<Script>,
     trace: Option<RefCell<Vec<String>>>,
@@ -51,6 +53,7 @@ impl World {
             reloads: Cell::default(),
             responses: Cell::default(),
             connects: Cell::default(),
+            over_ms: Cell::default(),
             script,
             trace: traced.then(RefCell::default),
             digest: Cell::default(),
