@@ -213,13 +213,16 @@ fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, prog
     }
 }
 
-/// The route's bound, else the listener's.
-fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
+/// The bound on a request body, in bytes: the route's, else the listener's.
+pub fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
     route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
 }
 
 /// A body that announces more than its bound is refused before anything of it is asked for or sent on.
-fn check_body(x: &Exchange, bytes_max: u64) -> Result<(), Failure> {
+///
+/// # Errors
+/// [`Reason::BodyTooLarge`].
+pub fn check_body(x: &Exchange, bytes_max: u64) -> Result<(), Failure> {
     match x.request.body {
         BodyLength::Known(bytes) if bytes > bytes_max => Err(Reason::BodyTooLarge.into()),
         _ => Ok(()),

@@ -199,7 +199,7 @@ pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_ma
         report.route = Some(taken(snapshot, listener, &request));
     }
     match decided {
-        Ok(()) => serve(snapshot, &mut request, &mut report),
+        Ok(()) => serve(snapshot, listener, &mut request, &mut report),
         Err(failure) => report.answer = Answer::refusal("routing", failure, &request.x),
     }
     Ok(report)
@@ -295,12 +295,12 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
         captures: captures.collect(),
         rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
         timeout_ms: route.timeout_ms,
-        body_bytes_max: route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max),
+        body_bytes_max: drive::body_bytes_max(route, listener),
     }
 }
 
 /// What the route's policies and its handler do.
-fn serve(snapshot: &Snapshot, request: &mut Request, report: &mut Report) {
+fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report: &mut Report) {
     let Request { x, captures, path } = request;
     let route = &snapshot.routes[x.route as usize];
     let mut stopped: Option<(String, Reply)> = None;
@@ -319,7 +319,10 @@ fn serve(snapshot: &Snapshot, request: &mut Request, report: &mut Report) {
             let ids = services.iter().zip(shares);
             report.services =
                 ids.map(|(id, share)| service(route, &snapshot.services[*id as usize], share, x)).collect();
-            proxied(&report.services)
+            match drive::check_body(x, drive::body_bytes_max(route, listener)) {
+                Ok(()) => proxied(&report.services),
+                Err(failure) => Answer::refusal("route", failure, x),
+            }
         }
         Action::Redirect { status, to } => match drive::redirect(x, captures, path, *status, to) {
             Ok(reply) => Answer::reply("route", &reply),
