@@ -27,7 +27,10 @@ pub enum Retry {
 }
 
 macro_rules! reasons {
-    ($( $(#[$doc:meta])+ $variant:ident = $word:literal, $status:literal, $origin:ident, $retry:ident, $text:literal; )+) => {
+    ($(
+        $(#[$doc:meta])+
+        $variant:ident = $word:literal, $status:literal, $origin:ident, $retry:ident, $text:literal;
+    )+) => {
         /// The reason of a failure. Each has a stable word (log, metric, problem document), the status that the gateway
         /// answers with, an [`Origin`] and a [`Retry`] rule.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

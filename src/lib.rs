@@ -26,6 +26,9 @@
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+#![deny(clippy::await_holding_refcell_ref, clippy::undocumented_unsafe_blocks)]
+#![warn(clippy::large_futures)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod sys;
 

@@ -1,7 +1,8 @@
 //! Every bound of the process, with the default that users get.
 //!
 //! A bound that a configuration key can change has its default here and its meaning in the configuration reference; the
-//! others are fixed. Modules with tables of their own name their bounds beside the table and are listed in `docs/limits.md`.
+//! others are fixed. Modules with tables of their own name their bounds beside the table and are listed in
+//! `docs/limits.md`.
 
 /// Head room kept before the filled part of every pooled buffer: a chunk-size line or an HTTP/2 frame header is written
 /// there in place, so that a relayed payload is never copied to gain a prefix.

@@ -1,6 +1,7 @@
 //! The only reader of the operating system's clocks.
 //!
-//! Deadlines, limits and durations use [`Now`], a monotonic count; only dates, certificates and tokens use the wall clock.
+//! Deadlines, limits and durations use [`Now`], a monotonic count; only dates, certificates and tokens use the wall
+//! clock.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -76,6 +77,7 @@ impl Clock {
 }
 
 /// The wall clock, in milliseconds since the Unix epoch; 0 before it.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn unix_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)

@@ -18,6 +18,9 @@ use ringway::proto::h1::{request, response, serialise};
 use ringway::snapshot::{HostRule, Listener};
 use ringway::sys::buf::Buf;
 
+/// Names and values.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 fn listener(forwarded: bool, via: bool) -> Listener {
     let address = "127.0.0.1:8080".parse().expect("an address");
     let via = via.then(|| "ringway".to_owned());
@@ -45,7 +48,7 @@ fn forward_of(x: &Exchange, listener: &Listener) -> Vec<u8> {
 }
 
 /// The fields that the client sent and that the gateway does not write itself.
-fn own_fields(fields: &Fields) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn own_fields(fields: &Fields) -> Pairs {
     let written = NameSet::of(&[Name::Host, Name::ContentLength, Name::TransferEncoding, Name::Connection, Name::Te]);
     let written = written.and(ringway::http::hop::FORWARDING).and(NameSet::of(&[Name::XRequestId, Name::Expect]));
     let lines = fields.lines().filter(|line| !written.has(line.id));
@@ -95,7 +98,8 @@ prop_compose! {
         place in 0..9usize,
     ) -> Vec<u8> {
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-        let mut lines: Vec<_> = fields.iter().map(|(name, value)| format!("{name}:{space}{value}{space}\r\n")).collect();
+        let line = |(name, value): &(String, String)| format!("{name}:{space}{value}{space}\r\n");
+        let mut lines: Vec<_> = fields.iter().map(line).collect();
         lines.insert(place.min(lines.len()), "Host: Ex.ample:81\r\n".to_owned());
         if !name.is_empty() {
             lines.insert(place.min(lines.len()), format!("{name}: {value}\r\n"));
@@ -105,17 +109,26 @@ prop_compose! {
 }
 
 /// What of a request must arrive unchanged.
-fn typed(x: &Exchange) -> (Method, Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, BodyLength, Vec<(Vec<u8>, Vec<u8>)>) {
+#[derive(Debug, PartialEq)]
+struct Typed {
+    method: (Method, Vec<u8>),
+    path: Vec<u8>,
+    query: Option<Vec<u8>>,
+    host: Vec<u8>,
+    body: BodyLength,
+    fields: Pairs,
+}
+
+fn typed(x: &Exchange) -> Typed {
     let head = &x.request;
-    (
-        head.method,
-        head.fields.text(head.method_text).to_vec(),
-        head.path().to_vec(),
-        head.query().map(<[u8]>::to_vec),
-        head.host().to_vec(),
-        head.body,
-        own_fields(&head.fields),
-    )
+    Typed {
+        method: (head.method, head.fields.text(head.method_text).to_vec()),
+        path: head.path().to_vec(),
+        query: head.query().map(<[u8]>::to_vec),
+        host: head.host().to_vec(),
+        body: head.body,
+        fields: own_fields(&head.fields),
+    }
 }
 
 proptest! {
@@ -193,7 +206,7 @@ proptest! {
 }
 
 /// Decodes in pieces of the given sizes, over and over.
-fn decode(wire: &[u8], cuts: &[usize]) -> (Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>) {
+fn decode(wire: &[u8], cuts: &[usize]) -> (Vec<u8>, usize, Pairs) {
     let (mut decoder, mut payload, mut used) = (Decoder::default(), Vec::new(), 0);
     for cut in cuts.iter().cycle() {
         let mut piece = wire[used..wire.len().min(used + cut)].to_vec();
@@ -230,8 +243,7 @@ fn rewritten(head: &ResponseHead) -> Vec<u8> {
     let (ours, theirs) = pair(1 << 20, &Faults::NONE);
     let timers = Timers::new(Clock::stopped());
     let mut connection = Connection::new(ours, &timers, Arc::new(ServerRules::default()));
-    let mut x = Exchange::default();
-    x.id = RequestId::from_peer(b"id-1").expect("legal");
+    let mut x = Exchange { id: RequestId::from_peer(b"id-1").expect("legal"), ..Exchange::default() };
     x.response.status = head.status;
     (x.response.body, x.response.declared_length) = (head.body, head.declared_length);
     for (name, value) in head.fields.iter() {

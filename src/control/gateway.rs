@@ -50,6 +50,7 @@ const DRAINING: u8 = 2;
 
 impl Gateway {
     /// The gateway of a started fleet, and where reload requests come out.
+    #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
     pub fn new(fleet: Fleet, drivers: Vec<String>, compat_names: bool) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
         let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let gateway = Self {

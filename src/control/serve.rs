@@ -66,9 +66,10 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
+    // Boxed: the control thread's whole life is a future of several KiB.
     runtime.block_on(async {
-        match start(options).await {
-            Ok(running) => running.serve().await,
+        match Box::pin(start(options)).await {
+            Ok(running) => Box::pin(running.serve()).await,
             Err(error) => failed(&error),
         }
     })

@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn strangers_are_named_and_not_believed() {
         let x = exchange(
-            "GET /a/../b?q HTTP/1.1\r\nHost: a.b\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: keep-alive\r\nA:  b\r\n\r\n",
+            "GET /a/../b?q HTTP/1.1\r\nHost: a.b\r\nX-Forwarded-For: 6.6.6.6\r\n\
+             Connection: keep-alive\r\nA:  b\r\n\r\n",
             false,
         );
         assert_eq!(
@@ -176,7 +177,8 @@ mod tests {
     #[test]
     fn trusted_proxies_are_continued() {
         let x = exchange(
-            "POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nContent-Length: 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\
+             Content-Length: 3\r\n\r\n",
             true,
         );
         let head = head(&x, false);

@@ -1,4 +1,5 @@
-//! Answers a request from an endpoint of a service: choose, connect or reuse, exchange, and try again where that is safe.
+//! Answers a request from an endpoint of a service: choose, connect or reuse, exchange, and try again where that is
+//! safe.
 
 use std::rc::Rc;
 

@@ -44,8 +44,8 @@ impl Terms<'_> {
     }
 }
 
-/// Sends the request head in `out`, then carries both bodies. The response leaves through `sink`; `on_head` sees its head
-/// before it does.
+/// Sends the request head in `out`, then carries both bodies. The response leaves through `sink`; `on_head` sees its
+/// head before it does.
 ///
 /// # Errors
 /// Why the exchange failed. `sink.head_sent()` tells whether the client has seen any of it.

@@ -1,12 +1,13 @@
-//! What the pipeline needs of a wire on the client's side. An HTTP/1 connection implements it, later an HTTP/2 or HTTP/3
-//! stream; tests implement it in memory.
+//! What the pipeline needs of a wire on the client's side. An HTTP/1 connection implements it, later an HTTP/2 or
+//! HTTP/3 stream; tests implement it in memory.
 
 use super::body::Chunk;
 use super::exchange::Exchange;
 use crate::error::Failure;
 use crate::sys::buf::Buf;
 
-/// One request's client side, in two parts that are used at the same time: the body comes in while the response goes out.
+/// One request's client side, in two parts that are used at the same time: the body comes in while the response goes
+/// out.
 pub trait Downstream {
     /// Where the request body comes from.
     type Body: RequestBody;
@@ -35,8 +36,8 @@ pub trait RequestBody {
     /// Whether the end was handed out.
     fn is_done(&self) -> bool;
 
-    /// From now on the body is only read so that the connection can go on or close cleanly: within this bound of bytes and
-    /// time it may end, else it fails.
+    /// From now on the body is only read so that the connection can go on or close cleanly: within this bound of bytes
+    /// and time it may end, else it fails.
     fn begin_drain(&mut self);
 }
 

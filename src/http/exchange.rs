@@ -54,7 +54,8 @@ impl RequestId {
         id
     }
 
-    /// An identity that a trusted peer sent: 1 to 64 letters, digits, `-`, `_`, `.`, `:`, `+`, `/` or `=`. None otherwise.
+    /// An identity that a trusted peer sent: 1 to 64 letters, digits, `-`, `_`, `.`, `:`, `+`, `/` or `=`. None
+    /// otherwise.
     pub fn from_peer(value: &[u8]) -> Option<Self> {
         let legal = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(b);
         if value.is_empty() || value.len() > Self::BYTES_MAX || !value.iter().all(legal) {

@@ -1,8 +1,8 @@
 //! The typed header section: field lines as ranges into the bytes they arrived in, plus an arena for what was added.
 //!
-//! Nothing is copied for a field that passes through unchanged, and a recycled section allocates nothing. What can stand
-//! in a section is checked when it enters: [`Fields::append`] refuses bytes that would change the message's meaning (F48),
-//! so that whatever is serialised from it is one unambiguous section (D5).
+//! Nothing is copied for a field that passes through unchanged, and a recycled section allocates nothing. What can
+//! stand in a section is checked when it enters: [`Fields::append`] refuses bytes that would change the message's
+//! meaning (F48), so that whatever is serialised from it is one unambiguous section (D5).
 
 use super::name::{Name, NameSet};
 use crate::sys::buf::Buf;
@@ -127,8 +127,8 @@ impl Fields {
     /// Adds a field line behind the others.
     ///
     /// # Errors
-    /// [`InvalidField`] when the name is no token (RFC 9110 section 5.1) or the value holds CR, LF, NUL or another control
-    /// but the tab (section 5.5).
+    /// [`InvalidField`] when the name is no token (RFC 9110 section 5.1) or the value holds CR, LF, NUL or another
+    /// control but the tab (section 5.5).
     pub fn append(&mut self, name: &[u8], value: &[u8]) -> Result<(), InvalidField> {
         if !is_token(name) || !is_field_value(value) {
             return Err(InvalidField);

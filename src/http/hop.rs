@@ -19,7 +19,8 @@ pub const HOP_BY_HOP: NameSet = NameSet::of(&[
     Name::ContentLength,
 ]);
 
-/// Fields that only the gateway may set in a request (C14, C16, C17): removed from every request before any policy runs.
+/// Fields that only the gateway may set in a request (C14, C16, C17): removed from every request before any policy
+/// runs.
 pub const GATEWAY_OWNED: NameSet = NameSet::of(&[
     Name::XUserId,
     Name::XUserRole,
@@ -129,8 +130,8 @@ fn classify(token: &[u8]) -> Result<Token, Failure> {
     }
 }
 
-/// Removes hop-by-hop fields, what only the gateway may set, and (from strangers) forwarding fields, in all spellings: a
-/// name with underscores is the same name to a CGI endpoint (F51, F53).
+/// Removes hop-by-hop fields, what only the gateway may set, and (from strangers) forwarding fields, in all spellings:
+/// a name with underscores is the same name to a CGI endpoint (F51, F53).
 pub fn strip_request(fields: &mut Fields, peer_is_trusted: bool) {
     let owned = HOP_BY_HOP.and(GATEWAY_OWNED).and(NameSet::of(&[Name::Expect]));
     let forbidden = if peer_is_trusted { owned } else { owned.and(FORWARDING).and(NameSet::of(&[Name::XRequestId])) };

@@ -108,8 +108,8 @@ pub enum BodyLength {
 }
 
 impl BodyLength {
-    /// Whether the head says that nothing follows it. A streamed body may turn out to be empty, and has an end to be sent
-    /// all the same.
+    /// Whether the head says that nothing follows it. A streamed body may turn out to be empty, and has an end to be
+    /// sent all the same.
     pub const fn is_empty(self) -> bool {
         matches!(self, BodyLength::None | BodyLength::Known(0))
     }

@@ -13,8 +13,8 @@ pub enum PathPolicy {
     /// As `Strict`, but empty segments are merged instead of refused.
     #[default]
     Merge,
-    /// Dot segments and unreserved octets are normalised; encoded slashes, backslashes, double encoding and empty segments
-    /// pass as they are.
+    /// Dot segments and unreserved octets are normalised; encoded slashes, backslashes, double encoding and empty
+    /// segments pass as they are.
     Preserve,
 }
 

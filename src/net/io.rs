@@ -1,7 +1,8 @@
-//! What the wires need of a connection. Production passes TCP (later TLS over it), tests and benches pass [`super::mem`].
+//! What the wires need of a connection. Production passes TCP (later TLS over it), tests and benches pass
+//! [`super::mem`].
 //!
-//! Buffers are owned by the operation while it is under way. A future of these traits is never dropped before it is done
-//! by code that goes on with the connection: it is interrupted through its [`Interrupt`] and then awaited.
+//! Buffers are owned by the operation while it is under way. A future of these traits is never dropped before it is
+//! done by code that goes on with the connection: it is interrupted through its [`Interrupt`] and then awaited.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};

@@ -1,7 +1,7 @@
 //! An in-memory network: what tests, simulations and benches pass instead of TCP.
 //!
-//! A [`Faults`] seed tears reads and writes into pieces, delays them, and can reset a connection after a number of bytes.
-//! The same seed gives the same run.
+//! A [`Faults`] seed tears reads and writes into pieces, delays them, and can reset a connection after a number of
+//! bytes. The same seed gives the same run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -219,7 +219,8 @@ impl Deadline {
     }
 
     fn move_up(&self, tick: u64) {
-        // Most deadlines lie beyond the horizon: the entry then waits at the horizon and is not touched again until there.
+        // Most deadlines lie beyond the horizon: the entry then waits at the horizon and is not touched again until
+        // there.
         let horizon = self.timers.tick.get() + SLOTS as u64 - 1;
         if self.entry.scheduled_tick.get() == NEVER || tick < self.entry.scheduled_tick.get().min(horizon) {
             self.timers.schedule(&self.entry, tick);

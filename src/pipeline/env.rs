@@ -57,8 +57,8 @@ pub struct Request {
 }
 
 impl<C: Connect> Env<C> {
-    /// An environment that runs `plan`, the present content of `published`. `seed` starts its generator of request ids and
-    /// choices.
+    /// An environment that runs `plan`, the present content of `published`. `seed` starts its generator of request ids
+    /// and choices.
     #[allow(clippy::too_many_arguments, reason = "called once per worker, with the parts of one")]
     pub fn new(
         connector: C,
@@ -98,8 +98,8 @@ impl<C: Connect> Env<C> {
         self.wall_offset_ms.get() + now.ms()
     }
 
-    /// The plan for a whole request: that of the snapshot published last. Seeing that it is still the same one costs one
-    /// load of a pointer.
+    /// The plan for a whole request: that of the snapshot published last. Seeing that it is still the same one costs
+    /// one load of a pointer.
     #[inline]
     pub fn pin(&self) -> Rc<Plan<C::Io>> {
         let generation = self.published.borrow_mut().load().generation;

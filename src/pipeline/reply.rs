@@ -73,7 +73,8 @@ fn error_body(x: &Exchange, status: u16, reason: Reason) -> (&'static [u8], Byte
         return (b"text/plain; charset=utf-8", format!("{text} ({word}, request {id})\n").into());
     }
     let body = format!(
-        "{{\"error\":\"{text}\",\"status\":{status},\"reason\":\"{word}\",\"request_id\":\"{id}\",\"timestamp\":{now}}}\n"
+        "{{\"error\":\"{text}\",\"status\":{status},\"reason\":\"{word}\",\"request_id\":\"{id}\",\
+         \"timestamp\":{now}}}\n"
     );
     (b"application/json", body.into())
 }

@@ -1,8 +1,9 @@
 //! What workers run: one immutable configuration, with ids instead of names and nothing left to check.
 //!
-//! The compiler of the configuration builds it, the control thread publishes it with one atomic store, and a request keeps
-//! the one that it began with (R307). What changes while requests run (counters, pools, buckets) is not here but in each
-//! worker, found again over reloads by the identities that a snapshot gives: listener, route, service and slot names.
+//! The compiler of the configuration builds it, the control thread publishes it with one atomic store, and a request
+//! keeps the one that it began with (R307). What changes while requests run (counters, pools, buckets) is not here but
+//! in each worker, found again over reloads by the identities that a snapshot gives: listener, route, service and slot
+//! names.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Pooled buffers that the kernel may own while an operation is in flight.
 //!
-//! A [`Buf`] is a window `start..end` into fixed storage, with head room before it and tail room behind it. It goes back
-//! to its thread's pool when it is dropped, so that a worker neither allocates nor zeroes on the request path.
+//! A [`Buf`] is a window `start..end` into fixed storage, with head room before it and tail room behind it. It goes
+//! back to its thread's pool when it is dropped, so that a worker neither allocates nor zeroes on the request path.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -154,8 +154,8 @@ impl Buf {
             self.reserve(bytes.len());
         }
         let end = self.end as usize;
-        // SAFETY: there is room for bytes.len() at `end` (checked above or made by `reserve`), and `bytes` cannot overlap
-        // storage that is borrowed exclusively here.
+        // SAFETY: there is room for bytes.len() at `end` (checked above or made by `reserve`), and `bytes` cannot
+        // overlap storage that is borrowed exclusively here.
         unsafe {
             let to = self.storage.as_mut_ptr().add(end).cast::<u8>();
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
@@ -226,7 +226,8 @@ unsafe impl IoBuf for Buf {
     }
 }
 
-// SAFETY: the kernel writes at most `bytes_total` bytes from `write_ptr`, which lie behind the window inside the storage;
+// SAFETY: the kernel writes at most `bytes_total` bytes from `write_ptr`, which lie behind the window inside the
+// storage;
 // `set_init` is called with the count that it wrote, so that the grown window is initialised.
 unsafe impl IoBufMut for Buf {
     fn write_ptr(&mut self) -> *mut u8 {

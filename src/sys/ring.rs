@@ -1,7 +1,7 @@
 //! Building a worker's runtime: the best ring that this kernel offers, or epoll where rings are forbidden.
 //!
-//! The flags are worth 5 to 15 % of a request (`PERF.md`), so the best set is tried first and each refusal falls back to
-//! the next. DEFER_TASKRUN runs completions only when the worker waits; COOP_TASKRUN at any return to the kernel.
+//! The flags are worth 5 to 15 % of a request (`PERF.md`), so the best set is tried first and each refusal falls back
+//! to the next. DEFER_TASKRUN runs completions only when the worker waits; COOP_TASKRUN at any return to the kernel.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -50,6 +50,9 @@ impl Driver {
     }
 }
 
+/// Drivers that were tried in vain, with what they answered.
+pub type Refusals = Vec<(Driver, io::Error)>;
+
 /// A worker's runtime.
 pub enum WorkerRuntime {
     /// On a ring.
@@ -64,8 +67,7 @@ impl WorkerRuntime {
     ///
     /// # Errors
     /// The last refusal, when even epoll is refused.
-    #[allow(clippy::type_complexity, reason = "one caller, which takes the tuple apart at once")]
-    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Vec<(Driver, io::Error)>)> {
+    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Refusals)> {
         let mut refused = Vec::new();
         for driver in Driver::ALL.into_iter().skip_while(|d| *d != first) {
             match Self::try_build(driver, entries) {

@@ -34,14 +34,14 @@ impl SharedStream {
     /// Reads into the spare room of the buffer.
     #[inline]
     pub async fn recv(&self, buf: Buf) -> (io::Result<usize>, Buf) {
-        // SAFETY: `read` borrows the stream only to start the operation (invariant); nothing else runs meanwhile on this
-        // thread, and the stream is not Send.
+        // SAFETY: `read` borrows the stream only to start the operation (invariant); nothing else runs meanwhile on
+        // this thread, and the stream is not Send.
         let stream = unsafe { &mut *self.stream.get() };
         stream.read(buf).await
     }
 
-    /// As [`Self::recv`], but [`Self::release`] ends it early; then the count is an error and the buffer is free, or data
-    /// arrived just before and is returned as usual.
+    /// As [`Self::recv`], but [`Self::release`] ends it early; then the count is an error and the buffer is free, or
+    /// data arrived just before and is returned as usual.
     pub async fn recv_idle(&self, buf: Buf) -> (io::Result<usize>, Buf) {
         self.released.set(false);
         let Some(idle) = &self.idle else { return self.recv(buf).await };

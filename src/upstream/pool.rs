@@ -1,4 +1,5 @@
-//! Idle connections to one endpoint, kept by one worker. The one used last is taken first, so that the rest can age out.
+//! Idle connections to one endpoint, kept by one worker. The one used last is taken first, so that the rest can age
+//! out.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,8 +23,8 @@ impl<I: Io> Default for Pool<I> {
 }
 
 impl<I: Io> Pool<I> {
-    /// The connection that was used last, if it is young enough. One that has been idle for a while is probed first, and
-    /// so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
+    /// The connection that was used last, if it is young enough. One that has been idle for a while is probed first,
+    /// and so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
     pub fn take(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop_back() {

@@ -92,7 +92,8 @@ fn secrets_come_from_variables_and_files() {
     let mut env = FixedEnv::of(&[("T", "from-env")]);
     env.files.push(("/run/t".to_owned(), "from-file\n".to_owned()));
     let text = format!(
-        "{SMALL}policies:\n  - sample: {{token: \"${{T}}\"}}\n  - sample: {{token: file:/run/t}}\n  - sample: {{token: plain}}\n"
+        "{SMALL}policies:\n  - sample: {{token: \"${{T}}\"}}\n  - sample: {{token: file:/run/t}}\n\
+         \x20 - sample: {{token: plain}}\n"
     );
     let loaded = load(&text, &env).expect("accepted");
     let tokens: Vec<&str> = loaded

@@ -70,7 +70,8 @@ proptest! {
     /// Places of YAML are true: what stands at a scalar's place is the scalar.
     #[test]
     fn places_are_true(words in prop::collection::vec("[a-zé漢😀]{1,6}", 1..20)) {
-        let text: String = words.iter().map(|word| format!("- {{ {word} : [ \"{word}\" , {word} ] }} # {word}\n")).collect();
+        let line = |word: &String| format!("- {{ {word} : [ \"{word}\" , {word} ] }} # {word}\n");
+        let text: String = words.iter().map(line).collect();
         let mut diagnostics = Diagnostics::new(Arc::new(Source::new("a.yaml", text)));
         let node = parse(&FixedEnv::default(), &mut diagnostics).expect("YAML");
         let source = diagnostics.source();

@@ -25,8 +25,8 @@ pub struct Origin {
     clean: bool,
 }
 
-/// Longest answer with unasked bytes behind it: they must come in the same read, for an idle connection that is reused at
-/// once is not probed, and bytes that come later cannot be told from an answer.
+/// Longest answer with unasked bytes behind it: they must come in the same read, for an idle connection that is reused
+/// at once is not probed, and bytes that come later cannot be told from an answer.
 const EXTRA_BYTES_MAX: usize = 1_000;
 
 const EXTRA: &[u8] = b"HTTP/1.1 200 OK\r\nX-Tag: 9999.0.0\r\nContent-Length: 6\r\n\r\nforged";

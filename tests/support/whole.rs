@@ -66,7 +66,8 @@ impl Whole {
         let (read, write, _) = theirs.split();
         let body = "x".repeat(body_bytes);
         let response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: origin\r\nContent-Length: {body_bytes}\r\n\r\n{body}"
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: origin\r\n\
+             Content-Length: {body_bytes}\r\n\r\n{body}"
         );
         Self { served, client: (read, write), origin: None, connected, response: response.into_bytes() }
     }

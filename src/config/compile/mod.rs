@@ -1,5 +1,5 @@
-//! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong is
-//! reported together, each at its place. Nothing is left for a worker to check.
+//! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong
+//! is reported together, each at its place. Nothing is left for a worker to check.
 
 mod policies;
 mod route;

@@ -43,8 +43,8 @@ impl<'a> Services<'a> {
         self.compiled
     }
 
-    /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were reported
-    /// when the configuration was loaded.
+    /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were
+    /// reported when the configuration was loaded.
     pub(super) fn id(
         &mut self,
         name: Option<&str>,

@@ -54,8 +54,8 @@ impl<I: Io> ClientConnection<I> {
         self.receiver.deadline.target().is_quiet()
     }
 
-    /// Whether the exchange left the connection fit for another one: the response is complete, the endpoint keeps it, and
-    /// nothing stands behind the response (F34).
+    /// Whether the exchange left the connection fit for another one: the response is complete, the endpoint keeps it,
+    /// and nothing stands behind the response (F34).
     pub fn is_reusable(&self) -> bool {
         self.receiver.keeps && self.receiver.body.is_done() && !self.receiver.body.has_rest()
     }

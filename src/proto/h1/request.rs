@@ -112,8 +112,8 @@ fn ends_in_version(bytes: &[u8]) -> bool {
     line.ends_with(b" HTTP/1.1\r") || line.ends_with(b" HTTP/1.0\r")
 }
 
-/// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop fields
-/// are gone afterwards; `peer_is_trusted` says whether forwarding fields may stay (C15).
+/// Gives the entered lines their meaning: framing, host, canonical path, connection options. Forged and hop-by-hop
+/// fields are gone afterwards; `peer_is_trusted` says whether forwarding fields may stay (C15).
 ///
 /// # Errors
 /// The reason to refuse the request.

@@ -330,8 +330,8 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Reads and drops what the client still sends, so that the kernel does not answer it with a reset that destroys the
-    /// response on its way (RFC 9112 section 9.6).
+    /// Reads and drops what the client still sends, so that the kernel does not answer it with a reset that destroys
+    /// the response on its way (RFC 9112 section 9.6).
     async fn linger(&mut self) {
         self.read_deadline.arm(self.timers.now().plus_ms(LINGER_MS), OnExpiry::ShutBoth);
         let mut left = DRAIN_BODY_BYTES_MAX;

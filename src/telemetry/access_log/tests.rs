@@ -37,6 +37,7 @@ fn line(format: Format, exchange: &Exchange, names: &Names<'_>) -> String {
     String::from_utf8(log.buffer).expect("text")
 }
 
+#[allow(clippy::disallowed_methods, reason = "the log's thread runs in real time")]
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {

@@ -1,0 +1,3 @@
+//! The targets, for the fuzzer.
+
+pub mod targets;

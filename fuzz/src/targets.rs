@@ -1,0 +1,318 @@
+//! What each fuzz target does with its input. The fuzzer runs these, and `tests/fuzz_replay.rs` runs them over the
+//! committed corpora. They depend on the crate alone, and panic on what must not be.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ringway::config::compile::{Inputs, compile};
+use ringway::config::load_str;
+use ringway::handler::forward;
+use ringway::http::exchange::{Exchange, RequestId, ShortText};
+use ringway::http::message::{BodyLength, Method, RequestHead, ResponseHead};
+use ringway::http::path::{PathPolicy, canonicalise, is_canonical};
+use ringway::policy::{self, CompileEnv};
+use ringway::proto::h1::chunked::Decoder;
+use ringway::proto::h1::parse::{HeadLimits, Parsed};
+use ringway::proto::h1::server::ServerRules;
+use ringway::proto::h1::{request, response};
+use ringway::route::{
+    Captures, HostPattern, Order, PathPattern, Rewrite, RouteId, RouteInput, RouteSpec, RouteTable, Verdict,
+};
+use ringway::schema::FixedEnv;
+use ringway::snapshot::{HostRule, Listener};
+use ringway::sys::buf::Buf;
+use ringway::telemetry::access_log::text::{self, Escape};
+
+/// A target: its name, which is also that of its corpus, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked", chunked),
+    ("path", path),
+    ("config", config),
+    ("route", route),
+    ("rewrite", rewrite),
+    ("forwarded_request", forwarded_request),
+    ("access_log_escape", access_log_escape),
+];
+
+const POLICIES: [PathPolicy; 3] = [PathPolicy::Strict, PathPolicy::Merge, PathPolicy::Preserve];
+
+fn parsed(bytes: &[u8], policy: PathPolicy, trusted: bool) -> Option<(RequestHead, usize)> {
+    let mut head = RequestHead::default();
+    let Ok(Parsed::Complete(length)) = request::parse_lines(bytes, &HeadLimits::default(), &mut head) else {
+        return None;
+    };
+    assert!(length <= bytes.len(), "a head longer than its bytes");
+    request::interpret(&mut head, Buf::copy_of(bytes), length, policy, trusted).ok()?;
+    Some((head, length))
+}
+
+/// A request head: whatever is accepted is typed without contradiction, and no prefix of it was whole before.
+pub fn request_head(data: &[u8]) {
+    for policy in POLICIES {
+        let Some((head, length)) = parsed(data, policy, false) else { continue };
+        assert!(head.path() == b"*" || head.path().starts_with(b"/"));
+        assert!(head.host().iter().all(|byte| !byte.is_ascii_uppercase()));
+        assert!(!matches!(head.method, Method::Connect | Method::Trace));
+        assert!(head.query().is_none_or(|query| query.iter().all(|byte| (0x21..=0x7e).contains(byte))));
+        for cut in [length / 3, length / 2, length - 1] {
+            let early = request::parse_lines(&data[..cut], &HeadLimits::default(), &mut RequestHead::default());
+            assert!(!matches!(early, Ok(Parsed::Complete(_))), "a head that ends before its end");
+        }
+    }
+}
+
+/// A response head, as the answer to a GET and to a HEAD.
+pub fn response_head(data: &[u8]) {
+    for method in [Method::Get, Method::Head] {
+        let mut head = ResponseHead::default();
+        let Ok(Parsed::Complete(length)) = response::parse_lines(data, &HeadLimits::default(), &mut head) else {
+            return;
+        };
+        assert!(length <= data.len());
+        let Ok(keeps) = response::interpret(&mut head, Buf::copy_of(data), method) else { continue };
+        assert!((100..=999).contains(&head.status));
+        assert!(!keeps || head.body != BodyLength::UntilClose, "kept after a body that the close ends");
+        assert!(method != Method::Head || head.body == BodyLength::None);
+    }
+}
+
+/// A chunked body, torn and in one piece: the same payload, end and verdict. The first byte says how it is torn.
+pub fn chunked(data: &[u8]) {
+    let Some((&piece, body)) = data.split_first() else { return };
+    let whole = decode(body, body.len().max(1));
+    let torn = decode(body, usize::from(piece % 16) + 1);
+    match (whole, torn) {
+        (Some(whole), Some(torn)) => assert_eq!(whole, torn),
+        (None, None) => {}
+        (whole, torn) => panic!("whole {whole:?}, torn {torn:?}"),
+    }
+}
+
+/// Payload, raw bytes used, and whether it ended; None when it is refused.
+fn decode(body: &[u8], piece: usize) -> Option<(Vec<u8>, usize, bool)> {
+    let (mut decoder, mut payload, mut used) = (Decoder::default(), Vec::new(), 0);
+    for part in body.chunks(piece) {
+        let mut part = part.to_vec();
+        let found = decoder.decode(&mut part).ok()?;
+        assert!(found.start <= found.end && found.end <= found.consumed && found.consumed <= part.len());
+        payload.extend_from_slice(&part[found.start..found.end]);
+        used += found.consumed;
+        if found.done {
+            break;
+        }
+    }
+    if decoder.is_done() {
+        decoder.take_trailers().ok()?;
+    }
+    Some((payload, used, decoder.is_done()))
+}
+
+/// Canonical paths are fixed points of their policy, and the hot path agrees with the slow one.
+pub fn path(data: &[u8]) {
+    for policy in POLICIES {
+        let mut once = Vec::new();
+        let result = canonicalise(data, policy, &mut once);
+        if is_canonical(data) {
+            assert!(result.is_ok() && once == data, "canonical, and yet changed: {}", data.escape_ascii());
+        }
+        if result.is_err() {
+            continue;
+        }
+        let mut twice = Vec::new();
+        canonicalise(&once, policy, &mut twice).expect("a canonical path is legal");
+        assert_eq!(once, twice, "not a fixed point");
+        assert!(once.starts_with(b"/") && !once.split(|&byte| byte == b'/').any(|part| part == b".." || part == b"."));
+    }
+}
+
+/// A configuration: loads and compiles, or says why not. The first byte chooses YAML or JSON.
+pub fn config(data: &[u8]) {
+    let Some((kind, text)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let name = if *kind == b'j' { "fuzz.json" } else { "fuzz.yaml" };
+    let outside = FixedEnv::of(&[("NAME", "value"), ("PORT", "8080")]);
+    match load_str(name, text, &outside, policy::SCHEMA) {
+        Err(diagnostics) => assert!(!diagnostics.render().is_empty()),
+        Ok(loaded) => {
+            assert!(loaded.effective().to_string().len() > 2);
+            let resolve = |host: &str, port: u16| Some(SocketAddr::new(host.parse().ok()?, port));
+            let policies = CompileEnv { workers: 2, random: 3 };
+            drop(compile(&loaded, &Inputs { generation: 1, policies, resolve, previous: None }));
+        }
+    }
+}
+
+struct Asked<'a> {
+    host: &'a [u8],
+    path: &'a [u8],
+}
+
+impl RouteInput for Asked<'_> {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+    fn host(&self) -> &[u8] {
+        self.host
+    }
+    fn path(&self) -> &[u8] {
+        self.path
+    }
+    fn query(&self) -> Option<&[u8]> {
+        None
+    }
+    fn header<'a>(&'a self, _: &[u8], _: &mut dyn FnMut(&'a [u8]) -> bool) {}
+    fn client_ip(&self) -> IpAddr {
+        IpAddr::from([192, 0, 2, 1])
+    }
+}
+
+/// Lines: the host and path that are asked for, then patterns, each `host path` or `path`. What `find` finds is what
+/// `explain` says, in both orders.
+pub fn route(data: &[u8]) {
+    let mut lines = data.split(|&byte| byte == b'\n');
+    let (Some(host), Some(path)) = (lines.next(), lines.next()) else { return };
+    let host = host.to_ascii_lowercase();
+    let asked = Asked { host: &host, path };
+    let specs: Vec<_> = lines.take(32).enumerate().filter_map(|(at, line)| spec(at as u32, line)).collect();
+    for order in [Order::Specificity, Order::Strict] {
+        let Ok(table) = RouteTable::build(specs.clone(), order) else { continue };
+        drop(table.lint());
+        let mut captures = Captures::new();
+        let found = table.find(&asked, &mut captures).ok().map(|hit| hit.route);
+        for (name, range) in captures.iter() {
+            assert!(range.end <= path.len() && name.len() < 32);
+        }
+        let explained = table.explain(&asked);
+        let won = explained.considered.iter().find(|one| one.verdict == Verdict::Won).map(|one| one.route);
+        assert_eq!(found, won, "find and explain disagree in {order:?}");
+    }
+}
+
+fn spec(at: u32, line: &[u8]) -> Option<RouteSpec> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (host, path) = line.split_once(' ').unwrap_or(("", line));
+    let pattern = match path.strip_prefix('~') {
+        Some(regex) => PathPattern::Regex(regex.to_owned()),
+        None => PathPattern::parse(path).ok()?,
+    };
+    let mut spec = RouteSpec::new(RouteId(at), pattern);
+    if !host.is_empty() {
+        spec.hosts.push(HostPattern::parse(host).ok()?);
+    }
+    Some(spec)
+}
+
+/// Lines: a path, a pattern, a replacement. What comes out is a path that a request line can hold.
+pub fn rewrite(data: &[u8]) {
+    let mut lines = data.splitn(3, |&byte| byte == b'\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let (path, pattern, to) = (next(), next(), next());
+    let (Ok(pattern), Ok(to)) = (std::str::from_utf8(pattern), std::str::from_utf8(to)) else { return };
+    let mut canonical = Vec::new();
+    if canonicalise(path, PathPolicy::Preserve, &mut canonical).is_err() {
+        return;
+    }
+    let mut captures = Captures::new();
+    let mut prefix_bytes = 0;
+    if let Ok(parsed) = PathPattern::parse(pattern)
+        && let Ok(table) = RouteTable::build(vec![RouteSpec::new(RouteId(0), parsed)], Order::Specificity)
+        && let Ok(hit) = table.find(&Asked { host: b"", path: &canonical }, &mut captures)
+    {
+        prefix_bytes = hit.prefix_bytes;
+    }
+    let all = [
+        Ok(Rewrite::StripPrefix),
+        Rewrite::replace_prefix(to),
+        Rewrite::template(to),
+        Rewrite::regex(pattern, to),
+        Rewrite::map([(pattern, to)]),
+    ];
+    for rewrite in all.into_iter().flatten() {
+        let mut out = Vec::new();
+        if rewrite.apply(&canonical, prefix_bytes, &captures, &mut out).is_ok() {
+            assert!(out.starts_with(b"/") && !out.starts_with(b"//"), "{}", out.escape_ascii());
+            let legal = |byte: &u8| (0x21..0x7f).contains(byte) && !matches!(byte, b'?' | b'#');
+            assert!(out.iter().all(legal), "{}", out.escape_ascii());
+        }
+    }
+}
+
+/// A request that is accepted goes upstream in a form that the gateway's parser and an independent one read alike.
+pub fn forwarded_request(data: &[u8]) {
+    for trusted in [false, true] {
+        let Some((head, _)) = parsed(data, PathPolicy::Preserve, trusted) else { continue };
+        let x = exchange(head);
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        let rules = Arc::new(ServerRules::default());
+        let listener = Listener { name: "l".into(), address, rules, forwarded: trusted, via: None };
+        let mut out = Buf::small();
+        forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
+        let (again, length) = parsed_again(out.as_slice());
+        assert_eq!(length, out.len(), "bytes behind the head");
+        assert_eq!(again.body, x.request.body, "framing");
+        assert_eq!(again.fields.text(again.method_text), x.request.fields.text(x.request.method_text));
+        assert_eq!((again.path(), again.query()), (x.request.path(), x.request.query()));
+        agrees_with_httparse(out.as_slice(), &again);
+    }
+}
+
+fn exchange(head: RequestHead) -> Exchange {
+    let peer = SocketAddr::from(([192, 0, 2, 1], 9));
+    Exchange {
+        request: head,
+        peer,
+        peer_text: ShortText::of(&peer.ip()),
+        port_text: ShortText::of(&8080),
+        id: RequestId::from_random(1, 2),
+        ..Exchange::default()
+    }
+}
+
+/// The written head is a little longer than what was read: the bounds of the endpoint must not be those of the client.
+fn parsed_again(bytes: &[u8]) -> (RequestHead, usize) {
+    let limits =
+        HeadLimits { header_bytes_max: 1 << 20, field_bytes_max: 1 << 19, target_bytes_max: 1 << 19, fields_max: 256 };
+    let mut head = RequestHead::default();
+    let Ok(Parsed::Complete(length)) = request::parse_lines(bytes, &limits, &mut head) else {
+        panic!("not a head: {}", bytes.escape_ascii());
+    };
+    let result = request::interpret(&mut head, Buf::copy_of(bytes), length, PathPolicy::Preserve, true);
+    assert!(result.is_ok(), "refused for {:?}: {}", result.err(), bytes.escape_ascii());
+    (head, length)
+}
+
+fn agrees_with_httparse(bytes: &[u8], head: &RequestHead) {
+    let mut table = [httparse::EMPTY_HEADER; 512];
+    let mut other = httparse::Request::new(&mut table);
+    assert_eq!(other.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    assert_eq!(other.method.map(str::as_bytes), Some(head.fields.text(head.method_text)));
+    let count = |name: &str| other.headers.iter().filter(|line| line.name.eq_ignore_ascii_case(name)).count();
+    assert!(count("content-length") + count("transfer-encoding") <= 1, "two framings");
+    assert_eq!(count("host"), 1);
+    assert_eq!(count("connection"), 0);
+    assert_eq!(count("transfer-encoding") == 1, head.body == BodyLength::Streamed);
+}
+
+/// Any bytes become one line of text without controls, and JSON reads valid text back.
+pub fn access_log_escape(data: &[u8]) {
+    type Write = fn(&mut Vec<u8>, &[u8], Escape);
+    let writers: [Write; 3] = [text::value, text::query, text::url];
+    for write in writers {
+        for how in [Escape::Json, Escape::Hex] {
+            let mut out = Vec::new();
+            write(&mut out, data, how);
+            let text = String::from_utf8(out).expect("text");
+            assert!(!text.chars().any(char::is_control), "a control in {text:?}");
+            if how == Escape::Json {
+                serde_json::from_str::<String>(&format!("\"{text}\"")).expect("a JSON string");
+            } else {
+                assert!(!text.contains('"'));
+            }
+        }
+    }
+}
