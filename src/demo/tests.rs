@@ -1,5 +1,7 @@
 //! Over real sockets, as any client sees an origin.
 
+#![allow(clippy::disallowed_methods, reason = "these tests bound the time that a stop takes")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -150,7 +150,14 @@ mod tests {
 
     fn listener(forwarded: bool) -> Listener {
         let address = "127.0.0.1:8080".parse().expect("an address");
-        Listener { name: "l".into(), address, rules: Arc::new(ServerRules::default()), forwarded, via: None, connections: None }
+        Listener {
+            name: "l".into(),
+            address,
+            rules: Arc::new(ServerRules::default()),
+            forwarded,
+            via: None,
+            connections: None,
+        }
     }
 
     fn head(x: &Exchange, forwarded: bool) -> String {
