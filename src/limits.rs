@@ -69,8 +69,8 @@ pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 pub const ATTEMPTS_MAX: u32 = 2;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
-/// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once they
-/// were idle for [`POOL_BURST_MS`].
+/// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once
+/// they were idle for [`POOL_BURST_MS`].
 pub const POOL_BURST_FACTOR: usize = 8;
 /// See [`POOL_BURST_FACTOR`].
 pub const POOL_BURST_MS: u64 = 1_000;

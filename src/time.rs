@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::sys::clock;
 
-/// A point on the monotonic clock, in nanoseconds (CLOCK_MONOTONIC, so that service managers can compare it). Pure code takes it as an argument.
+/// A point on the monotonic clock, in nanoseconds (CLOCK_MONOTONIC, so that service managers can compare it). Pure code
+/// takes it as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Now(pub u64);
 

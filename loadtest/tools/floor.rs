@@ -1,7 +1,8 @@
 //! The least that a proxy on this runtime can cost: one read, one parse and one write per direction, no gateway at all.
 //!
-//! `loadtest/run --peers floor,…` measures it beside the others, so that PERF.md can tell what the kernel and the runtime
-//! take and what ringway adds. It is no proxy for use: no framing beyond Content-Length, no timeouts, no errors.
+//! `loadtest/run --peers floor,…` measures it beside the others, so that PERF.md can tell what the kernel and the
+//! runtime take and what ringway adds. It is no proxy for use: no framing beyond Content-Length, no timeouts, no
+//! errors.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! `ringway explain`: which route takes a request, why the others do not, and what happens to it (U08, A1).
 //!
 //! Nothing here decides anything: the request goes through the parser, the routing, the policies and the balancers that
-//! serve, so that what is explained is what happens. What a running gateway remembers (limits used up, loads, whose turn
-//! it is) is not known here; policies and balancers are taken as they are when a worker starts.
+//! serve, so that what is explained is what happens. What a running gateway remembers (limits used up, loads, whose
+//! turn it is) is not known here; policies and balancers are taken as they are when a worker starts.
 
 pub mod asked;
 pub mod report;

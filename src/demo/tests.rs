@@ -1,6 +1,6 @@
 //! Over real sockets, as any client sees an origin.
 
-#![allow(clippy::disallowed_methods, reason = "these tests bound the time that a stop takes")]
+#![allow(clippy::disallowed_methods, reason = "sockets run in real time")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -99,8 +99,8 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
         let due = terms.until(terms.rules.first_byte_timeout_ms);
         let received = receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due).await;
         if !sent {
-            // Either the response is there, and with it the sending is over; or the response is late, and there is time to
-            // see to a sending that stopped half way.
+            // Either the response is there, and with it the sending is over; or the response is late, and there is time
+            // to see to a sending that stopped half way.
             let sent = sending.await;
             if !matches!(received, Ok(Soon::Received)) {
                 sent.map_err(|failure| terms.explain(failure))?;

@@ -89,8 +89,8 @@ known_names! {
 /// Known names of one length, at most.
 const ALIKE_MAX: usize = 6;
 const LENGTH_MAX: usize = 32;
-/// The bit that tells upper from lower case. Set in any byte of a token, it maps no two of the bytes that known names are
-/// made of onto each other.
+/// The bit that tells upper from lower case. Set in any byte of a token, it maps no two of the bytes that known names
+/// are made of onto each other.
 const CASE: u8 = 0x20;
 
 /// The known names by their length, each with its last byte, each row filled up with [`Name::Other`].

@@ -44,6 +44,7 @@ pub fn canonicalise(path: &[u8], policy: PathPolicy, out: &mut Vec<u8>) -> Resul
     let decoded_from = out.len();
     decode_unreserved(path, policy, out)?;
     let decoded = out.split_off(decoded_from);
+    check_double_encoding(&decoded, policy)?;
     check_utf8(&decoded, policy)?;
     resolve_segments(&decoded, policy, out)
 }
@@ -60,7 +61,7 @@ fn decode_unreserved(path: &[u8], policy: PathPolicy, out: &mut Vec<u8>) -> Resu
             continue;
         }
         let octet = hex_pair(path.get(at + 1..at + 3)).ok_or(bad("percent sign without two hex digits"))?;
-        check_encoded(octet, path.get(at + 3..at + 5), policy)?;
+        check_encoded(octet, policy)?;
         if is_unreserved(octet) {
             out.push(octet);
         } else {
@@ -80,14 +81,20 @@ fn check_raw(byte: u8, policy: PathPolicy) -> Result<(), Failure> {
     }
 }
 
-fn check_encoded(octet: u8, behind: Option<&[u8]>, policy: PathPolicy) -> Result<(), Failure> {
+fn check_encoded(octet: u8, policy: PathPolicy) -> Result<(), Failure> {
     let lenient = policy == PathPolicy::Preserve;
     match octet {
         0..=0x1f | 0x7f => Err(bad("encoded control character")),
         b'/' | b'\\' if !lenient => Err(bad("encoded slash or backslash")),
-        b'%' if !lenient && hex_pair(behind).is_some() => Err(bad("double encoding")),
         _ => Ok(()),
     }
+}
+
+/// Looks at what is decoded, since the digits behind an encoded percent sign may be encoded themselves: `%25%32f`.
+fn check_double_encoding(decoded: &[u8], policy: PathPolicy) -> Result<(), Failure> {
+    let mut signs = memchr::memmem::find_iter(decoded, b"%25");
+    let hides_octet = |at: usize| hex_pair(decoded.get(at + 3..at + 5)).is_some();
+    if policy != PathPolicy::Preserve && signs.any(hides_octet) { Err(bad("double encoding")) } else { Ok(()) }
 }
 
 /// Overlong and broken UTF-8 is where decoders disagree. Encoded octets above 0x7f must form valid sequences.
@@ -221,6 +228,7 @@ mod tests {
             "/a%2fb",
             "/a%5Cb",
             "/%2561",
+            "/%25%32f",
             "/..",
             "/a/../../b",
             "/a%00b",

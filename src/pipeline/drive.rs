@@ -115,8 +115,8 @@ impl RouteInput for Input<'_> {
     }
 }
 
-/// Finds the route and rewrites the path for its endpoints. `table` is a worker's copy of the snapshot's. `ringway explain`
-/// takes this very decision.
+/// Finds the route and rewrites the path for its endpoints. `table` is a worker's copy of the snapshot's. `ringway
+/// explain` takes this very decision.
 ///
 /// # Errors
 /// Nothing takes the request, or its path cannot be rewritten.

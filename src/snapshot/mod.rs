@@ -53,8 +53,8 @@ pub struct Listener {
     pub connections: Option<ConnectionBound>,
 }
 
-/// The bound on a listener's connections in all workers together. Connections that were open before a reload brought the
-/// bound are not counted.
+/// The bound on a listener's connections in all workers together. Connections that were open before a reload brought
+/// the bound are not counted.
 #[derive(Clone, Debug)]
 pub struct ConnectionBound {
     /// The most at once.
@@ -152,7 +152,8 @@ pub enum RedirectTarget {
 }
 
 impl RedirectTarget {
-    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands but for
+    /// `https://example.com` keeps path and query; whatever has a path, or `/` at its end, is taken as it stands but
+    /// for
     /// `{name}` in the path.
     ///
     /// # Errors

@@ -50,9 +50,6 @@ impl Driver {
     }
 }
 
-/// Drivers that were tried in vain, with what they answered.
-pub type Refusals = Vec<(Driver, io::Error)>;
-
 /// A worker's runtime.
 pub enum WorkerRuntime {
     /// On a ring.
@@ -67,7 +64,8 @@ impl WorkerRuntime {
     ///
     /// # Errors
     /// The last refusal, when even epoll is refused.
-    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Refusals)> {
+    #[allow(clippy::type_complexity, reason = "one caller, which takes the tuple apart at once")]
+    pub fn build(first: Driver, entries: u32) -> io::Result<(Self, Driver, Vec<(Driver, io::Error)>)> {
         let mut refused = Vec::new();
         for driver in Driver::ALL.into_iter().skip_while(|d| *d != first) {
             match Self::try_build(driver, entries) {
@@ -152,7 +150,8 @@ fn sync_cancel(ring: RawFd, fd: RawFd) -> io::Result<()> {
         pad: [0; 7],
         pad2: [0; 3],
     };
-    // SAFETY: the pointer is to a live structure of the layout that this operation reads; the kernel keeps nothing of it.
+    // SAFETY: the pointer is to a live structure of the layout that this operation reads; the kernel keeps nothing of
+    // it.
     match unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_SYNC_CANCEL, &request, 1) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

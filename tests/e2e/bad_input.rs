@@ -42,7 +42,8 @@ fn sizes_are_refused_at_the_byte() {
         let last = bytes - most.len() - "Y: \r\n\r\n".len();
         format!("{most}Y: {}\r\n\r\n", "a".repeat(last))
     };
-    let cases: [(&dyn Fn(usize) -> String, usize, u16, &str); 4] = [
+    type Case<'a> = (&'a dyn Fn(usize) -> String, usize, u16, &'a str);
+    let cases: [Case<'_>; 4] = [
         (&target, 100, 414, "uri_too_long"),
         (&field, 200, 431, "header_too_large"),
         (&fields, 10, 431, "header_too_large"),

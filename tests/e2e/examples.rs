@@ -127,7 +127,7 @@ fn rate_limit() {
     // The burst, and what came since: 100 a minute is less than two a second.
     assert!((20..=24).contains(&admitted), "{all:?}");
     let gateway = start();
-    let refused = (0..11).map(|_| get(&gateway, "/partners/x", "X-Api-Key: a\r\n")).last().expect("eleven");
+    let refused = (0..11).map(|_| get(&gateway, "/partners/x", "X-Api-Key: a\r\n")).next_back().expect("eleven");
     assert_eq!((refused.status, refused.header("x-ratelimit-limit-type")), (429, Some("partner")));
     assert!(refused.header("retry-after").is_some() && !refused.head.all("ratelimit").is_empty());
     assert_eq!(statuses(&gateway, "/partners/x", "X-Api-Key: b\r\n", 1), [200]);

@@ -1,5 +1,7 @@
 //! The program itself over real sockets: each test starts the binary and speaks to it as clients and origins do.
 
+#![allow(clippy::disallowed_methods, reason = "the program under test runs in real time")]
+
 mod support;
 
 mod access_log;

@@ -65,8 +65,8 @@ pub fn check_line_ends(head: &[u8], reason: Reason) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As [`check_line_ends`] for a whole head, from where its parsed lines stand: the bytes before each name and those at the
-/// end are looked at, not every byte between.
+/// As [`check_line_ends`] for a whole head, from where its parsed lines stand: the bytes before each name and those at
+/// the end are looked at, not every byte between.
 ///
 /// # Errors
 /// `reason`.

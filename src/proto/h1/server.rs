@@ -159,8 +159,8 @@ impl<I: Io> Connection<I> {
         }
     }
 
-    /// Waits for the first byte of the next request: for a short while with a buffer in hand, or long and without one, so
-    /// that an idle connection holds no buffer.
+    /// Waits for the first byte of the next request: for a short while with a buffer in hand, or long and without one,
+    /// so that an idle connection holds no buffer.
     pub async fn wait_request(&mut self, patience: Patience) -> Waited {
         if !self.carry.is_empty() {
             return Waited::Arrived;

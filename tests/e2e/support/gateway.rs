@@ -205,7 +205,7 @@ impl Gateway {
     /// One GET over a connection of its own.
     #[track_caller]
     pub fn get(&self, path: &str) -> Response {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
     /// One request, as it stands, over a connection of its own.
