@@ -213,8 +213,8 @@ fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, prog
     }
 }
 
-/// The route's bound, else the listener's.
-fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
+/// The bound on a request body, in bytes: the route's, else the listener's.
+pub fn body_bytes_max(route: &snapshot::Route, listener: &Listener) -> u64 {
     route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max)
 }
 

@@ -295,7 +295,7 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
         captures: captures.collect(),
         rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
         timeout_ms: route.timeout_ms,
-        body_bytes_max: route.body_bytes_max.unwrap_or(listener.rules.body_bytes_max),
+        body_bytes_max: drive::body_bytes_max(route, listener),
     }
 }
 
