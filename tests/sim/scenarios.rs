@@ -50,8 +50,8 @@ fn a_broken_request_body_ends_no_response() {
     }
 }
 
-/// A body of no bytes in chunks has an end that must be sent. It is gone when the first attempt fails: a second one would
-/// leave its head without an end, and the next request on that connection would be taken for the body.
+/// A body of no bytes in chunks has an end that must be sent. It is gone when the first attempt fails: a second one
+/// would leave its head without an end, and the next request on that connection would be taken for the body.
 #[test]
 fn a_request_with_a_body_is_not_repeated() {
     for chunk in [Some(1), None] {
