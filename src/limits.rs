@@ -17,6 +17,8 @@ pub const BUF_LARGE_BYTES: usize = 32 * 1024;
 /// Free small buffers that a worker keeps; more are given back to the allocator. Those that a second did not need are
 /// given back as well.
 pub const BUF_SMALL_FREE_MAX: usize = 4096;
+/// Free buffers of each size that a worker keeps beyond what the last second needed.
+pub const BUF_SPARE: usize = 32;
 /// Free large buffers that a worker keeps.
 pub const BUF_LARGE_FREE_MAX: usize = 256;
 

@@ -75,6 +75,10 @@ impl Interrupt for SharedStream {
         SharedStream::shutdown(self, how);
     }
 
+    fn reset(&self) {
+        SharedStream::reset(self);
+    }
+
     fn release(&self) {
         SharedStream::release(self);
     }

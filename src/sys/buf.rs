@@ -31,10 +31,12 @@ struct Pool {
     large: Vec<Storage>,
     /// Pooled buffers that are in use: taken and not yet given back.
     taken: usize,
+    /// The most that were in use at once since the pool was trimmed.
+    taken_peak: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), taken: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 }) };
 }
 
 impl Buf {
@@ -260,12 +262,15 @@ pub fn pool_taken() -> usize {
     POOL.try_with(|pool| pool.borrow().taken).unwrap_or_default()
 }
 
-/// Gives the pool's buffers beyond `small` and `large` back to the allocator.
-pub fn pool_trim(small: usize, large: usize) {
+/// Gives the free buffers back to the allocator that were not needed since the last time: those over the most that were in
+/// use at once, and `spare` more. To be called once a second.
+pub fn pool_trim(spare: usize) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        pool.small.truncate(small);
-        pool.large.truncate(large);
+        let wanted = pool.taken_peak - pool.taken + spare;
+        pool.small.truncate(wanted);
+        pool.large.truncate(wanted);
+        pool.taken_peak = pool.taken;
     });
 }
 
@@ -274,6 +279,7 @@ fn take(list: fn(&mut Pool) -> &mut Vec<Storage>, bytes: usize) -> Storage {
     let take_one = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         pool.taken += 1;
+        pool.taken_peak = pool.taken_peak.max(pool.taken);
         list(&mut pool).pop()
     };
     let pooled = POOL.try_with(take_one).ok().flatten();
@@ -331,8 +337,11 @@ mod tests {
             assert_eq!(pool_free(), (0, 0));
             drop(many);
             assert_eq!(pool_free(), (BUF_SMALL_FREE_MAX, 0));
-            pool_trim(3, 0);
-            assert_eq!(pool_free(), (3, 0));
+            pool_trim(3);
+            assert_eq!(pool_free(), (BUF_SMALL_FREE_MAX, 0), "all were in use a moment ago");
+            drop([Buf::small(), Buf::small()]);
+            pool_trim(3);
+            assert_eq!(pool_free(), (5, 0));
         })
         .join()
         .expect("the pool thread ends well");

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
 use monoio::net::TcpStream;
@@ -90,6 +91,12 @@ impl SharedStream {
     /// nothing to act on.
     pub fn shutdown(&self, how: Shutdown) {
         let _ = self.with_socket(|socket| socket.shutdown(how));
+    }
+
+    /// Makes the close that follows a reset.
+    pub fn reset(&self) {
+        // Where it cannot be set the peer sees an end instead: no worse than before.
+        let _ = self.with_socket(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
     /// Whether an idle connection is still open and silent. One with unasked bytes, or closed, is not.

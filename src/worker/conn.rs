@@ -63,7 +63,7 @@ pub async fn serve_http1<I: Io, C: Connect>(
             break;
         }
     }
-    connection.close().await;
+    Box::pin(connection.close()).await;
 }
 
 /// Where a connection comes from, made once for all its requests.

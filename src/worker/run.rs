@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::accept::Socket;
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
-use crate::limits::{BUF_LARGE_FREE_MAX, BUF_SMALL_FREE_MAX, TICK_MS};
+use crate::limits::{BUF_SPARE, TICK_MS};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -284,8 +284,6 @@ impl Shared {
 
     fn once_a_second(&self, now: Now) {
         self.env.pin().expire(now);
-        // After a burst the pools shrink by half a second, so that memory comes back and load does not reallocate.
-        let (small, large) = buf::pool_free();
-        buf::pool_trim(small.min(BUF_SMALL_FREE_MAX) / 2 + 16, large.min(BUF_LARGE_FREE_MAX) / 2 + 8);
+        buf::pool_trim(BUF_SPARE);
     }
 }

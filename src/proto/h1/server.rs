@@ -322,10 +322,10 @@ impl<I: Io> Connection<I> {
         let target = self.read_deadline.target();
         match self.keep {
             Keep::Alive | Keep::Close if self.carry.is_empty() => {}
-            Keep::Abort => target.shutdown(std::net::Shutdown::Both),
+            Keep::Abort => target.reset(),
             _ => {
                 target.shutdown(std::net::Shutdown::Write);
-                self.linger().await;
+                Box::pin(self.linger()).await;
             }
         }
     }
