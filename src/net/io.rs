@@ -50,7 +50,8 @@ pub trait Interrupt {
     /// Shuts one or both directions down; operations under way end.
     fn shutdown(&self, how: Shutdown);
 
-    /// Makes the close that follows a reset: the peer sees that the message was cut, also one that ends with the connection.
+    /// Makes the close that follows a reset: the peer sees that the message was cut, also a message that ends with the
+    /// connection.
     /// Nothing may be waiting on the connection.
     fn reset(&self) {
         self.shutdown(Shutdown::Both);

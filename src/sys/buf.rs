@@ -35,8 +35,12 @@ struct Pool {
     taken_peak: usize,
 }
 
+impl Pool {
+    const EMPTY: Pool = Pool { small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 };
+}
+
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool::EMPTY) };
 }
 
 impl Buf {
@@ -262,8 +266,8 @@ pub fn pool_taken() -> usize {
     POOL.try_with(|pool| pool.borrow().taken).unwrap_or_default()
 }
 
-/// Gives the free buffers back to the allocator that were not needed since the last time: those over the most that were in
-/// use at once, and `spare` more. To be called once a second.
+/// Gives the free buffers back to the allocator that were not needed since the last time: those over the most that
+/// were in use at once, and `spare` more. To be called once a second.
 pub fn pool_trim(spare: usize) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
