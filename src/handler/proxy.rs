@@ -126,10 +126,16 @@ impl<C: Connect> Proxy<'_, C> {
         };
         let mut out = Buf::small();
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.authority));
-        let terms =
-            Terms { rules: &self.spec.rules, due: self.due, body_bytes_max: self.body_bytes_max, timers: self.timers };
+        let terms = Terms {
+            rules: &self.spec.rules,
+            due: self.due,
+            body_bytes_max: self.body_bytes_max,
+            room: visit.room(),
+            timers: self.timers,
+        };
         match relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await {
             Ok(()) => {
+                visit.learn(x.response_bytes);
                 self.put_back(visit, upstream);
                 Attempt::Done
             }

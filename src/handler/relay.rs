@@ -25,6 +25,8 @@ pub struct Terms<'a> {
     pub due: Now,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
+    /// Room for the response's first read, in bytes.
+    pub room: usize,
     /// The worker's clock.
     pub timers: &'a Timers,
 }
@@ -65,7 +67,27 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     }
     let chunked = x.request.body == BodyLength::Streamed;
     let expects_continue = x.request.expects_continue;
-    let sent = send_first(body, sender, out, chunked, expects_continue, terms).await?;
+    // A client that waits for 100 Continue has sent nothing yet.
+    let first = if expects_continue { None } else { body.ready()? };
+    let mut sent = 0;
+    let (out, rest) = match first {
+        Some(first) => {
+            sent = first.data.len() as u64;
+            check_size(sent, terms)?;
+            let coded = if chunked { crate::proto::h1::serialise::chunk(first) } else { first.data };
+            Buf::join(out, coded)
+        }
+        None => (out, None),
+    };
+    if body.is_done() && rest.is_none() {
+        // The whole body came with the head, and goes with it.
+        x.request_bytes = sent;
+        return without_body(sink, sender, receiver, x, out, terms, on_head).await;
+    }
+    drop(sender.send(out, terms.rules.send_timeout_ms).await?);
+    if let Some(rest) = rest {
+        drop(sender.send(rest, terms.rules.send_timeout_ms).await?);
+    }
     if expects_continue {
         sink.send_continue().await?;
     }
@@ -74,7 +96,7 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
 
-/// Sends the head and waits for the response at the same time: the end of the sending is looked at when the response is
+/// Sends a request that is whole in `out` and waits for the response at the same time: the end of the sending is looked at when the response is
 /// there, and not waited for before, which saves a turn of the event loop.
 async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     sink: &mut S,
@@ -97,7 +119,8 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
             Poll::Pending => false,
         };
         let due = terms.until(terms.rules.first_byte_timeout_ms);
-        let received = receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due).await;
+        let received =
+            receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due, terms.room).await;
         if !sent {
             // Either the response is there, and with it the sending is over; or the response is late, and there is time
             // to see to a sending that stopped half way.
@@ -119,35 +142,6 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
         }
     }
     deliver(receiver, sink, x, asked, terms, on_head).await
-}
-
-/// Sends the head together with what of the body has already arrived.
-async fn send_first<B: RequestBody, W: WriteHalf>(
-    body: &mut B,
-    sender: &mut Sender<W>,
-    mut out: Buf,
-    chunked: bool,
-    expects_continue: bool,
-    terms: &Terms<'_>,
-) -> Result<u64, Failure> {
-    let timeout_ms = terms.rules.send_timeout_ms;
-    // A client that waits for 100 Continue has sent nothing yet.
-    let first = if expects_continue { None } else { body.ready()? };
-    let Some(first) = first else {
-        sender.send(out, timeout_ms).await?;
-        return Ok(0);
-    };
-    let count = first.data.len() as u64;
-    check_size(count, terms)?;
-    let coded = if chunked { crate::proto::h1::serialise::chunk(first) } else { first.data };
-    if coded.len() <= out.spare() {
-        out.extend(coded.as_slice());
-        sender.send(out, timeout_ms).await?;
-    } else {
-        sender.send(out, timeout_ms).await?;
-        sender.send(coded, timeout_ms).await?;
-    }
-    Ok(count)
 }
 
 fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use monoio::buf::{IoBuf, IoBufMut};
 
 use crate::limits::{
     BUF_HEADROOM_BYTES, BUF_LARGE_BYTES, BUF_LARGE_FREE_MAX, BUF_SMALL_BYTES, BUF_SMALL_FREE_MAX, BUF_TAILROOM_BYTES,
+    COALESCE_BYTES_MAX,
 };
 
 const SMALL_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_SMALL_BYTES + BUF_TAILROOM_BYTES;
@@ -172,11 +173,28 @@ impl Buf {
     /// Puts `bytes` before the window, in the head room. Returns false, changing nothing, when they do not fit.
     pub fn prepend(&mut self, bytes: &[u8]) -> bool {
         let Some(start) = (self.start as usize).checked_sub(bytes.len()) else { return false };
-        for (slot, byte) in self.storage[start..].iter_mut().zip(bytes) {
-            slot.write(*byte);
+        // SAFETY: start + bytes.len() is the window's start, so the copy stays inside the storage, which is borrowed
+        // exclusively and cannot overlap `bytes`.
+        unsafe {
+            let to = self.storage.as_mut_ptr().add(start).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
         self.start = start as u32;
         true
+    }
+
+    /// Joins a message head with the payload behind it, with the smaller copy. Returns what is left over when neither
+    /// buffer has room for the other: then the payload is to be sent after the head.
+    pub fn join(head: Buf, payload: Buf) -> (Buf, Option<Buf>) {
+        let (mut head, mut payload) = (head, payload);
+        if payload.len() > COALESCE_BYTES_MAX && payload.prepend(head.as_slice()) {
+            return (payload, None);
+        }
+        if payload.len() <= head.spare() {
+            head.extend(payload.as_slice());
+            return (head, None);
+        }
+        (head, Some(payload))
     }
 
     /// Makes room for `more` bytes behind the window.
@@ -330,6 +348,16 @@ mod tests {
         assert!(buf.prepend(&[0; BUF_HEADROOM_BYTES]));
         assert!(!buf.prepend(b"x"));
         assert!(!Buf::empty().prepend(b"x"));
+    }
+
+    #[test]
+    fn joining_keeps_the_order_whichever_way() {
+        for (head, payload) in [(100, 10), (100, 5_000), (100, 32_000), (600, 32_000), (7_000, 2_000), (0, 9)] {
+            let (head, payload) = (vec![b'h'; head], vec![b'p'; payload]);
+            let (first, second) = Buf::join(Buf::copy_of(&head), Buf::copy_of(&payload));
+            let joined = [first.as_slice(), second.as_ref().map_or(&[][..], Buf::as_slice)].concat();
+            assert_eq!(joined, [head, payload].concat());
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
 use crate::error::{Failure, Reason};
 use crate::http::exchange::Exchange;
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -27,6 +28,7 @@ pub struct Endpoint<I: Io> {
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
+    large: Cell<bool>,
 }
 
 /// What an endpoint tells the admin plane.
@@ -140,6 +142,7 @@ impl<I: Io> Endpoint<I> {
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
+            large: Cell::new(false),
         }
     }
 
@@ -152,6 +155,16 @@ impl<I: Io> Endpoint<I> {
             reused: self.reused.get(),
             healthy: self.address.is_some(),
         }
+    }
+
+    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    pub fn room(&self) -> usize {
+        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+    }
+
+    /// Remembers how long a response was.
+    pub fn learn(&self, response_bytes: u64) {
+        self.large.set(response_bytes > BUF_SMALL_BYTES as u64);
     }
 
     /// An idle connection, if there is one that may be used.

@@ -154,7 +154,8 @@ impl<R: ReadHalf> Receiver<R> {
     }
 
     /// As [`Self::recv_head`], but comes back early from the wait for its first byte, once, after [`SEND_CHECK_MS`], so
-    /// that the caller can look after the request's sending. `recv_head` goes on from there.
+    /// that the caller can look after the request's sending. `recv_head` goes on from there. `room` is how much the first
+    /// read may bring, in bytes.
     ///
     /// # Errors
     /// As [`Self::recv_head`].
@@ -164,11 +165,12 @@ impl<R: ReadHalf> Receiver<R> {
         method: Method,
         limits: &HeadLimits,
         due: Now,
+        room: usize,
     ) -> Result<Soon, Failure> {
         let buf = self.begin_head(head);
         debug_assert!(buf.is_empty(), "bytes of a response before its request");
         self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        let (count, buf) = self.read.recv_idle(Buf::with_room(room)).await;
         match count {
             Ok(count) if count > 0 => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),

@@ -19,7 +19,7 @@ use crate::http::ipset::IpSet;
 use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
 use crate::http::path::PathPolicy;
-use crate::limits::{self, COALESCE_BYTES_MAX, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
@@ -568,7 +568,7 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
     }
 
     async fn send_head(&mut self, x: &mut Exchange, first: Chunk) -> Result<(), Failure> {
-        let mut out = Buf::with_room(first.data.len().min(COALESCE_BYTES_MAX) + 1024);
+        let mut out = Buf::small();
         serialise::status_line(&mut out, x.response.status);
         serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
         serialise::fields(&mut out, &x.late_fields, WRITTEN_HERE);
@@ -580,13 +580,12 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         out.extend(b"\r\n");
         self.head_sent = true;
         x.response_bytes += first.data.len() as u64;
-        let body = self.coded(first);
-        if body.len() <= COALESCE_BYTES_MAX {
-            out.extend(body.as_slice());
-            return self.send(out).await.map(drop);
+        let (out, rest) = Buf::join(out, self.coded(first));
+        drop(self.send(out).await?);
+        match rest {
+            Some(rest) => self.send(rest).await.map(drop),
+            None => Ok(()),
         }
-        self.send(out).await?;
-        self.send(body).await.map(drop)
     }
 
     async fn send_body(&mut self, chunk: Chunk) -> Result<Buf, Failure> {
