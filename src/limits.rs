@@ -4,13 +4,14 @@
 //! others are fixed. Modules with tables of their own name their bounds beside the table and are listed in
 //! `docs/limits.md`.
 
-/// Head room kept before the filled part of every pooled buffer: a chunk-size line, a frame header or a whole message head is
-/// written there in place, so that a relayed payload is not copied to gain a prefix. With the head that the payload came
-/// with, it is room for that head and half a KiB of additions.
+/// Head room kept before the filled part of every pooled buffer: a chunk-size line, a frame header or a whole message
+/// head is written there in place, so that a relayed payload is not copied to gain a prefix. With the head that the
+/// payload came with, it is room for that head and half a KiB of additions.
 pub const BUF_HEADROOM_BYTES: usize = 512;
 /// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy.
 pub const BUF_TAILROOM_BYTES: usize = 16;
-/// Usable size of a small pooled buffer: most requests and small responses whole. With head and tail room it is two pages.
+/// Usable size of a small pooled buffer: most requests and small responses whole. With head and tail room it is two
+/// pages.
 pub const BUF_SMALL_BYTES: usize = 8192 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
 /// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
 /// its response can hold (F11).
@@ -89,8 +90,8 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// Timer tick of a worker: deadlines are late by at most this.
 pub const TICK_MS: u64 = 20;
-/// Body bytes that are copied behind a message head, so that both leave in one send. A longer body gets the head written
-/// before it in its own buffer.
+/// Body bytes that are copied behind a message head, so that both leave in one send. A longer body gets the head
+/// written before it in its own buffer.
 pub const COALESCE_BYTES_MAX: usize = 1024;
 /// Entries of a worker's ring.
 pub const RING_ENTRIES: u32 = 2048;

@@ -6,6 +6,5 @@
 pub mod buf;
 pub mod clock;
 pub mod limit;
-pub mod memory;
 pub mod ring;
 pub mod stream;

@@ -154,8 +154,8 @@ impl<R: ReadHalf> Receiver<R> {
     }
 
     /// As [`Self::recv_head`], but comes back early from the wait for its first byte, once, after [`SEND_CHECK_MS`], so
-    /// that the caller can look after the request's sending. `recv_head` goes on from there. `room` is how much the first
-    /// read may bring, in bytes.
+    /// that the caller can look after the request's sending. `recv_head` goes on from there. `room` is how much the
+    /// first read may bring, in bytes.
     ///
     /// # Errors
     /// As [`Self::recv_head`].
