@@ -96,8 +96,8 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
 
-/// Sends a request that is whole in `out` and waits for the response at the same time. The end of the sending is looked at
-/// when the response is there, and not waited for before, which saves a turn of the event loop.
+/// Sends a request that is whole in `out` and waits for the response at the same time. The end of the sending is looked
+/// at when the response is there, and not waited for before, which saves a turn of the event loop.
 async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     sink: &mut S,
     sender: &mut Sender<W>,
