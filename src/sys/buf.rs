@@ -285,15 +285,18 @@ pub fn pool_taken() -> usize {
 }
 
 /// Gives the free buffers back to the allocator that were not needed since the last time: those over the most that
-/// were in use at once, and `spare` more. To be called once a second.
-pub fn pool_trim(spare: usize) {
-    let _ = POOL.try_with(|pool| {
+/// were in use at once, and `spare` more. Returns how many. To be called once a second.
+pub fn pool_trim(spare: usize) -> usize {
+    let trim = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         let wanted = pool.taken_peak - pool.taken + spare;
+        let before = pool.small.len() + pool.large.len();
         pool.small.truncate(wanted);
         pool.large.truncate(wanted);
         pool.taken_peak = pool.taken;
-    });
+        before - pool.small.len() - pool.large.len()
+    };
+    POOL.try_with(trim).unwrap_or_default()
 }
 
 #[inline]

@@ -6,5 +6,6 @@
 pub mod buf;
 pub mod clock;
 pub mod limit;
+pub mod memory;
 pub mod ring;
 pub mod stream;

@@ -20,16 +20,34 @@ use super::ring;
 /// the operation before it returns the future, so no reference to it lives across an await of ours.
 pub struct SharedStream {
     stream: UnsafeCell<TcpStream>,
-    /// Only where the ring cannot cancel by descriptor: tracking each read costs a tenth of a request's instructions.
-    idle: Option<RefCell<Canceller>>,
+    /// Made at the first read that is tracked.
+    idle: RefCell<Option<Canceller>>,
+    tracked: Cell<bool>,
     released: Cell<bool>,
+}
+
+/// Streams of one thread up to which a read is cancelled by its descriptor. The kernel then searches all that waits on
+/// the ring, so that beyond this bound each read is tracked instead: that costs a tenth of a request's instructions, but
+/// a thousand connections that become idle together cost a thousand steps, not a million.
+pub const UNTRACKED_MAX: u32 = 512;
+
+thread_local! {
+    static OPEN: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Drop for SharedStream {
+    fn drop(&mut self) {
+        OPEN.set(OPEN.get().saturating_sub(1));
+    }
 }
 
 impl SharedStream {
     /// Wraps a stream.
     pub fn new(stream: TcpStream) -> Rc<Self> {
-        let idle = (!ring::can_cancel()).then(|| RefCell::new(Canceller::new()));
-        Rc::new(Self { stream: UnsafeCell::new(stream), idle, released: Cell::new(false) })
+        OPEN.set(OPEN.get() + 1);
+        let idle = RefCell::new(None);
+        let (tracked, released) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { stream: UnsafeCell::new(stream), idle, tracked, released })
     }
 
     /// Reads into the spare room of the buffer.
@@ -45,8 +63,11 @@ impl SharedStream {
     /// data arrived just before and is returned as usual.
     pub async fn recv_idle(&self, buf: Buf) -> (io::Result<usize>, Buf) {
         self.released.set(false);
-        let Some(idle) = &self.idle else { return self.recv(buf).await };
-        let handle = idle.borrow().handle();
+        self.tracked.set(OPEN.get() > UNTRACKED_MAX || !ring::can_cancel());
+        if !self.tracked.get() {
+            return self.recv(buf).await;
+        }
+        let handle = self.idle.borrow_mut().get_or_insert_default().handle();
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
         stream.cancelable_read(buf, handle).await
@@ -55,13 +76,12 @@ impl SharedStream {
     /// Ends a [`Self::recv_idle`] that is under way.
     pub fn release(&self) {
         self.released.set(true);
-        match &self.idle {
-            Some(idle) => {
-                let canceller = idle.take();
-                idle.replace(canceller.cancel());
-            }
-            None => ring::cancel_all(self.as_raw_fd()),
+        if !self.tracked.get() {
+            ring::cancel_all(self.as_raw_fd());
+            return;
         }
+        let canceller = self.idle.take();
+        self.idle.replace(canceller.map(Canceller::cancel));
     }
 
     /// Whether [`Self::release`] was called since the last `recv_idle` began.

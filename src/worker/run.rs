@@ -20,8 +20,8 @@ use crate::pipeline::plan::Plan;
 use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
-use crate::sys::buf;
 use crate::sys::ring::{Driver, WorkerRuntime};
+use crate::sys::{buf, memory};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
@@ -73,7 +73,12 @@ pub struct Shared {
     prepared: RefCell<Option<Preparation>>,
     seed: u64,
     on_ring: bool,
+    /// For so many seconds more memory is given back to the kernel.
+    freed: Cell<u8>,
 }
+
+/// For how long memory is given back after buffers were freed: connections let go of theirs one after another.
+const FREED_SECONDS: u8 = 3;
 
 /// An open connection, counted until dropped.
 pub struct Open(Rc<Shared>);
@@ -115,6 +120,7 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
         prepared: RefCell::default(),
         seed,
         on_ring,
+        freed: Cell::new(0),
     });
     if let Err(error) = shared.open_sockets(&snapshot, sockets) {
         drop(started.send(Err(error)));
@@ -284,6 +290,12 @@ impl Shared {
 
     fn once_a_second(&self, now: Now) {
         self.env.pin().expire(now);
-        buf::pool_trim(BUF_SPARE);
+        if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
+            self.freed.set(FREED_SECONDS);
+        }
+        if self.freed.get() > 0 {
+            self.freed.set(self.freed.get() - 1);
+            memory::give_back();
+        }
     }
 }
