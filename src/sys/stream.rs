@@ -27,8 +27,8 @@ pub struct SharedStream {
 }
 
 /// Streams of one thread up to which a read is cancelled by its descriptor. The kernel then searches all that waits on
-/// the ring, so that beyond this bound each read is tracked instead: that costs a tenth of a request's instructions, but
-/// a thousand connections that become idle together cost a thousand steps, not a million.
+/// the ring, so that beyond this bound each read is tracked instead: that costs a tenth of a request's instructions,
+/// but a thousand connections that become idle together cost a thousand steps, not a million.
 pub const UNTRACKED_MAX: u32 = 512;
 
 thread_local! {
