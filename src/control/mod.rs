@@ -5,7 +5,6 @@ pub mod admin;
 pub mod fleet;
 pub mod gateway;
 pub mod source;
-pub mod gather;
 pub mod notify;
 pub mod serve;
 pub mod signals;

@@ -100,7 +100,7 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     let server = loaded.config.server.clone();
     let workers = options.workers.unwrap_or_else(|| worker_count(&server));
     let env = CompileEnv { workers, random: random_bits() };
-    let ready = options.source.compile(1, env, None);
+    let ready = Ready::of(loaded, 1, env, None);
     let ready = ready.map_err(|diagnostics| StartError::Config(diagnostics.render()))?;
     init_log(&ready.loaded.config.logging);
     check_descriptors(workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;

@@ -29,6 +29,23 @@ pub struct Ready {
     pub warnings: Diagnostics,
 }
 
+impl Ready {
+    /// Compiles what was read and checked.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn of(
+        loaded: Loaded,
+        generation: u64,
+        env: CompileEnv,
+        previous: Option<&Snapshot>,
+    ) -> Result<Self, Box<Diagnostics>> {
+        let inputs = Inputs { generation, policies: env, resolve, previous };
+        let (snapshot, warnings) = compile(&loaded, &inputs)?;
+        Ok(Self { loaded, snapshot: Arc::new(snapshot), warnings })
+    }
+}
+
 impl ConfigSource {
     /// Reads and checks it.
     ///
@@ -51,10 +68,7 @@ impl ConfigSource {
         env: CompileEnv,
         previous: Option<&Snapshot>,
     ) -> Result<Ready, Box<Diagnostics>> {
-        let loaded = self.load()?;
-        let inputs = Inputs { generation, policies: env, resolve, previous };
-        let (snapshot, warnings) = compile(&loaded, &inputs)?;
-        Ok(Ready { loaded, snapshot: Arc::new(snapshot), warnings })
+        Ready::of(self.load()?, generation, env, previous)
     }
 
     /// The file to watch, if there is one.

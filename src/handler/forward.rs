@@ -1,6 +1,7 @@
 //! The request as it goes upstream: written from the typed form, with the fields that tell where it came from.
 
 use crate::http::exchange::Exchange;
+use crate::http::hop;
 use crate::http::message::BodyLength;
 use crate::http::name::{Name, NameSet};
 use crate::proto::h1::serialise;
@@ -8,15 +9,8 @@ use crate::snapshot::{HostRule, Listener};
 use crate::sys::buf::Buf;
 
 /// Fields that are written here, from what the gateway knows.
-const WRITTEN_HERE: NameSet = NameSet::of(&[
+const WRITTEN_HERE: NameSet = hop::HOP_BY_HOP.and(NameSet::of(&[
     Name::Host,
-    Name::Connection,
-    Name::KeepAlive,
-    Name::ProxyConnection,
-    Name::Te,
-    Name::TransferEncoding,
-    Name::Upgrade,
-    Name::ContentLength,
     Name::Expect,
     Name::XForwardedFor,
     Name::XForwardedProto,
@@ -24,7 +18,7 @@ const WRITTEN_HERE: NameSet = NameSet::of(&[
     Name::XForwardedPort,
     Name::XRequestId,
     Name::Forwarded,
-]);
+]));
 
 /// Writes the head of the request for an HTTP/1.1 endpoint.
 pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8]) {

@@ -91,11 +91,6 @@ impl Fields {
         self.buffer = buffer;
     }
 
-    /// Takes the buffer out; ranges into it read as empty from then on.
-    pub fn take_buffer(&mut self) -> Buf {
-        std::mem::take(&mut self.buffer)
-    }
-
     /// The buffer that ranges point into.
     pub fn buffer(&self) -> &Buf {
         &self.buffer
