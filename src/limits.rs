@@ -16,6 +16,17 @@ pub const BUF_SMALL_BYTES: usize = 8192 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTE
 /// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
 /// its response can hold (F11).
 pub const BUF_LARGE_BYTES: usize = 32 * 1024;
+/// A body with so many bytes left is passed from socket to socket inside the kernel, where both ends are plain TCP and
+/// the bytes go on as they are.
+pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
+/// What one pipe may hold on its way: kernel memory that a client who does not read its response keeps.
+pub const SPLICE_STEP_BYTES: usize = 256 * 1024;
+/// Steps of one such body in a row, before the worker's other connections have their turn.
+pub const SPLICE_STEPS_MAX: u32 = 4;
+/// Pipes (two descriptors each) that a worker uses at once; further bodies are copied.
+pub const PIPES_MAX: usize = 128;
+/// Free pipes that a worker keeps.
+pub const PIPES_FREE_MAX: usize = 32;
 /// Free small buffers that a worker keeps; more are given back to the allocator. Those that a second did not need are
 /// given back as well.
 pub const BUF_SMALL_FREE_MAX: usize = 4096;

@@ -9,12 +9,14 @@ use crate::error::{Failure, Reason};
 use crate::http::downstream::{RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
-use crate::limits::INTERIM_RESPONSES_MAX;
+use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
+use crate::net::splice::{Stopped, carry};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::{ClientConnection, Receiver, Sender, Soon};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
+use crate::sys::pipe::Pipe;
 use crate::time::Now;
 
 /// The rules of one exchange with an endpoint.
@@ -166,6 +168,7 @@ impl Upload<'_> {
     ) -> Result<bool, Failure> {
         let mut taken = true;
         bytes.set(self.sent);
+        taken &= self.pass_up(body, sender, bytes).await?;
         while !body.is_done() {
             if self.response_done.get() {
                 taken = false;
@@ -182,6 +185,31 @@ impl Upload<'_> {
             }
         }
         Ok(taken)
+    }
+
+    /// Passes the rest of a long body on inside the kernel, where it can be. Returns whether the endpoint takes more.
+    async fn pass_up<B: RequestBody, W: WriteHalf>(
+        &self,
+        body: &mut B,
+        sender: &mut Sender<W>,
+        bytes: &Cell<u64>,
+    ) -> Result<bool, Failure> {
+        let moved = Cell::new(0);
+        let carried = {
+            let ends = (body.raw(), sender.raw(self.terms.rules.send_timeout_ms));
+            let (Some((source, left)), Some(destination)) = ends else { return Ok(true) };
+            check_size(bytes.get() + left, self.terms)?;
+            let long = left >= SPLICE_BYTES_MIN && !self.chunked;
+            let Some(mut pipe) = (if long { Pipe::take() } else { None }) else { return Ok(true) };
+            carry(&mut pipe, source, destination, left, &moved).await
+        };
+        body.raw_taken(moved.get());
+        bytes.set(bytes.get() + moved.get());
+        match carried {
+            Ok(()) => Ok(true),
+            Err(Stopped::Source) => Err(body.raw_failed()),
+            Err(Stopped::Destination) => Ok(false),
+        }
     }
 }
 
@@ -266,6 +294,9 @@ async fn deliver<S: ResponseSink, R: ReadHalf>(
     on_head(x);
     let mut ended = first.end;
     sink.send_head(x, first).await?;
+    if !ended {
+        ended = Box::pin(pass_down(receiver, sink, x, terms)).await?;
+    }
     while !ended {
         let due = terms.until(terms.rules.between_bytes_timeout_ms);
         let chunk = receiver.next_body(due).await.map_err(|failure| terms.explain(failure))?;
@@ -274,6 +305,29 @@ async fn deliver<S: ResponseSink, R: ReadHalf>(
         drop(sink.send_body(chunk).await?);
     }
     Ok(())
+}
+
+/// Passes the rest of a long response on inside the kernel, where it can be. Returns whether that was all of it.
+async fn pass_down<S: ResponseSink, R: ReadHalf>(
+    receiver: &mut Receiver<R>,
+    sink: &mut S,
+    x: &mut Exchange,
+    terms: &Terms<'_>,
+) -> Result<bool, Failure> {
+    let moved = Cell::new(0);
+    let carried = {
+        let source = receiver.raw(terms.rules.between_bytes_timeout_ms, terms.due);
+        let (Some((source, left)), Some(destination)) = (source, sink.raw()) else { return Ok(false) };
+        let Some(mut pipe) = (if left >= SPLICE_BYTES_MIN { Pipe::take() } else { None }) else { return Ok(false) };
+        carry(&mut pipe, source, destination, left, &moved).await
+    };
+    receiver.raw_taken(moved.get());
+    x.response_bytes += moved.get();
+    match carried {
+        Ok(()) => Ok(true),
+        Err(Stopped::Source) => Err(terms.explain(receiver.raw_failed())),
+        Err(Stopped::Destination) => Err(sink.raw_failed()),
+    }
 }
 
 /// Passes interim responses on, within their bound, until the final head is there (F35).

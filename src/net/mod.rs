@@ -3,5 +3,6 @@
 pub mod io;
 pub mod listener;
 pub mod mem;
+pub mod splice;
 pub mod tcp;
 pub mod timer;

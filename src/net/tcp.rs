@@ -58,6 +58,10 @@ impl ReadHalf for TcpRead {
     async fn readable(&mut self) -> io::Result<()> {
         self.0.readable().await
     }
+
+    fn socket(&self) -> Option<&SharedStream> {
+        Some(&self.0)
+    }
 }
 
 /// The writing half of a TCP connection.
@@ -67,6 +71,10 @@ impl WriteHalf for TcpWrite {
     #[inline]
     async fn send(&mut self, buf: Buf) -> Done {
         self.0.send(buf).await
+    }
+
+    fn socket(&self) -> Option<&SharedStream> {
+        Some(&self.0)
     }
 }
 

@@ -189,6 +189,12 @@ impl Deadline {
         self.arm(self.timers.known_now().plus_ms(ms), on_expiry);
     }
 
+    /// The time that was read last, and `ms` milliseconds.
+    #[inline]
+    pub fn in_ms(&self, ms: u64) -> Now {
+        self.timers.known_now().plus_ms(ms)
+    }
+
     /// Disarms the deadline.
     #[inline]
     pub fn disarm(&self) {

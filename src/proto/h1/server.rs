@@ -21,6 +21,7 @@ use crate::http::name::{Name, NameSet};
 use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -453,6 +454,21 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         }
     }
 
+    fn raw(&self) -> Option<(End<'_>, u64)> {
+        let left = self.reader.raw_left().filter(|_| !self.draining)?;
+        let (stream, deadline) = (self.read.socket()?, self.deadline);
+        let on_expiry = OnExpiry::ShutRead;
+        Some((End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER }, left))
+    }
+
+    fn raw_taken(&mut self, bytes: u64) {
+        self.reader.raw_taken(bytes);
+    }
+
+    fn raw_failed(&self) -> Failure {
+        self.failure(&BodyError::Truncated)
+    }
+
     fn is_done(&self) -> bool {
         self.reader.is_done()
     }
@@ -493,11 +509,7 @@ impl<W: WriteHalf> Response<'_, W> {
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
-            Err(_) => {
-                self.keep = Keep::Abort;
-                let stalled = self.deadline.fired();
-                Err(if stalled { Reason::ClientStalled } else { Reason::ClientClosed }.into())
-            }
+            Err(_) => Err(self.raw_failed()),
         }
     }
 
@@ -594,6 +606,17 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             return Ok(coded);
         }
         self.send(coded).await
+    }
+
+    fn raw(&self) -> Option<End<'_>> {
+        let stream = self.write.socket().filter(|_| self.coding == Coding::Plain)?;
+        let (deadline, on_expiry) = (self.deadline, OnExpiry::ShutBoth);
+        Some(End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER })
+    }
+
+    fn raw_failed(&mut self) -> Failure {
+        self.keep = Keep::Abort;
+        if self.deadline.fired() { Reason::ClientStalled } else { Reason::ClientClosed }.into()
     }
 
     fn head_sent(&self) -> bool {
