@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use super::timer::{Deadline, OnExpiry};
 use crate::limits::SPLICE_STEPS_MAX;
@@ -46,39 +47,56 @@ pub async fn carry(
     bytes: u64,
     moved: &Cell<u64>,
 ) -> Result<(), Stopped> {
-    let mut steps = 0;
-    while moved.get() < bytes {
-        // A fast stream leaves the worker to the others now and then.
-        if steps == SPLICE_STEPS_MAX {
-            steps = 0;
-            source.readable().await.map_err(|_| Stopped::Source)?;
+    loop {
+        // What cannot be asked for its mode, or made not to block, is a connection that is gone.
+        let pause = source.stream.without_blocking(|from| {
+            let done = destination.stream.without_blocking(|to| Ok(burst(pipe, from, to, bytes, moved)));
+            Ok(done.unwrap_or(Err(Stopped::Destination)))
+        });
+        match pause.unwrap_or(Err(Stopped::Source))? {
+            Pause::Done => return Ok(()),
+            Pause::Source => source.readable().await.map_err(|_| Stopped::Source)?,
+            Pause::Destination => destination.writable().await.map_err(|_| Stopped::Destination)?,
         }
-        match pipe.fill(source.stream.as_fd(), bytes - moved.get()) {
-            Ok(0) => return Err(Stopped::Source),
-            Ok(count) => moved.set(moved.get() + count as u64),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                source.readable().await.map_err(|_| Stopped::Source)?;
-                continue;
-            }
-            Err(_) => return Err(Stopped::Source),
-        }
-        steps += 1;
-        empty(pipe, &destination).await?;
     }
-    Ok(())
 }
 
-async fn empty(pipe: &mut Pipe, destination: &End<'_>) -> Result<(), Stopped> {
-    while pipe.held() > 0 {
-        match destination.stream.without_blocking(|fd| pipe.drain(fd)) {
-            Ok(count) if count > 0 => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                destination.writable().await.map_err(|_| Stopped::Destination)?;
+/// Why a burst of steps came to a pause.
+enum Pause {
+    /// All bytes are through.
+    Done,
+    /// The source has nothing more now; or it has had its turn, and the worker's other connections have theirs.
+    Source,
+    /// The destination takes nothing more now.
+    Destination,
+}
+
+/// Carries what can be carried now, within [`SPLICE_STEPS_MAX`] steps.
+fn burst(
+    pipe: &mut Pipe,
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    bytes: u64,
+    moved: &Cell<u64>,
+) -> Result<Pause, Stopped> {
+    for _ in 0..SPLICE_STEPS_MAX {
+        while pipe.held() > 0 {
+            match pipe.drain(to) {
+                Ok(count) if count > 0 => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pause::Destination),
+                _ => return Err(Stopped::Destination),
             }
-            _ => return Err(Stopped::Destination),
+        }
+        if moved.get() >= bytes {
+            return Ok(Pause::Done);
+        }
+        match pipe.fill(from, bytes - moved.get()) {
+            Ok(count) if count > 0 => moved.set(moved.get() + count as u64),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pause::Source),
+            _ => return Err(Stopped::Source),
         }
     }
-    Ok(())
+    Ok(if pipe.held() > 0 { Pause::Destination } else { Pause::Source })
 }
 
 impl End<'_> {

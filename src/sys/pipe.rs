@@ -42,7 +42,7 @@ impl Pipe {
         self.held
     }
 
-    /// Takes what the source has, without waiting: at most `bytes_max` and [`SPLICE_STEP_BYTES`]. 0 is the end.
+    /// Takes what the source, which must not block, has now: at most `bytes_max` and [`SPLICE_STEP_BYTES`]. 0 is the end.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; else what the connection has come to.
@@ -97,6 +97,7 @@ impl Ends {
 }
 
 fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+    // The flag keeps the call from waiting for the pipe; whether it waits for a socket is the socket's own mode.
     let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     loop {
@@ -132,16 +133,22 @@ mod tests {
         (near, far)
     }
 
+    fn arrived(source: &TcpStream) {
+        source.set_nonblocking(false).expect("a socket");
+        source.peek(&mut [0]).expect("has arrived");
+        source.set_nonblocking(true).expect("a socket");
+    }
+
     #[test]
     fn bytes_pass_and_the_pipe_comes_back() {
         let ((mut client, source), (destination, mut server)) = (pair(), pair());
+        source.set_nonblocking(true).expect("a socket");
         let mut pipe = Pipe::take().expect("a pipe");
         let nothing = pipe.fill(source.as_fd(), 10).map_err(|error| error.kind());
         assert_eq!(nothing, Err(io::ErrorKind::WouldBlock));
         client.write_all(b"hello").expect("sends");
         client.shutdown(std::net::Shutdown::Write).expect("open");
-        let mut peek = [0];
-        source.peek(&mut peek).expect("has arrived");
+        arrived(&source);
         assert_eq!(pipe.fill(source.as_fd(), 3).expect("bytes"), 3);
         assert_eq!(pipe.drain(destination.as_fd()).expect("room"), 3);
         assert_eq!((pipe.fill(source.as_fd(), 9).expect("bytes"), pipe.held()), (2, 2));
@@ -161,8 +168,7 @@ mod tests {
         std::thread::spawn(|| {
             let (mut client, source) = pair();
             client.write_all(b"x").expect("sends");
-            let mut peek = [0];
-            source.peek(&mut peek).expect("has arrived");
+            arrived(&source);
             let mut pipe = Pipe::take().expect("a pipe");
             assert_eq!(pipe.fill(source.as_fd(), 9).expect("bytes"), 1);
             drop(pipe);

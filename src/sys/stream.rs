@@ -30,8 +30,8 @@ pub struct SharedStream {
 
 /// Streams of one thread up to which a read is cancelled by its descriptor. The kernel then searches all that waits on
 /// the ring, so that beyond this bound each read is tracked instead: that costs a tenth of a request's instructions,
-/// but a thousand connections that become idle together cost a thousand steps, not a million.
-pub const UNTRACKED_MAX: u32 = 512;
+/// but thousands of connections that become idle together cost a step each, not a search of all others each.
+pub const UNTRACKED_MAX: u32 = 2048;
 
 thread_local! {
     static OPEN: Cell<u32> = const { Cell::new(0) };

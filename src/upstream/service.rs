@@ -162,9 +162,10 @@ impl<I: Io> Endpoint<I> {
         if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
     }
 
-    /// Remembers how long a response was.
+    /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
+    /// in steps or passed on by the kernel, and its first read need not be long.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set(response_bytes > BUF_SMALL_BYTES as u64);
+        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
     }
 
     /// An idle connection, if there is one that may be used.

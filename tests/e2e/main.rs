@@ -11,6 +11,7 @@ mod connections;
 mod examples;
 mod forwarding;
 mod lifecycle;
+mod long_bodies;
 mod malformed;
 mod policies;
 mod proxying;
