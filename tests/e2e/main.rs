@@ -13,6 +13,8 @@ mod forwarding;
 mod lifecycle;
 mod malformed;
 mod policies;
+mod proxy_protocol;
 mod proxying;
 mod reload;
 mod routing;
+mod tunnels;

@@ -4,6 +4,10 @@
 //! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
 //! ```
 
+mod proxied;
+mod switch;
+
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -48,6 +52,8 @@ pub struct ServerRules {
     pub path_policy: PathPolicy,
     /// Peers whose forwarding fields are believed.
     pub trusted_proxies: IpSet,
+    /// Each connection begins with a PROXY protocol header, from one of these peers; None for connections without.
+    pub proxy_protocol: Option<IpSet>,
 }
 
 impl Default for ServerRules {
@@ -63,6 +69,7 @@ impl Default for ServerRules {
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
             path_policy: PathPolicy::default(),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: None,
         }
     }
 }
@@ -124,6 +131,8 @@ enum Keep {
     Linger,
     /// It is cut at once.
     Abort,
+    /// It is no HTTP connection any more.
+    Switched,
 }
 
 impl<I: Io> Connection<I> {
@@ -594,6 +603,14 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             return Ok(coded);
         }
         self.send(coded).await
+    }
+
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+        switch::send(self, x).await
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.deadline.target().local_addr()
     }
 
     fn head_sent(&self) -> bool {
