@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Failure, Reason};
@@ -30,17 +31,17 @@ pub struct Terms<'a> {
     /// Room for the response's first read, in bytes.
     pub room: usize,
     /// The worker's clock.
-    pub timers: &'a Timers,
+    pub timers: &'a Rc<Timers>,
 }
 
 impl Terms<'_> {
     /// When an operation that may take `ms` from now must be over.
-    fn until(&self, ms: u64) -> Now {
+    pub(super) fn until(&self, ms: u64) -> Now {
         self.timers.known_now().plus_ms(ms).min(self.due)
     }
 
     /// The whole deadline has a reason of its own.
-    fn explain(&self, failure: Failure) -> Failure {
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
         if failure.reason == Reason::UpstreamTimeout && self.timers.now() >= self.due {
             return Reason::RequestTimeout.into();
         }
@@ -280,7 +281,7 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 }
 
 /// Sends the response on whose head was received.
-async fn deliver<S: ResponseSink, R: ReadHalf>(
+pub(super) async fn deliver<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
@@ -345,15 +346,17 @@ async fn final_head<S: ResponseSink, R: ReadHalf>(
         }
         interim(sink, x).await?;
     }
-    Err(Failure::with(Reason::UpstreamInvalid, "too many interim responses"))
+    Err(TOO_MANY_INTERIM)
 }
 
-const fn is_final(status: u16) -> bool {
+pub(super) const TOO_MANY_INTERIM: Failure = Failure::with(Reason::UpstreamInvalid, "too many interim responses");
+
+pub(super) const fn is_final(status: u16) -> bool {
     status >= 200
 }
 
 /// Passes an interim response on, or drops it.
-async fn interim<S: ResponseSink>(sink: &mut S, x: &mut Exchange) -> Result<(), Failure> {
+pub(super) async fn interim<S: ResponseSink>(sink: &mut S, x: &mut Exchange) -> Result<(), Failure> {
     match x.response.status {
         // The gateway has answered the expectation itself.
         100 => Ok(()),

@@ -1,6 +1,8 @@
 //! What the pipeline needs of a wire on the client's side. An HTTP/1 connection implements it, later an HTTP/2 or
 //! HTTP/3 stream; tests implement it in memory.
 
+use std::net::SocketAddr;
+
 use super::body::Chunk;
 use super::exchange::Exchange;
 use crate::error::{Failure, Reason};
@@ -91,6 +93,15 @@ pub trait ResponseSink {
     fn raw_failed(&mut self) -> Failure {
         Reason::ClientClosed.into()
     }
+
+    /// Sends the 101 in `x.response`, which opens the tunnel that `x.request.upgrade` asks for.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure>;
+
+    /// The address that the client connected to, where it is known.
+    fn local_addr(&self) -> Option<SocketAddr>;
 
     /// Whether a final response head was sent.
     fn head_sent(&self) -> bool;

@@ -73,6 +73,11 @@ pub trait Interrupt {
 
     /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
     fn is_quiet(&self) -> bool;
+
+    /// The address of this end, where the system tells it.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// Opens connections to endpoints.

@@ -42,7 +42,8 @@ impl Pipe {
         self.held
     }
 
-    /// Takes what the source, which must not block, has now: at most `bytes_max` and [`SPLICE_STEP_BYTES`]. 0 is the end.
+    /// Takes what the source, which must not block, has now: at most `bytes_max` and
+    /// [`SPLICE_STEP_BYTES`]. 0 is the end.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; else what the connection has come to.

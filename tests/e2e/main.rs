@@ -14,6 +14,8 @@ mod lifecycle;
 mod long_bodies;
 mod malformed;
 mod policies;
+mod proxy_protocol;
 mod proxying;
 mod reload;
 mod routing;
+mod tunnels;

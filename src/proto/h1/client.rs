@@ -12,6 +12,7 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
 use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
+use crate::net::duplex::Duplex;
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
@@ -48,6 +49,12 @@ impl<I: Io> ClientConnection<I> {
             uses: 0,
             idle_since: timers.known_now(),
         }
+    }
+
+    /// The connection without its wire: a response has ended it. What stood behind that response goes first.
+    pub fn into_duplex(self, timers: &Rc<Timers>) -> Duplex<I> {
+        let Receiver { read, deadline, body, .. } = self.receiver;
+        Duplex::new(read, self.sender.write, deadline.interrupt(), body.into_rest(), timers)
     }
 
     /// Whether an idle connection is still open and silent.

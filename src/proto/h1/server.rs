@@ -4,6 +4,10 @@
 //! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
 //! ```
 
+mod proxied;
+mod switch;
+
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -49,6 +53,8 @@ pub struct ServerRules {
     pub path_policy: PathPolicy,
     /// Peers whose forwarding fields are believed.
     pub trusted_proxies: IpSet,
+    /// Each connection begins with a PROXY protocol header, from one of these peers; None for connections without.
+    pub proxy_protocol: Option<IpSet>,
 }
 
 impl Default for ServerRules {
@@ -64,6 +70,7 @@ impl Default for ServerRules {
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
             path_policy: PathPolicy::default(),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: None,
         }
     }
 }
@@ -125,6 +132,8 @@ enum Keep {
     Linger,
     /// It is cut at once.
     Abort,
+    /// It is no HTTP connection any more.
+    Switched,
 }
 
 impl<I: Io> Connection<I> {
@@ -617,6 +626,14 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
     fn raw_failed(&mut self) -> Failure {
         self.keep = Keep::Abort;
         if self.deadline.fired() { Reason::ClientStalled } else { Reason::ClientClosed }.into()
+    }
+
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+        switch::send(self, x).await
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.deadline.target().local_addr()
     }
 
     fn head_sent(&self) -> bool {
