@@ -36,6 +36,8 @@ pub mod error;
 pub mod limits;
 pub mod time;
 
+pub mod concurrency;
+
 pub mod http;
 pub mod net;
 pub mod proto;
