@@ -16,15 +16,15 @@ use crate::time::Now;
 /// Shortest time over which latencies are averaged.
 pub const WINDOW_MS: u64 = 100;
 /// Requests without which an average says too little; a window lasts until it has them, up to [`WINDOW_MS_MAX`].
-pub const WINDOW_SAMPLES_MIN: u64 = 20;
+pub const WINDOW_SAMPLES_MIN: u64 = 100;
 /// Longest window.
 pub const WINDOW_MS_MAX: u64 = 2_000;
 /// How often the latency without queueing is measured.
 pub const PROBE_EVERY_MS: u64 = 10_000;
 /// To which part of itself the limit is lowered for a probe.
 pub const PROBE_PERCENT: u32 = 60;
-/// Windows of a probe: in the first the queue runs empty, the second is measured.
-const PROBE_WINDOWS: u32 = 2;
+/// Windows of a probe.
+const PROBE_WINDOWS: u32 = 3;
 /// What the limit begins with.
 pub const LIMIT_AT_START: u32 = 20;
 
@@ -51,6 +51,11 @@ pub struct Window {
 }
 
 impl Window {
+    /// Mean latency in nanoseconds, never 0.
+    fn mean_ns(&self) -> f64 {
+        (self.sum_ns as f64 / self.answered.max(1) as f64).max(1.0)
+    }
+
     /// Adds what another saw.
     pub fn absorb(&mut self, other: Window) {
         self.answered += other.answered;
@@ -67,9 +72,14 @@ pub struct Adaptive {
     base_ns: Option<f64>,
     window: Window,
     since: Option<Now>,
-    probed: Now,
-    /// Windows of the present probe that are left.
+    /// Mean latency of the last windows.
+    smooth_ns: Option<f64>,
+    /// Too many waited in the window before.
+    over: bool,
+    probed: Option<Now>,
+    /// Windows of the present probe that are left, and what it has seen.
     probing: u32,
+    probe: Window,
 }
 
 impl Adaptive {
@@ -80,8 +90,11 @@ impl Adaptive {
             base_ns: None,
             window: Window::default(),
             since: None,
-            probed: Now(0),
+            smooth_ns: None,
+            over: false,
+            probed: None,
             probing: 0,
+            probe: Window::default(),
         }
     }
 
@@ -114,38 +127,49 @@ impl Adaptive {
         if window.answered == 0 {
             return;
         }
-        let rtt = window.sum_ns as f64 / window.answered as f64;
         if self.probing > 0 {
-            self.probing -= 1;
-            if self.probing == 0 {
-                self.base_ns = Some(rtt.max(1.0));
-                self.probed = now;
-            }
-            return;
+            return self.probe(window, now);
         }
-        let base = *self.base_ns.get_or_insert(rtt.max(1.0));
-        // Less than ever was without a queue: that is the base.
-        let base = base.min(rtt.max(1.0));
+        let rtt = window.mean_ns();
+        let smooth = self.smooth_ns.map_or(rtt, |before| (before + rtt) / 2.0);
+        self.smooth_ns = Some(smooth);
+        let base = self.base_ns.unwrap_or(smooth);
+        // Quicker than without a queue: the base was measured badly. Chance alone moves it little.
+        let base = if smooth < base { base + (smooth - base) / 5.0 } else { base };
         self.base_ns = Some(base);
-        self.steer(base / rtt.max(1.0), window.in_flight_max);
-        if self.probed == Now(0) {
-            self.probed = now;
-        } else if now.since_ns(self.probed) >= PROBE_EVERY_MS * 1_000_000 {
-            self.probing = PROBE_WINDOWS;
+        self.steer((base / smooth).min(1.0), window.in_flight_max);
+        let probed = *self.probed.get_or_insert(now);
+        if now.since_ns(probed) >= PROBE_EVERY_MS * 1_000_000 {
+            (self.probing, self.probe) = (PROBE_WINDOWS, Window::default());
         }
     }
 
-    /// `ratio`: latency without queueing over that of the window.
+    /// A window with a lower limit: the first lets the service's queue run empty, the others are measured.
+    fn probe(&mut self, window: Window, now: Now) {
+        if self.probing < PROBE_WINDOWS {
+            self.probe.absorb(window);
+        }
+        self.probing -= 1;
+        if self.probing == 0 {
+            self.base_ns = Some(self.probe.mean_ns());
+            (self.probed, self.smooth_ns, self.over) = (Some(now), None, false);
+        }
+    }
+
+    /// `ratio`: latency without queueing over that of the last windows.
     fn steer(&mut self, ratio: f64, in_flight_max: u32) {
         let waiting = self.limit * (1.0 - ratio);
         let (few, many) = ((self.limit * 0.06).max(1.0), (self.limit * 0.14).max(2.0));
-        if waiting > many {
-            // At once to where few would wait, but never by more than half.
+        let over = waiting > many;
+        if over && self.over {
+            // Twice in a row is no chance: at once to where few would wait, but never by more than half.
             self.limit -= (waiting - few).min(self.limit / 2.0);
+            self.smooth_ns = None;
         } else if waiting < few && f64::from(in_flight_max) >= self.limit * 0.8 {
             // More only where what there is was used.
             self.limit += (self.limit * 0.1).max(1.0);
         }
+        self.over = over;
     }
 }
 
@@ -174,12 +198,7 @@ mod tests {
                 // Half to one and a half.
                 sum_ms += rtt_ms * (0.5 + (self.seed >> 40) as f64 / (1u64 << 24) as f64);
             }
-            Window {
-                answered: answered as u64,
-                sum_ns: (sum_ms * 1e6) as u64,
-                failed: 0,
-                in_flight_max: flying as u32,
-            }
+            Window { answered: answered as u64, sum_ns: (sum_ms * 1e6) as u64, failed: 0, in_flight_max: flying as u32 }
         }
 
         /// Runs for some seconds. The mean of the limit over the last of them.
@@ -238,9 +257,11 @@ mod tests {
         let (mut adaptive, mut now) = (Adaptive::new(BOUNDS.max), Now::from_ms(1));
         let limit = server.run(&mut adaptive, &mut now, 9, 5.0);
         assert_eq!(limit, f64::from(LIMIT_AT_START));
+        let limit = server.run(&mut adaptive, &mut now, 60, 5.0);
+        assert!(limit >= 12.0, "{limit}: probes apart, what is enough stays");
         for _ in 0..1_000 {
             now = now.plus_ms(50);
-            adaptive.learn(Window { failed: 30, ..Window::default() }, Bounds { min: 3, max: 50 }, now);
+            adaptive.learn(Window { failed: 100, ..Window::default() }, Bounds { min: 3, max: 50 }, now);
         }
         assert_eq!(adaptive.limit(Bounds { min: 3, max: 50 }), 3);
         server.run(&mut adaptive, &mut now, 60, f64::INFINITY);

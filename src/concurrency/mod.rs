@@ -23,9 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 pub use self::adaptive::{Bounds, Window};
+use self::gate::{Entered, Granted};
 pub use self::gate::{Gate, PENDING_CEILING, Report, Terms};
 pub use self::keys::KEYS_MAX;
-use self::gate::{Entered, Granted};
 use self::keys::Place;
 use crate::time::Now;
 
@@ -95,6 +95,11 @@ impl Local {
         &self.gate
     }
 
+    /// The worker whose end it is.
+    pub fn worker(&self) -> u32 {
+        self.worker
+    }
+
     /// Whether it is an end of this limit.
     pub fn is_of(&self, gate: &Arc<Gate>) -> bool {
         Arc::ptr_eq(&self.gate, gate)
@@ -138,18 +143,21 @@ impl Local {
 
     fn tell(&self, granted: impl IntoIterator<Item = Granted>) {
         for one in granted {
-            match one.worker == self.worker {
-                true => self.wake(one.id),
-                false => bell::ring(one.worker),
+            let woken = one.worker == self.worker && self.wake(one.id);
+            if !woken {
+                // On another worker, or at another end of the same limit on this one.
+                bell::ring(one.worker);
             }
         }
     }
 
-    fn wake(&self, id: u64) {
+    fn wake(&self, id: u64) -> bool {
         let waiter = self.waiters.borrow_mut().remove(&id);
+        let found = waiter.is_some();
         if let Some(waiter) = waiter {
             waiter.waker.wake();
         }
+        found
     }
 
     /// Wakes those who have a place, whose time is over, or, with `all`, everyone. Returns whether anyone waits.
@@ -184,6 +192,11 @@ impl Ticket {
         }
         self.done = true;
         Some(Permit { local: self.local.clone(), place: self.place })
+    }
+
+    /// The wait is over at `due`, if not before.
+    pub fn end_by(&mut self, due: Now) {
+        self.due = self.due.min(due);
     }
 
     /// When the wait is over.

@@ -62,6 +62,9 @@ pub trait Interrupt {
 
     /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
     fn is_quiet(&self) -> bool;
+
+    /// Whether the peer has closed its sending side or reset the connection, whatever has arrived before.
+    fn has_left(&self) -> bool;
 }
 
 /// Opens connections to endpoints.

@@ -86,6 +86,10 @@ impl Interrupt for SharedStream {
     fn is_quiet(&self) -> bool {
         SharedStream::is_quiet(self)
     }
+
+    fn has_left(&self) -> bool {
+        SharedStream::has_left(self)
+    }
 }
 
 /// Connects over TCP, with TCP_NODELAY.

@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
+use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::Exchange;
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES};
+use crate::http::exchange::{EndpointWork, Exchange};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -54,7 +55,14 @@ pub struct Service<I: Io> {
     pub stats: ServiceHandle,
     endpoints: Vec<Rc<Endpoint<I>>>,
     balancing: RefCell<Balancing>,
+    limit: Option<Box<Limit>>,
     name: String,
+}
+
+/// A configured limit on the requests of a service (F13).
+struct Limit {
+    local: Rc<Local>,
+    terms: Terms,
 }
 
 /// What choosing looks at and remembers.
@@ -93,7 +101,47 @@ impl<I: Io> Service<I> {
             spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
         let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
         let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
-        Self { stats, endpoints, balancing, name: spec.name.clone() }
+        Self { stats, endpoints, balancing, limit: None, name: spec.name.clone() }
+    }
+
+    /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
+    pub fn limited(mut self, spec: &snapshot::Service, previous: Option<&Service<I>>, worker: u32) -> Self {
+        self.limit = spec.limits.as_ref().map(|limits| {
+            let known = previous.and_then(|service| service.limit.as_ref()).map(|limit| &limit.local);
+            let known = known.filter(|local| local.is_of(&limits.gate)).cloned();
+            let local = known.unwrap_or_else(|| Local::new(limits.gate.clone(), worker));
+            Box::new(Limit { local, terms: limits.terms })
+        });
+        self
+    }
+
+    /// The limit that was prepared holds from now on.
+    pub fn commit(&self) {
+        if let Some(limit) = &self.limit {
+            limit.local.apply(&limit.terms);
+        }
+    }
+
+    /// Lets a request in under the service's limit, if it has one. Some when it must wait.
+    ///
+    /// # Errors
+    /// [`Reason::ConcurrencyLimited`].
+    #[inline]
+    pub fn enter(&self, x: &mut Exchange, now: Now) -> Result<Option<Ticket>, Failure> {
+        match &self.limit {
+            None => Ok(None),
+            Some(limit) => limit.enter(x, now),
+        }
+    }
+
+    /// Learns from a finished request, where the limit moves by latency.
+    #[inline]
+    pub fn observe(&self, x: &Exchange, now: Now) {
+        if let Some(limit) = &self.limit
+            && let Some(bounds) = limit.terms.adaptive
+        {
+            observe(&limit.local, bounds, x, now);
+        }
     }
 
     /// Identity over reloads.
@@ -104,7 +152,7 @@ impl<I: Io> Service<I> {
     /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load.
     ///
     /// # Errors
-    /// [`Reason::NoEndpoint`].
+    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
     pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
         let algorithm = spec.balancer.algorithm();
         let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
@@ -115,7 +163,11 @@ impl<I: Io> Service<I> {
             views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
         }
         let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
-        let endpoint = self.endpoints[at].clone();
+        let endpoint = &self.endpoints[at];
+        if endpoint.active.get() >= ENDPOINT_REQUESTS_MAX {
+            return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
+        }
+        let endpoint = endpoint.clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
     }
@@ -193,6 +245,29 @@ impl<I: Io> Endpoint<I> {
             }
             Err(error) => Err(connect_failure(&error)),
         }
+    }
+}
+
+impl Limit {
+    fn enter(&self, x: &mut Exchange, now: Now) -> Result<Option<Ticket>, Failure> {
+        match self.local.enter(0, &self.terms, now) {
+            Admission::In(permit) => {
+                x.permits.push(permit);
+                Ok(None)
+            }
+            Admission::Wait(ticket) => Ok(Some(ticket)),
+            Admission::Full => Err(Reason::ConcurrencyLimited.into()),
+        }
+    }
+}
+
+/// Tells a limit that moves by latency how a request went.
+#[cold]
+fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
+    match x.endpoint_work() {
+        EndpointWork::Unknown => {}
+        EndpointWork::Took(ns) => local.observe(Some(ns), bounds, now),
+        EndpointWork::Strained => local.observe(None, bounds, now),
     }
 }
 
