@@ -15,9 +15,9 @@ use ringway::limits::TICK_MS;
 use ringway::time::Now;
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 /// Time of one simulation.
-const END_MS: u64 = 4_000;
+const END_MS: u64 = 2_000;
 
 /// splitmix64 (Steele, Lea, Flood 2014).
 struct Random(u64);
@@ -63,6 +63,8 @@ struct Plan {
     /// One in so many ends by a panic.
     panics: u64,
     reloads: bool,
+    /// Whether workers hear each other's bells; else they find out at their next tick.
+    bells: bool,
 }
 
 impl Plan {
@@ -77,7 +79,7 @@ impl Plan {
         let (workers, keys) = (random.pick(&[1, 2, 4, 8]), random.pick(&[0, 0, 3]));
         let work_ms = random.pick(&[1, 10, 60]);
         // From half to four times of what the limit can do.
-        let capacity = 256 * u64::from(requests_max) * keys.max(1) / work_ms;
+        let capacity = (256 * u64::from(requests_max) * keys.max(1) / work_ms).min(2_560);
         Self {
             workers,
             keys,
@@ -88,17 +90,17 @@ impl Plan {
             leaves: random.pick(&[0, 2, 10]),
             panics: random.pick(&[0, 5]),
             reloads: random.below(3) == 0,
+            bells: random.below(2) == 0,
         }
     }
 }
 
 enum Stage {
     Waits(Ticket, u64),
-    Works(Permit, u64),
+    Works { _permit: Permit, until_ms: u64 },
 }
 
 struct Task {
-    worker: usize,
     key: u64,
     stage: Stage,
     flag: Arc<Flag>,
@@ -170,6 +172,10 @@ impl Sim {
         }
         self.poll_woken();
         self.leave();
+        if self.plan.bells {
+            self.workers.iter().for_each(|worker| worker.waiting.rung());
+            self.poll_woken();
+        }
         let is_tick = self.now_ms.is_multiple_of(TICK_MS);
         if is_tick {
             let now = self.now();
@@ -198,7 +204,7 @@ impl Sim {
         let stage = match self.workers[worker].local.enter(key, &self.plan.terms, self.now()) {
             Admission::In(permit) => {
                 self.ends[0] += 1;
-                Stage::Works(permit, self.work_until())
+                Stage::Works { _permit: permit, until_ms: self.work_until() }
             }
             Admission::Wait(ticket) => {
                 self.workers[worker].waiting.watch(&ticket);
@@ -213,7 +219,7 @@ impl Sim {
         let leaves = one_in(&mut self.random, self.plan.leaves);
         let leaves_ms = if leaves { self.now_ms + self.random.below(self.plan.terms.wait_ms) } else { u64::MAX };
         let panics = one_in(&mut self.random, self.plan.panics);
-        self.tasks.push(Task { worker, key, stage, flag, panics, leaves_ms, begun_ms: self.now_ms });
+        self.tasks.push(Task { key, stage, flag, panics, leaves_ms, begun_ms: self.now_ms });
     }
 
     fn work_until(&mut self) -> u64 {
@@ -222,7 +228,7 @@ impl Sim {
 
     fn end_work(&mut self) {
         let now_ms = self.now_ms;
-        let is_over = |task: &Task| matches!(task.stage, Stage::Works(_, until) if until <= now_ms);
+        let is_over = |task: &Task| matches!(task.stage, Stage::Works { until_ms, .. } if until_ms <= now_ms);
         while let Some(at) = self.tasks.iter().position(is_over) {
             let task = self.tasks.swap_remove(at);
             if task.panics {
@@ -258,12 +264,12 @@ impl Sim {
 
     /// What `pipeline::wait` does.
     fn poll(&mut self, at: usize) {
-        let (now, until) = (self.now(), self.work_until());
+        let (now, until_ms) = (self.now(), self.work_until());
         let task = &mut self.tasks[at];
         task.flag.0.store(false, Ordering::SeqCst);
         let Stage::Waits(ticket, since) = &mut task.stage else { return };
         if let Some(permit) = ticket.granted() {
-            task.stage = Stage::Works(permit, until);
+            task.stage = Stage::Works { _permit: permit, until_ms };
             self.ends[1] += 1;
         } else if now >= ticket.due() {
             assert!(self.now_ms <= *since + self.plan.terms.wait_ms + TICK_MS, "waited too long");
@@ -290,15 +296,13 @@ impl Sim {
             assert!(report.in_flight <= self.most, "{report:?}, {} allowed", self.most);
         }
         for key in 1..=self.plan.keys.max(1) {
-            let works = |task: &&Task| task.key == key && matches!(task.stage, Stage::Works(..));
+            let works = |task: &&Task| task.key == key && matches!(task.stage, Stage::Works { .. });
             let waits = |task: &&Task| task.key == key && matches!(task.stage, Stage::Waits(..));
             let (works, waits) = (self.tasks.iter().filter(works).count(), self.tasks.iter().filter(waits).count());
             if !self.plan.reloads {
                 assert!(works as u64 <= limit, "{works} in flight for key {key}");
             }
-            // Those who have got a place and do not know it yet are in flight, and not in the queue.
-            assert!(waits <= self.plan.terms.pending_max as usize + works.max(self.most as usize));
-            if is_tick {
+            if is_tick || self.plan.bells {
                 assert!(waits == 0 || works as u64 >= limit, "{waits} wait for key {key}, {works} of {limit} work");
             }
         }
@@ -331,22 +335,31 @@ fn limits_hold_and_nobody_is_forgotten_for_every_seed() {
 fn overload(workers: u64, times: u64) -> Sim {
     let terms = Terms { requests_max: 20, pending_max: 40, wait_ms: 200, adaptive: None };
     let arrivals = times * 256 * 20 / 10;
-    let plan = Plan { workers, keys: 0, terms, work_ms: 10, arrivals, skew: 1, leaves: 0, panics: 0, reloads: false };
+    let plan = Plan {
+        workers,
+        keys: 0,
+        terms,
+        work_ms: 10,
+        arrivals,
+        skew: 1,
+        leaves: 0,
+        panics: 0,
+        reloads: false,
+        bells: true,
+    };
     Sim::of(plan, Random(workers))
 }
 
 /// F13: at twice the capacity at least 90 % of what the limit allows is served, on one worker as on eight.
 #[test]
 fn goodput_stays_at_twice_the_capacity() {
-    // With bells the places would be handed over at once; here a place may stand unused for a tick.
     for workers in [1, 2, 8] {
         let (mut peak, mut double) = (overload(workers, 1), overload(workers, 2));
         peak.run();
         double.run();
         let served = |sim: &Sim| sim.ends[0] + sim.ends[1];
         let possible = END_MS * 20 / 11;
-        let part = if workers == 1 { 90 } else { 40 };
-        assert!(served(&double) * 100 >= possible * part, "{workers}: {} of {possible}", served(&double));
+        assert!(served(&double) * 10 >= possible * 9, "{workers}: {} of {possible}", served(&double));
         assert!(served(&double) * 10 >= served(&peak) * 9, "{workers}: {} < {}", served(&double), served(&peak));
         let full = double.ends[2];
         assert!(full > 0 && full + double.ends[3] >= served(&double) * 3 / 4, "{:?}", double.ends);
@@ -367,6 +380,7 @@ fn a_hot_client_does_not_hold_others_up() {
         leaves: 0,
         panics: 0,
         reloads: false,
+        bells: true,
     };
     let mut sim = Sim::of(plan, Random(1));
     for turn in 0..2_000 {
