@@ -1,9 +1,9 @@
 //! A limit that finds itself: how many requests a service takes at once before they only wait for each other.
 //!
 //! It is the rule of TCP Vegas for requests. `base` is the latency without queueing; with `limit` in flight and a
-//! latency of `rtt`, `limit * (1 - base / rtt)` of them wait in the service. The limit is kept where a few do: enough to
-//! show that capacity is used, few enough that latency stays near `base`. What fails from overload (timeouts, refused
-//! connections) takes a tenth off.
+//! latency of `rtt`, `limit * (1 - base / rtt)` of them wait in the service. The limit is kept where a few do: enough
+//! to show that capacity is used, few enough that latency stays near `base`. What fails from overload (timeouts,
+//! refused connections) takes a tenth off.
 //!
 //! `base` is measured by probes, not kept as a minimum for ever: every [`PROBE_EVERY_MS`] the limit is lowered to
 //! [`PROBE_PERCENT`] for a moment, so that the service's own queue runs empty, and what is measured then is the new

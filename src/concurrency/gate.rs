@@ -1,8 +1,8 @@
 //! A limit on requests in flight that all workers of a node share, with its queue.
 //!
 //! While nobody waits, a request enters and leaves by one compare-and-swap each ([`super::keys`]). Who finds the limit
-//! reached waits in one queue for the whole node, which a lock guards: it is taken only by those who have to wait and by
-//! those who leave while others wait. Rules, each checked by `tests/concurrency_sim.rs`:
+//! reached waits in one queue for the whole node, which a lock guards: it is taken only by those who have to wait and
+//! by those who leave while others wait. Rules, each checked by `tests/concurrency_sim.rs`:
 //!
 //! - Never more in flight than the limit says: a place is handed over, not given up and taken again.
 //! - Who comes while others wait goes behind them: no barging.

@@ -1,4 +1,4 @@
-//! What limits on requests in flight tell: for metrics and the admin API. All workers share them, so that none is asked.
+//! What limits on requests in flight tell: for metrics and the admin API. All workers share them, so none is asked.
 
 use std::collections::BTreeMap;
 

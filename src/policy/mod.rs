@@ -71,8 +71,8 @@ pub enum Flow {
     Continue,
     /// Answer the client with this; no later policy and no endpoint sees the request.
     Reply(Box<Reply>),
-    /// Wait for this, then ask the same policy again: [`Hooks::on_resume`]. Boxed, since it is rare and would make every
-    /// request larger.
+    /// Wait for this, then ask the same policy again: [`Hooks::on_resume`]. Boxed, since it is rare and would make
+    /// every request larger.
     Wait(Box<Pending>),
 }
 

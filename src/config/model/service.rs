@@ -1,5 +1,6 @@
 //! `services`.
 
+use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
 use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Name, ScalarType};
 use crate::schema::{Cx, Node, Spanned, TypeDoc, codes};
@@ -121,8 +122,14 @@ fn check_service_limits(limits: &ServiceLimits, node: &Node, cx: &mut Cx) {
     if limits.requests_max.is_some() {
         return;
     }
-    for key in ["pending_max", "queue_timeout", "adaptive"] {
-        if let Some(entry) = node.entry(key) {
+    // A configuration that is written out in full has the defaults.
+    let given = [
+        ("pending_max", limits.pending_max.get() != u64::from(PENDING_MAX)),
+        ("queue_timeout", limits.queue_timeout.as_millis() != u128::from(QUEUE_TIMEOUT_MS)),
+        ("adaptive", limits.adaptive.is_some()),
+    ];
+    for (key, is_given) in given {
+        if let Some(entry) = node.entry(key).filter(|_| is_given) {
             cx.report(codes::CONTRADICTION, entry.value.span, format!("`{key}` has no use without `requests_max`"))
                 .hint("set `requests_max`: how many requests may be in flight");
         }
