@@ -301,3 +301,64 @@ fn ip_key(address: IpAddr) -> u64 {
         IpAddr::V6(v6) => hash_key(&v6.octets()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::concurrency::Gate;
+    use crate::net::mem::Mem;
+    use crate::snapshot::{HostRule, ServiceLimits};
+    use crate::telemetry::metrics::WorkerMetrics;
+    use crate::upstream::balance::Balancer;
+
+    fn spec(limits: Option<ServiceLimits>) -> snapshot::Service {
+        let address = "10.0.0.1:80";
+        let endpoint = snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), weight: 1 };
+        snapshot::Service {
+            name: "up".into(),
+            label: "up".into(),
+            balancer: Balancer::new(Algorithm::RoundRobin, &[endpoint.view()]),
+            endpoints: vec![endpoint],
+            hash_key: HashKey::ClientIp,
+            host: HostRule::Preserve,
+            rules: ServiceRules::default(),
+            limits,
+        }
+    }
+
+    fn service(spec: &snapshot::Service, previous: Option<&Service<Mem>>) -> Service<Mem> {
+        let stats = WorkerMetrics::new(0, Now(0)).service("up", []);
+        Service::new(spec, previous, stats, 1).limited(spec, previous, 3_100)
+    }
+
+    #[test]
+    fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
+        let spec = spec(None);
+        let service = service(&spec, None);
+        let (mut x, none) = (Exchange::default(), TriedSet::default());
+        assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
+        let mut visits: Vec<_> =
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &none).err().map(|failure| failure.reason);
+        assert_eq!(refused, Some(Reason::Overloaded));
+        visits.pop();
+        assert!(service.choose(&spec, &x, &none).is_ok());
+    }
+
+    #[test]
+    fn a_limit_outlives_a_reload() {
+        let terms = Terms { requests_max: 1, pending_max: 1, wait_ms: 100, adaptive: None };
+        let gate = Gate::new(None, &terms);
+        let old = service(&spec(Some(ServiceLimits { terms, gate: gate.clone() })), None);
+        let (mut first, mut second) = (Exchange::default(), Exchange::default());
+        assert!(old.enter(&mut first, Now(0)).expect("room").is_none());
+        let mut ticket = old.enter(&mut second, Now(0)).expect("room to wait").expect("waits");
+        let raised = Terms { requests_max: 2, ..terms };
+        let new = service(&spec(Some(ServiceLimits { terms: raised, gate: gate.clone() })), Some(&old));
+        assert!(ticket.granted().is_none(), "what is prepared does not hold yet");
+        new.commit();
+        assert!(ticket.granted().is_some());
+        first.clear();
+        assert_eq!((gate.report().limit, gate.report().in_flight), (2, 0));
+    }
+}
