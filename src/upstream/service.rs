@@ -56,6 +56,8 @@ pub struct Service<I: Io> {
     endpoints: Vec<Rc<Endpoint<I>>>,
     balancing: RefCell<Balancing>,
     limit: Option<Box<Limit>>,
+    /// Requests under way with one endpoint: bounded here where no limit is configured.
+    endpoint_requests_max: u32,
     name: String,
 }
 
@@ -101,7 +103,14 @@ impl<I: Io> Service<I> {
             spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
         let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
         let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
-        Self { stats, endpoints, balancing, limit: None, name: spec.name.clone() }
+        Self {
+            stats,
+            endpoints,
+            balancing,
+            limit: None,
+            endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
+            name: spec.name.clone(),
+        }
     }
 
     /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
@@ -112,6 +121,9 @@ impl<I: Io> Service<I> {
             let local = known.unwrap_or_else(|| Local::new(limits.gate.clone(), worker));
             Box::new(Limit { local, terms: limits.terms })
         });
+        if self.limit.is_some() {
+            self.endpoint_requests_max = u32::MAX;
+        }
         self
     }
 
@@ -164,7 +176,7 @@ impl<I: Io> Service<I> {
         }
         let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
         let endpoint = &self.endpoints[at];
-        if endpoint.active.get() >= ENDPOINT_REQUESTS_MAX {
+        if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
         }
         let endpoint = endpoint.clone();
@@ -311,7 +323,7 @@ mod tests {
     use crate::telemetry::metrics::WorkerMetrics;
     use crate::upstream::balance::Balancer;
 
-    fn spec(limits: Option<ServiceLimits>) -> snapshot::Service {
+    fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
         let address = "10.0.0.1:80";
         let endpoint = snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), weight: 1 };
         snapshot::Service {
@@ -326,15 +338,15 @@ mod tests {
         }
     }
 
-    fn service(spec: &snapshot::Service, previous: Option<&Service<Mem>>) -> Service<Mem> {
+    fn make(spec: &snapshot::Service, previous: Option<&Service<Mem>>) -> Service<Mem> {
         let stats = WorkerMetrics::new(0, Now(0)).service("up", []);
         Service::new(spec, previous, stats, 1).limited(spec, previous, 3_100)
     }
 
     #[test]
     fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
-        let spec = spec(None);
-        let service = service(&spec, None);
+        let spec = make_spec(None);
+        let service = make(&spec, None);
         let (mut x, none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
@@ -343,18 +355,22 @@ mod tests {
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
         assert!(service.choose(&spec, &x, &none).is_ok());
+        let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
+        let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
+        let limited = make(&spec, Some(&service));
+        assert!(limited.choose(&spec, &x, &none).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]
     fn a_limit_outlives_a_reload() {
         let terms = Terms { requests_max: 1, pending_max: 1, wait_ms: 100, adaptive: None };
         let gate = Gate::new(None, &terms);
-        let old = service(&spec(Some(ServiceLimits { terms, gate: gate.clone() })), None);
+        let old = make(&make_spec(Some(ServiceLimits { terms, gate: gate.clone() })), None);
         let (mut first, mut second) = (Exchange::default(), Exchange::default());
         assert!(old.enter(&mut first, Now(0)).expect("room").is_none());
         let mut ticket = old.enter(&mut second, Now(0)).expect("room to wait").expect("waits");
         let raised = Terms { requests_max: 2, ..terms };
-        let new = service(&spec(Some(ServiceLimits { terms: raised, gate: gate.clone() })), Some(&old));
+        let new = make(&make_spec(Some(ServiceLimits { terms: raised, gate: gate.clone() })), Some(&old));
         assert!(ticket.granted().is_none(), "what is prepared does not hold yet");
         new.commit();
         assert!(ticket.granted().is_some());
