@@ -116,6 +116,11 @@ reasons! {
     IpDenied = "ip_denied", 403, Gateway, No, "Forbidden";
     /// A rate limit refused the request (R89).
     RateLimited = "rate_limited", 429, Gateway, No, "Rate limit exceeded";
+    /// As many requests as allowed are in flight, and as many as allowed wait: `limits` of the service, or a
+    /// `concurrency_limit` (F13, F14).
+    ConcurrencyLimited = "concurrency_limited", 503, Gateway, No, "Too many requests in flight";
+    /// The request waited longer than `queue_timeout` for others to end (F13).
+    QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
     /// The listener has as many tunnels open as it may (`tunnels_max`).

@@ -82,6 +82,14 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an
+/// endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
+/// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
+pub const ENDPOINT_REQUESTS_MAX: u32 = 4_096;
+/// Requests that wait for a place at a limit, where one is configured (`pending_max`; F13).
+pub const PENDING_MAX: u32 = 128;
+/// How long one waits (`queue_timeout`).
+pub const QUEUE_TIMEOUT_MS: u64 = 1_000;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
 /// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once

@@ -13,6 +13,7 @@ use super::admin::backend::{
     AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
 };
 use super::fleet::{Fleet, Share};
+use super::limits;
 use super::source::{ConfigSource, Ready};
 use crate::net::listener;
 use crate::policy::{self, CompileEnv};
@@ -308,6 +309,7 @@ impl AdminBackend for Gateway {
                 reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
                 log_write_errors: 0,
                 process_log_dropped: log::dropped(),
+                limits: limits::facts(&snapshot),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             exposition.render(&reports, &ProcessFacts::read(), &facts)
@@ -339,6 +341,7 @@ impl AdminBackend for Gateway {
                     "name": service.name,
                     "load_balancer": service.balancer.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
+                    "limits": limits::of_service(service),
                 })
             };
             Value::Array(snapshot.services.iter().map(service).collect())

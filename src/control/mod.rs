@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod fleet;
 pub mod gateway;
+mod limits;
 pub mod source;
 pub mod notify;
 pub mod serve;

@@ -272,6 +272,9 @@ mod tests {
         fn is_quiet(&self) -> bool {
             true
         }
+        fn has_left(&self) -> bool {
+            false
+        }
     }
 
     fn probe(timers: &Rc<Timers>) -> (Rc<Probe>, Deadline) {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
-use super::reply;
 use super::tunnel::Tunnel;
+use super::{reply, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
@@ -195,7 +195,12 @@ async fn serve<D: Downstream, C: Connect>(
     let Request { x, captures, path } = request;
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
-    if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
+    let mut flow = live.chain.on_request(progress, x, x.started);
+    if let Flow::Wait(pending) = flow {
+        let due = x.started.plus_ms(route.timeout_ms);
+        flow = Box::pin(wait::policies(down, env, &live.chain, progress, x, pending, due)).await?;
+    }
+    if let Flow::Reply(reply) = flow {
         count_refusal(env, live, &reply, *progress);
         return answer(down, live, x, *reply, *progress).await.map(|()| None);
     }
@@ -221,7 +226,7 @@ async fn serve<D: Downstream, C: Connect>(
     }
 }
 
-/// A limiter's refusals are counted under its own word (R215).
+/// A rate limiter's refusals are counted under its own word (R215).
 fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, progress: Progress) {
     if reply.reason != Some(Reason::RateLimited) {
         return;
@@ -265,6 +270,10 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
+    let due = x.started.plus_ms(route.timeout_ms);
+    if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
+        Box::pin(wait::service(down, env, x, ticket, due)).await?;
+    }
     let proxy = Proxy {
         connector: &env.connector,
         timers: &env.timers,
@@ -272,7 +281,7 @@ async fn proxy<D: Downstream, C: Connect>(
         spec,
         service: &plan.services[service],
         host: route.host.as_ref().unwrap_or(&spec.host),
-        due: x.started.plus_ms(route.timeout_ms),
+        due,
         body_bytes_max: body_bytes_max(route, listener),
         upgrade: upgrade.as_deref(),
     };
@@ -361,7 +370,11 @@ fn settle<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
         live.chain.on_done(progress, x, now);
     }
     let metrics = env.metrics.borrow();
-    let service = plan.services.get(x.service as usize).map(|service| &service.stats);
+    let service = plan.services.get(x.service as usize);
+    if let Some(service) = service {
+        service.observe(x, now);
+    }
+    let service = service.map(|service| &service.stats);
     let unmatched;
     let stats = match live {
         Some(live) => &*live.stats,

@@ -5,3 +5,4 @@ pub mod env;
 pub mod plan;
 pub mod reply;
 pub mod tunnel;
+mod wait;

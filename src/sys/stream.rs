@@ -174,6 +174,14 @@ impl SharedStream {
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Whether the peer has closed its sending side or reset the connection. Bytes that arrived before do not hide it.
+    pub fn has_left(&self) -> bool {
+        let mut asked = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: `asked` is one valid entry for the whole call, which does not wait; the descriptor is ours and open.
+        let count = unsafe { libc::poll(&mut asked, 1, 0) };
+        count > 0 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+    }
+
     /// Sets TCP_NODELAY.
     ///
     /// # Errors

@@ -130,6 +130,7 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
     // The starter waits for this answer; if it is gone, so is the process.
     let _ = started.send(Ok(as_what));
     monoio::spawn(tick_all(shared.clone()));
+    monoio::spawn(super::bell::listen(shared.clone(), index, on_ring));
     obey(&shared, mailbox).await;
     shared.env.access_log.borrow_mut().flush();
 }
@@ -194,6 +195,7 @@ async fn tick_all(shared: Rc<Shared>) {
         let now = shared.env.timers.now();
         shared.env.timers.advance(now);
         shared.env.set_wall_clock(time::unix_ms());
+        shared.env.waiting.tick(now);
         count += 1;
         if count.is_multiple_of(5) {
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));

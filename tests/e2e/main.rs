@@ -7,6 +7,7 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_input;
+mod concurrency;
 mod connections;
 mod examples;
 mod forwarding;

@@ -407,6 +407,10 @@ impl<'c, I: Io> Downstream for Http1<'c, I> {
     fn split(&mut self) -> (&mut Self::Body, &mut Self::Response) {
         (&mut self.body, &mut self.response)
     }
+
+    fn has_left(&self) -> bool {
+        self.response.deadline.target().has_left()
+    }
 }
 
 /// The request body on an HTTP/1 connection.

@@ -9,7 +9,7 @@ use super::instruments::{Deadline, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
-use super::totals::{Admission, Labels, Totals};
+use super::totals::{Admission, Labels, SERIES_MAX, Totals};
 
 const QUANTILES: [(&str, f64); 4] = [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999)];
 const ACTIVE_CONNECTIONS: usize = 0;
@@ -37,6 +37,23 @@ pub struct ControlFacts {
     pub log_write_errors: u64,
     /// Lines of the process log that were dropped.
     pub process_log_dropped: u64,
+    /// Limits on requests in flight.
+    pub limits: Vec<LimitFacts>,
+}
+
+/// What a limit on requests in flight does at present (F13).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitFacts {
+    /// Where it is configured: `service:NAME`, or the place of its policy.
+    pub name: String,
+    /// The limit; for each key, where there are keys.
+    pub limit: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Requests that wait.
+    pub queued: u64,
+    /// Requests that were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// One worker's answer to the question for its counters.
@@ -102,6 +119,7 @@ impl Exposition {
         quantiles(&mut page, &totals);
         self.connections(&mut page, reports);
         self.workers(&mut page);
+        limit_families(&mut page, &control.limits);
         control_families(&mut page, control);
         process_families(&mut page, process);
         page.into_text()
@@ -286,6 +304,24 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
     page.count(&[], facts.log_write_errors);
     page.family("ringway_process_log_dropped_total", "counter", "Lines of the process log that were dropped.");
     page.count(&[], facts.process_log_dropped);
+}
+
+/// Series are bounded by the configuration, and here.
+fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
+    let limits = &limits[..limits.len().min(SERIES_MAX)];
+    let mut family = |name: &str, help: &str, value: fn(&LimitFacts) -> u64| {
+        page.family(name, "gauge", help);
+        limits.iter().for_each(|limit| page.count(&[("limit", &limit.name)], value(limit)));
+    };
+    family("ringway_limit_requests_max", "Requests that may be in flight; for each key, if any.", |one| one.limit);
+    family("ringway_limit_requests_in_flight", "Requests in flight under a limit.", |one| one.in_flight);
+    family("ringway_limit_requests_queued", "Requests that wait at a limit.", |one| one.queued);
+    page.family("ringway_limit_refused_total", "counter", "Requests that a limit did not let through.");
+    for limit in limits {
+        for (reason, count) in &limit.refused {
+            page.count(&[("limit", &limit.name), ("reason", reason)], *count);
+        }
+    }
 }
 
 fn process_families(page: &mut Page, facts: &ProcessFacts) {
