@@ -8,4 +8,6 @@ pub mod clock;
 pub mod limit;
 pub mod memory;
 pub mod ring;
+pub mod stack;
 pub mod stream;
+pub mod thread;
