@@ -105,7 +105,7 @@ pub const STUCK_WARN_MS: u64 = 100;
 pub const STUCK_REPORT_MS: u64 = 1_000;
 /// A worker without a turn for so long ends the process, so that its supervisor starts another (F06).
 pub const STUCK_ABORT_MS: u64 = 5_000;
-/// A watchdog that is itself so much late judges nobody: the process or the machine stood still (F18).
+/// A watchdog that is itself more late than this takes its lateness off: the process or the machine stood still (F18).
 pub const WATCHDOG_LATE_MS: u64 = 50;
 /// Frames of a stuck worker's stack that are written to the log.
 pub const STACK_FRAMES_MAX: usize = 64;

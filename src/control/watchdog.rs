@@ -5,8 +5,8 @@
 //! ```text
 //! worker: a tick each 20 ms stores the time ──► watchdog: a look each 25 ms ──► late? ─ signal ─ stack ─ log
 //! ```
-//! Time in which nobody could run is nobody's fault. When the watchdog itself comes late (SIGSTOP, a suspended machine, a
-//! debugger), all ages begin anew; and the time that a thread waited for a processor is taken off.
+//! Time in which nobody could run is nobody's fault. What the watchdog itself comes late (SIGSTOP, a suspended machine,
+//! a debugger, a quota that is used up) is taken off; or what the thread waited for a processor, where that is more.
 
 use std::io;
 use std::sync::Arc;
@@ -97,6 +97,8 @@ struct Watched {
     beat_ns: u64,
     /// What was said of the present silence.
     said: Option<What>,
+    /// How much of it was the watchdog's own lateness.
+    excused_ns: u64,
     /// What the thread had waited for a processor when its silence was first noticed.
     waited_ns: Option<u64>,
 }
@@ -105,15 +107,13 @@ struct Watched {
 #[derive(Debug)]
 pub struct Judge {
     last_turn_ns: u64,
-    /// Silence before this is nobody's fault.
-    forgiven_ns: u64,
     workers: Vec<Watched>,
 }
 
 impl Judge {
     /// A judge of so many workers, at a time of the monotonic clock in nanoseconds.
     pub fn new(workers: usize, now_ns: u64) -> Self {
-        Self { last_turn_ns: now_ns, forgiven_ns: now_ns, workers: vec![Watched::default(); workers] }
+        Self { last_turn_ns: now_ns, workers: vec![Watched::default(); workers] }
     }
 
     /// One look. `beat` tells when a worker last took a turn (0: it does not run), `waited` how long its thread has
@@ -121,13 +121,10 @@ impl Judge {
     pub fn turn(&mut self, now_ns: u64, beat: impl Fn(usize) -> u64, waited: impl Fn(usize) -> u64) -> Vec<Verdict> {
         let late_ns = now_ns.saturating_sub(self.last_turn_ns + WATCHDOG_TURN_MS * MS);
         self.last_turn_ns = now_ns;
-        if late_ns > WATCHDOG_LATE_MS * MS {
-            self.forgiven_ns = now_ns;
-        }
-        let forgiven_ns = self.forgiven_ns;
+        let late_ns = if late_ns > WATCHDOG_LATE_MS * MS { late_ns } else { 0 };
         let mut verdicts = Vec::new();
         for (worker, watched) in self.workers.iter_mut().enumerate() {
-            if let Some((stuck_ns, what)) = watched.look(now_ns, beat(worker), forgiven_ns, || waited(worker)) {
+            if let Some((stuck_ns, what)) = watched.look(now_ns, beat(worker), late_ns, || waited(worker)) {
                 verdicts.push(Verdict { worker, stuck_ms: stuck_ns / MS, what });
             }
         }
@@ -136,20 +133,21 @@ impl Judge {
 }
 
 impl Watched {
-    fn look(&mut self, now_ns: u64, beat_ns: u64, forgiven_ns: u64, waited: impl Fn() -> u64) -> Option<(u64, What)> {
+    fn look(&mut self, now_ns: u64, beat_ns: u64, late_ns: u64, waited: impl Fn() -> u64) -> Option<(u64, What)> {
         if beat_ns != self.beat_ns {
-            let stuck_ns = beat_ns.saturating_sub(self.beat_ns.max(forgiven_ns));
+            let stuck_ns = beat_ns.saturating_sub(self.beat_ns + self.excused_ns);
             let was_stuck = self.said.is_some() && beat_ns != 0;
             *self = Self { beat_ns, ..Self::default() };
             return was_stuck.then_some((stuck_ns, What::Recovered));
         }
-        let silent_ns = now_ns.saturating_sub(beat_ns.max(forgiven_ns));
-        if beat_ns == 0 || silent_ns < STUCK_WARN_MS * MS / 2 {
+        self.excused_ns += late_ns;
+        let silent_ns = now_ns.saturating_sub(beat_ns);
+        if beat_ns == 0 || silent_ns.saturating_sub(self.excused_ns) < STUCK_WARN_MS * MS / 2 {
             return None;
         }
         let waited_ns = waited();
         let starved_ns = waited_ns.saturating_sub(*self.waited_ns.get_or_insert(waited_ns));
-        let stuck_ns = silent_ns.saturating_sub(starved_ns);
+        let stuck_ns = silent_ns.saturating_sub(starved_ns.max(self.excused_ns));
         let what = match stuck_ns / MS {
             STUCK_ABORT_MS.. => What::Abort,
             STUCK_REPORT_MS.. => What::Report,
@@ -243,9 +241,23 @@ mod tests {
     fn a_stop_of_the_whole_process_is_forgiven() {
         let mut judge = Judge::new(1, 1_000 * MS);
         assert_eq!(looks(&mut judge, 1_025, 1_050, 1_000, |_| 0), []);
-        // 60 s later the watchdog wakes first; the worker has 100 ms from here on.
-        assert_eq!(looks(&mut judge, 61_050, 61_125, 1_000, |_| 0), []);
-        assert_eq!(looks(&mut judge, 61_150, 61_175, 1_000, |_| 0), [(61_150, What::Warn)]);
+        // 60 s later the watchdog wakes first; the worker has what was left to it.
+        assert_eq!(looks(&mut judge, 61_050, 61_050, 1_000, |_| 0), []);
+        assert_eq!(looks(&mut judge, 61_075, 61_125, 1_000, |_| 0), [(61_075, What::Warn)]);
+        let recovered = judge.turn(61_150 * MS, |_| 61_140 * MS, |_| 0);
+        assert_eq!(recovered, [Verdict { worker: 0, stuck_ms: 165, what: What::Recovered }]);
+    }
+
+    #[test]
+    fn a_watchdog_that_is_late_again_and_again_still_ends_a_stuck_worker() {
+        // A quota lets the process run for 25 of each 150 ms: 5 s of its own time are 30 s.
+        let mut judge = Judge::new(1, 1_000 * MS);
+        let mut said = Vec::new();
+        for ms in (1_150..60_000).step_by(150) {
+            said.extend(judge.turn(ms * MS, |_| 1_000 * MS, |_| 0).into_iter().map(|verdict| (ms, verdict.what)));
+        }
+        let (ms, what) = *said.last().expect("some");
+        assert!(what == What::Abort && (30_000..32_000).contains(&ms), "{said:?}");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! The flags are worth 5 to 15 % of a request (`PERF.md`), so the best set is tried first and each refusal falls back
 //! to the next. DEFER_TASKRUN runs completions only when the worker waits; COOP_TASKRUN at any return to the kernel.
 //!
-//! What a ring that runs short does (F20): a full submission queue is submitted at once; completions that do not fit the
-//! completion queue wait in the kernel (IORING_FEAT_NODROP); EAGAIN and EBUSY are tried again after the completions so
-//! far were taken. One hole in the runtime (monoio 0.2.4) is avoided: when it waits, an EBUSY ends its turn before
+//! What a ring that runs short does (F20): a full submission queue is submitted at once; completions that do not fit
+//! the completion queue wait in the kernel (IORING_FEAT_NODROP); EAGAIN and EBUSY are tried again after the completions
+//! so far were taken. One hole in the runtime (monoio 0.2.4) is avoided: when it waits, an EBUSY ends its turn before
 //! completions are taken. Kernels before 5.13 answer so while completions overflow, and it would never go on; those get
 //! epoll.
 

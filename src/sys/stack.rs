@@ -25,6 +25,7 @@ static STATE: AtomicUsize = AtomicUsize::new(IDLE);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static FRAMES: [AtomicUsize; STACK_FRAMES_MAX] = [const { AtomicUsize::new(0) }; STACK_FRAMES_MAX];
 
+// SAFETY: these are the signatures of the Itanium C++ ABI, which all unwinders that Rust uses have.
 unsafe extern "C" {
     // Of libgcc_s or libunwind, which the standard library links for its panics.
     fn _Unwind_Backtrace(step: extern "C" fn(*mut c_void, *mut c_void) -> c_int, argument: *mut c_void) -> c_int;

@@ -37,7 +37,7 @@ pub struct Berth {
 
 #[derive(Debug, Default)]
 struct Load {
-    /// Life of the worker in the upper half, its connections in the lower: a seat of an earlier life gives nothing back.
+    /// Life of the worker in the upper half, its connections in the lower: seats of an earlier life give nothing back.
     seats: AtomicU64,
     open: AtomicBool,
     door: ArcSwapOption<Door>,
@@ -113,7 +113,7 @@ impl Board {
         &self.berths
     }
 
-    /// Takes a worker's place on the board. `bell` wakes it. Connections that an earlier life left behind count no more.
+    /// Takes a worker's place on the board. `bell` wakes it. What an earlier life left behind counts no more.
     pub fn join(self: &Arc<Self>, worker: usize, bell: UnixStream) -> Member {
         let (queue, handed) = sync_channel(HANDED_WAITING_MAX);
         let load = &self.berths[worker].load;

@@ -253,8 +253,8 @@ async fn drain(shared: &Rc<Shared>) {
 
 /// The worker's heartbeat: deadlines at each tick, the rest less often.
 ///
-/// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines are
-/// judged: an answer that is there is not a late one (F18).
+/// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
+/// are judged: an answer that is there is not a late one (F18).
 async fn tick_all(shared: Rc<Shared>) {
     let mut due = shared.env.timers.now();
     let mut count: u64 = 0;
@@ -291,7 +291,7 @@ impl Shared {
         self.member.pulse().beat_ns.store(now.0, Ordering::Relaxed);
     }
 
-    /// Decides which worker serves a connection that this one accepted: returns it with its seat here, or hands it over.
+    /// Decides which worker serves a connection accepted here: returns it with its seat, or hands it over.
     pub fn seat(
         &self,
         socket: &Socket,
