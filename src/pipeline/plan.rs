@@ -69,6 +69,11 @@ impl<I: Io> Plan<I> {
         self.services.iter().for_each(Service::commit);
     }
 
+    /// Closes the upstream connections that are idle.
+    pub fn close_idle(&self) {
+        self.services.iter().for_each(Service::close_idle);
+    }
+
     /// Closes upstream connections that have been idle for too long.
     pub fn expire(&self, now: Now) {
         for (service, spec) in self.services.iter().zip(&self.snapshot.services) {

@@ -3,5 +3,7 @@
 pub mod accept;
 mod bell;
 pub mod conn;
+pub mod faults;
 pub mod mailbox;
+pub mod placement;
 pub mod run;
