@@ -138,6 +138,9 @@ reasons! {
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection is
+    /// cut, never completed (F24).
+    UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
     UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
@@ -168,6 +171,16 @@ impl Failure {
     /// A failure with a detail for operators.
     pub const fn with(reason: Reason, detail: &'static str) -> Self {
         Self { reason, detail }
+    }
+
+    /// The bound that the request passed, by its name on the page of limits: clients are told (F40).
+    pub fn limit(&self) -> Option<&'static str> {
+        match self.reason {
+            Reason::UriTooLong => Some("target_bytes_max"),
+            Reason::BodyTooLarge => Some("body_bytes_max"),
+            Reason::HeaderTooLarge | Reason::BadChunk => self.detail.strip_prefix("over "),
+            _ => None,
+        }
     }
 }
 

@@ -131,12 +131,12 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
         }
         match received {
             Ok(Soon::Late) => {
-                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?
+                final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?
             }
             Ok(Soon::Received) if is_final(x.response.status) => {}
             Ok(Soon::Received) => {
                 interim(sink, x).await?;
-                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+                final_head(receiver, sink, x, terms, due, 1).await.map_err(|failure| terms.explain(failure))?;
             }
             Err(failure) => return Err(terms.explain(failure)),
         }
@@ -247,7 +247,7 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 ) -> Result<(), Failure> {
     let asked = terms.timers.known_now();
     let due = terms.until(terms.rules.first_byte_timeout_ms);
-    final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+    final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
@@ -276,15 +276,16 @@ async fn deliver<S: ResponseSink, R: ReadHalf>(
     Ok(())
 }
 
-/// Passes interim responses on, within their bound, until the final head is there (F35).
+/// Passes interim responses on, within their bound, until the final head is there (F35). So many have been already.
 async fn final_head<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
     due: Now,
+    interims: u32,
 ) -> Result<(), Failure> {
-    for _ in 0..=INTERIM_RESPONSES_MAX {
+    for _ in interims..=INTERIM_RESPONSES_MAX {
         receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
         if is_final(x.response.status) {
             return Ok(());

@@ -9,4 +9,9 @@
 mod support;
 
 mod framing;
+mod host;
+mod identity;
+mod methods;
 mod peers;
+mod responses;
+mod sizes;

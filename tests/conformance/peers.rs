@@ -11,7 +11,20 @@ const END: &str = "<!-- end -->\n";
 
 /// The groups of rows, in the order of the page. A suite with a table of cases adds its line here.
 fn groups() -> Vec<(&'static str, Vec<Case>)> {
-    vec![("Lengths (F46)", crate::framing::lengths())]
+    vec![
+        ("Request lines (F46)", crate::framing::request_lines()),
+        ("Field lines (F46)", crate::framing::field_lines()),
+        ("Lengths (F46)", crate::framing::lengths()),
+        ("Chunks and trailers (F46)", crate::framing::chunks()),
+        ("Host (F50)", crate::host::cases()),
+        ("Fields of one hop (F52)", crate::identity::hop_by_hop()),
+        ("Forged identity, from a stranger (F51, F53, F54)", crate::identity::forged()),
+        ("Methods, expectations, upgrades (F47, F54)", crate::methods::cases()),
+        ("Sizes (F40)", crate::sizes::cases()),
+        ("Ranges (F56)", crate::sizes::ranges()),
+        ("Heads of answers (F35, F36)", crate::responses::heads()),
+        ("Bodies of answers, interim responses (F24, F35)", crate::responses::bodies()),
+    ]
 }
 
 /// Runs every case against every proxy that is installed and writes the comparison into the page.

@@ -269,7 +269,7 @@ impl<R: ReadHalf> Receiver<R> {
 
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
-            BodyError::Broken(what) => Failure::with(Reason::UpstreamTruncated, what),
+            BodyError::Broken(what) => Failure::with(Reason::UpstreamBadChunk, what),
             _ if self.deadline.fired() => Reason::UpstreamTimeout.into(),
             _ => Reason::UpstreamTruncated.into(),
         }

@@ -56,6 +56,18 @@ impl Case {
         self
     }
 
+    /// Refused with this status and reason.
+    pub fn want(mut self, status: u16, reason: &'static str) -> Self {
+        self.want = Want::Refused(status, reason);
+        self
+    }
+
+    /// Served, and the origin sees this text.
+    pub fn serve(mut self, text: &'static str) -> Self {
+        self.want = Want::Served;
+        self.kept(&[text])
+    }
+
     pub fn gone(mut self, texts: &[&'static str]) -> Self {
         self.gone.extend_from_slice(texts);
         self
