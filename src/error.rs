@@ -90,6 +90,8 @@ reasons! {
     MethodNotAllowed = "method_not_allowed", 405, Downstream, No, "Method not allowed";
     /// An Expect other than 100-continue (RFC 9110 section 10.1.1).
     ExpectationFailed = "expectation_failed", 417, Downstream, No, "Expectation failed";
+    /// Range is malformed, repeated, or has too many or overlapping parts (RFC 9110 section 15.5.17).
+    BadRange = "bad_range", 416, Downstream, No, "Range not satisfiable";
     /// The HTTP version is not 1.0 or 1.1.
     VersionUnsupported = "version_unsupported", 505, Downstream, No, "HTTP version not supported";
     /// The header section is over `header_bytes_max`, a field over `field_bytes_max`, or there are too many fields.

@@ -84,14 +84,11 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         x.request_bytes = sent;
         return without_body(sink, sender, receiver, x, out, terms, on_head).await;
     }
-    drop(sender.send(out, terms.rules.send_timeout_ms).await?);
-    if let Some(rest) = rest {
-        drop(sender.send(rest, terms.rules.send_timeout_ms).await?);
-    }
-    if expects_continue {
+    let taken = begin(sender, out, rest, terms).await?;
+    if expects_continue && taken {
         sink.send_continue().await?;
     }
-    let up = Upload { chunked, sent, terms, response_done: Cell::new(false) };
+    let up = Upload { chunked, sent, taken, terms, response_done: Cell::new(false) };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
@@ -144,6 +141,24 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
+/// Sends the head and what of the body came with it. Returns whether the endpoint takes more: one that has closed may
+/// have answered before, and its answer is still there to be read.
+async fn begin<W: WriteHalf>(
+    sender: &mut Sender<W>,
+    out: Buf,
+    rest: Option<Buf>,
+    terms: &Terms<'_>,
+) -> Result<bool, Failure> {
+    for part in [Some(out), rest].into_iter().flatten() {
+        match sender.send(part, terms.rules.send_timeout_ms).await {
+            Ok(_) => {}
+            Err(failure) if failure.reason == Reason::UpstreamReset => return Ok(false),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(true)
+}
+
 fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
     if bytes > terms.body_bytes_max { Err(Reason::BodyTooLarge.into()) } else { Ok(()) }
 }
@@ -151,6 +166,7 @@ fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
 struct Upload<'a> {
     chunked: bool,
     sent: u64,
+    taken: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
 }
@@ -164,7 +180,7 @@ impl Upload<'_> {
         sender: &mut Sender<W>,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
-        let mut taken = true;
+        let mut taken = self.taken;
         bytes.set(self.sent);
         while !body.is_done() {
             if self.response_done.get() {

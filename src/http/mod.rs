@@ -9,3 +9,4 @@ pub mod ipset;
 pub mod message;
 pub mod name;
 pub mod path;
+pub mod range;

@@ -312,6 +312,10 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
         response.abort();
         return;
     }
+    if failure.reason == Reason::BodyTooLarge {
+        // Even where all of it has arrived: who sends too much is not encouraged (F40).
+        response.close_after();
+    }
     let body = reply::compose(x, Reply::failure(failure.reason));
     x.failure = Some(failure);
     if let Some(live) = plan.routes.get(x.route as usize) {

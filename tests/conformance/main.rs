@@ -13,5 +13,6 @@ mod host;
 mod identity;
 mod methods;
 mod peers;
+mod poisoning;
 mod responses;
 mod sizes;

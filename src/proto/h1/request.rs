@@ -5,8 +5,9 @@ use crate::error::{Failure, Reason};
 use crate::http::fields::Text;
 use crate::http::hop::{self, ConnectionOptions};
 use crate::http::message::{BodyLength, Method, RequestHead, Version};
-use crate::http::name::Name;
+use crate::http::name::{Name, NameSet};
 use crate::http::path::{self, PathPolicy};
+use crate::http::range;
 use crate::sys::buf::Buf;
 
 /// What parsing found besides the head itself.
@@ -131,7 +132,7 @@ pub fn interpret(
     read_framing(head)?;
     let connection = hop::take_connection(&mut head.fields)?;
     read_target(head, policy)?;
-    read_expectation(head)?;
+    read_conditions(head)?;
     hop::strip_request(&mut head.fields, peer_is_trusted);
     Ok(Accepted { connection, head_bytes })
 }
@@ -149,15 +150,32 @@ fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_expectation(head: &mut RequestHead) -> Result<(), Failure> {
-    let mut values = head.fields.values(Name::Expect);
-    let Some(value) = values.next() else { return Ok(()) };
-    if values.next().is_some() || !value.eq_ignore_ascii_case(b"100-continue") {
-        return Err(Reason::ExpectationFailed.into());
+/// Expect and Range: at most one line of each, and only what is understood (RFC 9110 sections 10.1.1, 14.2).
+fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
+    let (mut expects, mut ranges, mut is_known) = (0, 0, true);
+    for line in head.fields.lines() {
+        match line.id {
+            Name::Expect => {
+                expects += 1;
+                if expects > 1 || !head.fields.text(line.value).eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Reason::ExpectationFailed.into());
+                }
+            }
+            Name::Range => {
+                ranges += 1;
+                if ranges > 1 {
+                    return Err(Failure::with(Reason::BadRange, "several Range fields"));
+                }
+                is_known = range::check(head.fields.text(line.value))?;
+            }
+            _ => {}
+        }
     }
-    drop(values);
+    if !is_known {
+        head.fields.remove_all(NameSet::of(&[Name::Range]));
+    }
     // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
-    head.expects_continue = head.version == Version::Http11 && !head.body.is_empty();
+    head.expects_continue = expects > 0 && head.version == Version::Http11 && !head.body.is_empty();
     Ok(())
 }
 

@@ -35,9 +35,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -
             check_size(bytes.len(), limits)?;
             Ok(Parsed::Partial)
         }
-        Err(httparse::Error::TooManyHeaders) => {
-            Err(Failure::with(Reason::UpstreamHeaderTooLarge, "over fields_max"))
-        }
+        Err(httparse::Error::TooManyHeaders) => Err(Failure::with(Reason::UpstreamHeaderTooLarge, "over fields_max")),
         Err(_) => Err(Failure::with(Reason::UpstreamInvalid, "malformed response head")),
     }
 }

@@ -321,7 +321,9 @@ impl<I: Io> Connection<I> {
     pub async fn close(mut self) {
         let target = self.read_deadline.target();
         match self.keep {
-            Keep::Alive | Keep::Close if self.carry.is_empty() => {}
+            Keep::Alive if self.carry.is_empty() => {}
+            // Bytes that nobody has read (a pipelined request behind the last one) would make the close a reset.
+            Keep::Close if self.carry.is_empty() && target.is_quiet() => {}
             Keep::Abort => target.reset(),
             _ => {
                 target.shutdown(std::net::Shutdown::Write);
