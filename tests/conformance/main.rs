@@ -8,9 +8,11 @@
 
 mod support;
 
+mod cves;
 mod framing;
 mod host;
 mod identity;
+mod injection;
 mod methods;
 mod peers;
 mod poisoning;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::e2e::{Gateway, Origin, Seen, Step, before, ok};
+use crate::support::e2e::{Gateway, Origin, Seen, Step, before, eventually, ok};
 
 const ROUNDS: usize = 2_000;
 const STRAY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
@@ -45,6 +45,7 @@ fn bytes_in_one_piece_with_an_answer_are_not_the_next_answer() {
 #[test]
 fn bytes_that_come_later_are_not_the_next_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("an option");
     let gateway = Gateway::start(&format!(
         "services: [{{name: up, endpoints: [\"{}\"]}}]\nroutes: [{{name: all, path: /*, service: up}}]\n",
         listener.local_addr().expect("an address")
@@ -55,7 +56,8 @@ fn bytes_that_come_later_are_not_the_next_answer() {
         let path = format!("/{round}");
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         // A gateway that takes stray bytes for an answer never comes here.
-        let (mut stream, _) = listener.accept().expect("a fresh connection");
+        let (mut stream, _) = eventually("a fresh connection", || listener.accept().ok());
+        stream.set_nonblocking(false).expect("an option");
         let mut head = [0; 1024];
         let count = stream.read(&mut head).expect("a request");
         assert!(head[..count].starts_with(format!("GET {path} ").as_bytes()));
