@@ -82,6 +82,8 @@ reasons! {
     BadHost = "bad_host", 400, Downstream, No, "Missing or invalid Host";
     /// The request target cannot be made canonical without a guess.
     BadPath = "bad_path", 400, Downstream, No, "Invalid request target";
+    /// The route would make an illegal path of the request's: one with dot segments, or too long (F48, F49).
+    BadRewrite = "bad_rewrite", 400, Downstream, No, "Invalid request target";
     /// `Connection` names a protected field.
     BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
     /// The method is not served by the gateway (CONNECT, TRACE).
@@ -122,8 +124,6 @@ reasons! {
     Draining = "draining", 503, Gateway, No, "Gateway is shutting down";
     /// An invariant of the gateway broke; only this request is lost (R136).
     Internal = "internal", 500, Gateway, No, "Internal gateway error";
-    /// The rewritten request would not be a valid message.
-    BadRewrite = "bad_rewrite", 500, Gateway, No, "Internal gateway error";
     /// The endpoint refused the connection.
     ConnectRefused = "connect_refused", 502, Upstream, Unsent, "Bad gateway";
     /// Connecting failed otherwise (no route, no local port, no descriptor).

@@ -10,3 +10,4 @@ pub mod message;
 pub mod name;
 pub mod path;
 pub mod range;
+pub mod reading;

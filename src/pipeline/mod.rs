@@ -3,4 +3,5 @@
 pub mod drive;
 pub mod env;
 pub mod plan;
+mod readings;
 pub mod reply;

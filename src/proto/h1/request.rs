@@ -247,7 +247,9 @@ fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Res
     } else {
         let mut canonical = Vec::with_capacity(path_len);
         path::canonicalise(&bytes[..path_len], policy, &mut canonical)?;
+        head.doubtful = path::doubtful(&canonical);
         head.path = head.fields.keep(&canonical);
+        head.matched = path::matched(&canonical).map(|form| head.fields.keep(&form));
     }
     check_query(head)
 }
