@@ -264,13 +264,13 @@ fn cve_2026_9256_captures_are_of_this_request_and_bounded() {
     ));
     let mut client = gateway.connect();
     for round in 0..50 {
-        assert_eq!(client.get("/re/aaaa").text(), "GET /aaaa//end", "round {round}");
+        assert_eq!(client.get("/re/aaaa").text(), "GET /aaaa/end", "round {round}: nothing twice");
         let second = client.get("/re/b").text();
         assert!(second.starts_with("GET /") && second.ends_with("/b/end") && !second.contains('a'), "{second}");
     }
     let long = "x".repeat(8_000);
     let grown = gateway.get(&format!("/grow/{long}"));
-    assert!(grown.status == 500 || grown.text().len() >= 6 * long.len(), "{grown:?}");
+    assert!(grown.status == 400 || grown.text().len() >= 6 * long.len(), "{grown:?}");
     assert_eq!(gateway.get(&format!("/grow/{}", "%C3%A9".repeat(900))).status, 200);
     gateway.wait_idle();
 }

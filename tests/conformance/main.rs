@@ -6,6 +6,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test runs in real time")]
 
+#[path = "../../fuzz/src/bypass.rs"]
+#[allow(dead_code, reason = "shared with the fuzz targets")]
+mod bypass;
 mod support;
 
 mod cves;
@@ -14,6 +17,8 @@ mod host;
 mod identity;
 mod injection;
 mod methods;
+mod path_cves;
+mod paths;
 mod peers;
 mod poisoning;
 mod responses;

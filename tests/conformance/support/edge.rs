@@ -92,14 +92,18 @@ fn nginx(dir: &str, address: SocketAddr, origin: SocketAddr) -> String {
          http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;\n\
          uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
          server {{ listen {address}; location / {{ proxy_pass http://{origin}; proxy_http_version 1.1;\n\
-         proxy_set_header Connection \"\"; }} }} }}\n"
+         proxy_set_header Connection \"\"; }} }}\n\
+         server {{ listen {address}; server_name deny.test; location /admin {{ return 403; }}\n\
+         location / {{ proxy_pass http://{origin}; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}\n"
     )
 }
 
 fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
     format!(
         "global\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 50s\n  \
-         timeout server 50s\nfrontend f\n  bind {address}\n  default_backend b\nbackend b\n  server s {origin}\n"
+         timeout server 50s\nfrontend f\n  bind {address}\n  \
+         http-request deny deny_status 403 if {{ hdr(host) deny.test }} {{ path_beg /admin }}\n  \
+         default_backend b\nbackend b\n  server s {origin}\n"
     )
 }
 
