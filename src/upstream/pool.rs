@@ -1,10 +1,10 @@
 //! Idle connections to one endpoint, kept by one worker. The one used last is taken first, so that the rest can age
 //! out.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::limits::{POOL_BURST_FACTOR, POOL_BURST_MS, POOL_PROBE_AFTER_MS};
+use crate::limits::{POOL_BURST_FACTOR, POOL_BURST_MS, POOL_PROBE_AFTER_US, POOL_PROOF_MS};
 use crate::net::io::Io;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::ServiceRules;
@@ -14,11 +14,14 @@ use crate::time::Now;
 pub struct Pool<I: Io> {
     /// Oldest first.
     idle: RefCell<VecDeque<ClientConnection<I>>>,
+    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do it
+    /// at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then (F33).
+    proven: Cell<bool>,
 }
 
 impl<I: Io> Default for Pool<I> {
     fn default() -> Self {
-        Self { idle: RefCell::default() }
+        Self { idle: RefCell::default(), proven: Cell::new(false) }
     }
 }
 
@@ -26,16 +29,22 @@ impl<I: Io> Pool<I> {
     /// The connection that was used last, if it is young enough. One that has been idle for a while is probed first,
     /// and so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
     pub fn take(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+        if must_live && !self.proven.get() {
+            return None;
+        }
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop_back() {
-            let idle_ms = now.since_ns(connection.idle_since) / 1_000_000;
-            if idle_ms >= rules.idle_timeout_ms {
+            let idle_us = now.since_ns(connection.idle_since) / 1_000;
+            if idle_us / 1_000 >= rules.idle_timeout_ms {
                 // All others are older.
                 idle.clear();
                 return None;
             }
-            if !(must_live || idle_ms >= POOL_PROBE_AFTER_MS) || connection.is_quiet() {
+            if !(must_live || idle_us >= POOL_PROBE_AFTER_US) || connection.is_quiet() {
                 return Some(connection);
+            }
+            if idle_us < POOL_BURST_MS * 1_000 {
+                self.proven.set(false);
             }
         }
         None
@@ -44,6 +53,9 @@ impl<I: Io> Pool<I> {
     /// Keeps a connection for the next request, or closes it when it is spent or there are enough.
     pub fn give(&self, mut connection: ClientConnection<I>, now: Now, rules: &ServiceRules) {
         let mut idle = self.idle.borrow_mut();
+        if connection.uses > 1 {
+            self.proven.set(true);
+        }
         if connection.uses >= rules.requests_max || rules.idle_max == 0 {
             return;
         }
@@ -58,9 +70,14 @@ impl<I: Io> Pool<I> {
         debug_assert!(idle.len() <= rules.idle_max.saturating_mul(POOL_BURST_FACTOR));
     }
 
-    /// Closes connections that have been idle for too long. Returns how many.
+    /// Closes connections that have been idle for too long. Returns how many. Called every so often: an idle connection
+    /// that has lived until then is proof that the endpoint keeps them.
     pub fn expire(&self, now: Now, rules: &ServiceRules) -> usize {
         let mut idle = self.idle.borrow_mut();
+        if !self.proven.get() {
+            let rested = |c: &&ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= POOL_PROOF_MS;
+            self.proven.set(idle.front().filter(rested).is_some_and(ClientConnection::is_quiet));
+        }
         let old = |c: &ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= rules.idle_timeout_ms;
         let count = idle.iter().take_while(|connection| old(connection)).count();
         let over = idle.len().saturating_sub(rules.idle_max);
@@ -132,11 +149,48 @@ mod tests {
     fn closed_connections_are_found_where_it_matters() {
         let (pool, mut far) = (Pool::default(), Vec::new());
         let rules = ServiceRules::default();
-        pool.give(connection(&mut far), Now::from_ms(0), &rules);
-        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        for uses in [2, 3] {
+            let mut one = connection(&mut far);
+            one.uses = uses;
+            pool.give(one, Now::from_ms(0), &rules);
+        }
         // Dropping the far end's halves closes both directions.
         far.into_iter().for_each(|end| drop(crate::net::io::Io::split(end)));
-        assert!(pool.take(Now::from_ms(1), &rules, false).is_some(), "a repeatable request may try it");
-        assert!(pool.take(Now::from_ms(1), &rules, true).is_none());
+        assert!(pool.take(Now::from_ms(0), &rules, false).is_some(), "a repeatable request may try it");
+        assert!(pool.take(Now::from_ms(0), &rules, true).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_repeated_waits_for_proof_that_connections_are_kept() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules::default();
+        let once = |far: &mut Vec<Mem>| {
+            let mut one = connection(far);
+            one.uses = 1;
+            one
+        };
+        pool.give(once(&mut far), Now::from_ms(0), &rules);
+        assert!(pool.take(Now::from_ms(1), &rules, true).is_none() && pool.len() == 1);
+        pool.expire(Now::from_ms(POOL_PROOF_MS), &rules);
+        let mut again = pool.take(Now::from_ms(POOL_PROOF_MS), &rules, true).expect("proven");
+        again.uses += 1;
+        pool.give(again, Now::from_ms(POOL_PROOF_MS), &rules);
+        assert!(pool.take(Now::from_ms(POOL_PROOF_MS), &rules, true).is_some());
+        pool.give(once(&mut far), Now::from_ms(1_000), &rules);
+        drop(crate::net::io::Io::split(far.pop().expect("the far end")));
+        assert!(pool.take(Now::from_ms(1_001), &rules, true).is_none(), "closed behind its first answer");
+        pool.give(once(&mut far), Now::from_ms(1_002), &rules);
+        assert!(pool.take(Now::from_ms(1_002), &rules, true).is_none(), "so the next is not trusted either");
+    }
+
+    #[test]
+    fn unasked_bytes_are_found_before_the_next_request() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules::default();
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        let (_read, mut write, _) = crate::net::io::Io::split(far.remove(0));
+        let sent = std::pin::pin!(crate::net::io::send_all(&mut write, crate::sys::buf::Buf::copy_of(b"HTTP/1.1 200")));
+        assert!(sent.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready());
+        assert!(pool.take(Now::from_ms(1), &rules, false).is_none() && pool.is_empty());
     }
 }

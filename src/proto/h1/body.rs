@@ -41,6 +41,8 @@ enum Mode {
 pub struct BodyReader {
     mode: Mode,
     raw: Buf,
+    /// The last read filled its buffer: more may lie behind it, unread.
+    filled: bool,
 }
 
 impl BodyReader {
@@ -52,7 +54,7 @@ impl BodyReader {
             BodyLength::Streamed => Mode::Chunked(Box::default()),
             BodyLength::UntilClose => Mode::UntilClose,
         };
-        Self { mode, raw }
+        Self { mode, raw, filled: false }
     }
 
     /// Whether the end was handed out.
@@ -84,6 +86,18 @@ impl BodyReader {
         let Mode::Length(left) = self.mode else { return };
         debug_assert!(bytes <= left, "more than the body");
         self.mode = if bytes >= left { Mode::Done } else { Mode::Length(left - bytes) };
+        // Whoever took them left what stands behind them.
+        self.filled = true;
+    }
+
+    /// Whether the last read filled its buffer, so that bytes behind the body may have been left with the system.
+    pub fn may_have_more(&self) -> bool {
+        self.filled
+    }
+
+    /// Says so of the read that brought the head.
+    pub fn set_filled(&mut self, filled: bool) {
+        self.filled = filled;
     }
 
     /// What can be handed out without reading.
@@ -143,7 +157,10 @@ impl BodyReader {
             let (count, buf) = read.recv(self.buffer()).await;
             match count {
                 Ok(0) => return self.closed(),
-                Ok(_) => self.raw = buf,
+                Ok(_) => {
+                    self.filled = buf.spare() == 0;
+                    self.raw = buf;
+                }
                 Err(error) => return Err(BodyError::Io(error)),
             }
         }
