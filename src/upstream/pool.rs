@@ -14,8 +14,9 @@ use crate::time::Now;
 pub struct Pool<I: Io> {
     /// Oldest first.
     idle: RefCell<VecDeque<ClientConnection<I>>>,
-    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do it
-    /// at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then (F33).
+    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do
+    /// it at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then
+    /// (F33).
     proven: Cell<bool>,
 }
 
