@@ -151,8 +151,8 @@ reasons! {
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
-    /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection is
-    /// cut, never completed (F24).
+    /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection
+    /// is cut, never completed (F24).
     UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
     UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";

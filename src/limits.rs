@@ -51,6 +51,8 @@ pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 /// Trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// A method that the gateway does not know by name.
+pub const METHOD_BYTES_MAX: usize = 32;
 /// Ranges of one request (F56).
 pub const RANGES_MAX: usize = 16;
 /// Interim (1xx) responses before the final one (F35).
@@ -101,14 +103,14 @@ pub const POOL_BURST_FACTOR: usize = 8;
 pub const POOL_BURST_MS: u64 = 1_000;
 /// Idle upstream connection, after which it is closed.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
-/// An upstream connection that was idle for longer than this, in microseconds, is probed before it is used again: it may
-/// have been closed, or have brought bytes that nobody asked for (F33, F34). Below it a connection is in the midst of
-/// its load; the probe costs 0.2 µs.
+/// An upstream connection that was idle for longer than this, in microseconds, is probed before it is used again: it
+/// may have been closed, or have brought bytes that nobody asked for (F33, F34). Below it a connection is in the midst
+/// of its load; the probe costs 0.2 µs.
 pub const POOL_PROBE_AFTER_US: u64 = 20;
 /// An idle downstream connection gives its read buffer back after this.
 pub const IDLE_RELEASE_MS: u64 = 1_000;
 /// An idle upstream connection that is still open after this shows that its endpoint keeps connections.
-pub const POOL_PROOF_MS: u64 = 20;
+pub const POOL_PROOF_MS: u64 = 2;
 /// Body bytes that are read and thrown away so that a connection can be kept or closed without losing the answer.
 pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// How long a closing connection is drained of unread bytes (lingering close).

@@ -91,7 +91,9 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     if expects_continue && taken {
         sink.send_continue().await?;
     }
-    let up = Upload { chunked, sent, taken, terms, response_done: Cell::new(false) };
+    // A client that was not told to continue sends nothing that could be drained.
+    let awaited = !expects_continue || taken;
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done: Cell::new(false) };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
@@ -170,6 +172,7 @@ struct Upload<'a> {
     chunked: bool,
     sent: u64,
     taken: bool,
+    awaited: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
 }
@@ -185,17 +188,21 @@ impl Upload<'_> {
     ) -> Result<bool, Failure> {
         let mut taken = self.taken;
         bytes.set(self.sent);
-        if taken {
+        if self.taken {
             taken = self.pass_up(body, sender, bytes).await?;
         }
-        while !body.is_done() {
+        while self.awaited && !body.is_done() {
             if self.response_done.get() {
                 taken = false;
             }
             if !taken {
                 body.begin_drain();
             }
-            let chunk = body.next().await?;
+            let chunk = match body.next().await {
+                // What is only drained is no part of the exchange any more; the connection ends with it.
+                Err(_) if !taken => return Ok(false),
+                chunk => chunk?,
+            };
             bytes.set(bytes.get() + chunk.data.len() as u64);
             if taken {
                 check_size(bytes.get(), self.terms)?;

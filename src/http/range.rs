@@ -11,7 +11,7 @@ use crate::limits::RANGES_MAX;
 /// First and last byte of a range.
 type Span = (u64, u64);
 
-/// Looks at the value of a `Range` field. Returns whether its unit is understood here; a proxy may drop one that is not.
+/// Looks at the value of a `Range` field. Returns whether its unit is understood here; a proxy may drop others.
 ///
 /// # Errors
 /// [`Reason::BadRange`] for more than [`RANGES_MAX`] ranges, for ranges that overlap, and for what is no range.

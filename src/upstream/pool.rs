@@ -14,8 +14,9 @@ use crate::time::Now;
 pub struct Pool<I: Io> {
     /// Oldest first.
     idle: RefCell<VecDeque<ClientConnection<I>>>,
-    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do it
-    /// at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then (F33).
+    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do
+    /// it at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then
+    /// (F33).
     proven: Cell<bool>,
 }
 
@@ -29,10 +30,10 @@ impl<I: Io> Pool<I> {
     /// The connection that was used last, if it is young enough. One that has been idle for a while is probed first,
     /// and so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
     pub fn take(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
-        if must_live && !self.proven.get() {
+        let mut idle = self.idle.borrow_mut();
+        if must_live && !self.is_proven(idle.front(), now) {
             return None;
         }
-        let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop_back() {
             let idle_us = now.since_ns(connection.idle_since) / 1_000;
             if idle_us / 1_000 >= rules.idle_timeout_ms {
@@ -70,14 +71,18 @@ impl<I: Io> Pool<I> {
         debug_assert!(idle.len() <= rules.idle_max.saturating_mul(POOL_BURST_FACTOR));
     }
 
-    /// Closes connections that have been idle for too long. Returns how many. Called every so often: an idle connection
-    /// that has lived until then is proof that the endpoint keeps them.
-    pub fn expire(&self, now: Now, rules: &ServiceRules) -> usize {
-        let mut idle = self.idle.borrow_mut();
+    /// Whether the endpoint has been seen to keep its connections. `oldest` is its oldest idle one.
+    fn is_proven(&self, oldest: Option<&ClientConnection<I>>, now: Now) -> bool {
         if !self.proven.get() {
             let rested = |c: &&ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= POOL_PROOF_MS;
-            self.proven.set(idle.front().filter(rested).is_some_and(ClientConnection::is_quiet));
+            self.proven.set(oldest.filter(rested).is_some_and(ClientConnection::is_quiet));
         }
+        self.proven.get()
+    }
+
+    /// Closes connections that have been idle for too long. Returns how many.
+    pub fn expire(&self, now: Now, rules: &ServiceRules) -> usize {
+        let mut idle = self.idle.borrow_mut();
         let old = |c: &ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= rules.idle_timeout_ms;
         let count = idle.iter().take_while(|connection| old(connection)).count();
         let over = idle.len().saturating_sub(rules.idle_max);
@@ -170,8 +175,7 @@ mod tests {
             one
         };
         pool.give(once(&mut far), Now::from_ms(0), &rules);
-        assert!(pool.take(Now::from_ms(1), &rules, true).is_none() && pool.len() == 1);
-        pool.expire(Now::from_ms(POOL_PROOF_MS), &rules);
+        assert!(pool.take(Now::from_ms(POOL_PROOF_MS - 1), &rules, true).is_none() && pool.len() == 1);
         let mut again = pool.take(Now::from_ms(POOL_PROOF_MS), &rules, true).expect("proven");
         again.uses += 1;
         pool.give(again, Now::from_ms(POOL_PROOF_MS), &rules);

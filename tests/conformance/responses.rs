@@ -1,5 +1,5 @@
-//! F24, F35, F36: an endpoint's answer is read as strictly as a request. What has no single reading becomes 502 with its
-//! reason, what breaks off is cut, and the connection is never used again.
+//! F24, F35, F36: an endpoint's answer is read as strictly as a request. What has no single reading becomes 502 with
+//! its reason, what breaks off is cut, and the connection is never used again.
 
 use std::time::Duration;
 

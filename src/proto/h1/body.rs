@@ -73,6 +73,16 @@ impl BodyReader {
         !self.raw.is_empty()
     }
 
+    /// Whether the last read filled its buffer, so that bytes behind the body may have been left with the system.
+    pub fn may_have_more(&self) -> bool {
+        self.filled
+    }
+
+    /// Says so of the read that brought the head.
+    pub fn set_filled(&mut self, filled: bool) {
+        self.filled = filled;
+    }
+
     /// Bytes that are still to be read, where they are the body as it stands and none of them has been read yet.
     pub fn raw_left(&self) -> Option<u64> {
         match self.mode {
@@ -85,19 +95,9 @@ impl BodyReader {
     pub fn raw_taken(&mut self, bytes: u64) {
         let Mode::Length(left) = self.mode else { return };
         debug_assert!(bytes <= left, "more than the body");
+        // What lies behind them was not looked at.
+        self.filled |= bytes > 0;
         self.mode = if bytes >= left { Mode::Done } else { Mode::Length(left - bytes) };
-        // Whoever took them left what stands behind them.
-        self.filled = true;
-    }
-
-    /// Whether the last read filled its buffer, so that bytes behind the body may have been left with the system.
-    pub fn may_have_more(&self) -> bool {
-        self.filled
-    }
-
-    /// Says so of the read that brought the head.
-    pub fn set_filled(&mut self, filled: bool) {
-        self.filled = filled;
     }
 
     /// What can be handed out without reading.

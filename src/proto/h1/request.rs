@@ -9,6 +9,7 @@ use crate::http::message::{BodyLength, Method, RequestHead, Version};
 use crate::http::name::{Name, NameSet};
 use crate::http::path::{self, PathPolicy};
 use crate::http::range;
+use crate::limits::METHOD_BYTES_MAX;
 use crate::sys::buf::Buf;
 
 /// What parsing found besides the head itself.
@@ -130,6 +131,7 @@ pub fn interpret(
     peer_is_trusted: bool,
 ) -> Result<Accepted, Failure> {
     head.fields.set_buffer(buffer);
+    check_method(head)?;
     read_framing(head)?;
     let connection = hop::take_connection(&mut head.fields)?;
     read_target(head, policy)?;
@@ -139,6 +141,22 @@ pub fn interpret(
     }
     hop::strip_request(&mut head.fields, peer_is_trusted);
     Ok(Accepted { connection, head_bytes })
+}
+
+/// Unknown methods are passed on, but none that is long, and no other spelling of one that is refused: not every
+/// endpoint minds the case.
+fn check_method(head: &RequestHead) -> Result<(), Failure> {
+    if head.method != Method::Extension {
+        return Ok(());
+    }
+    let text = head.fields.text(head.method_text);
+    if text.len() > METHOD_BYTES_MAX {
+        return Err(Failure::with(Reason::BadRequestLine, "method too long"));
+    }
+    if text.eq_ignore_ascii_case(b"TRACE") || text.eq_ignore_ascii_case(b"CONNECT") {
+        return Err(Reason::MethodRefused.into());
+    }
+    Ok(())
 }
 
 fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {

@@ -96,7 +96,6 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub head: Head,
     pub body: Vec<u8>,
 }
 
@@ -252,7 +251,7 @@ fn answers(mut bytes: &[u8], to_head: bool, closed: bool) -> Vec<Answer> {
                 None => break,
             },
         };
-        all.push(Answer { status, head, body });
+        all.push(Answer { status, body });
         bytes = &rest[used..];
     }
     all
