@@ -10,8 +10,8 @@ SHORT = True
 CONFIG = """
 services: [{name: origin, endpoints: ["%s"]}]
 routes:
-  - {path: /origin, strip_prefix: true, service: origin}
-  - {path: /, respond: {body: here}}
+  - {path: "/origin/*", strip_prefix: true, service: origin}
+  - {prefix: /, respond: {body: here}}
 """
 HALF_HEAD = b"GET / HTTP/1.1\r\nHost: half"
 
