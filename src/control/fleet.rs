@@ -12,6 +12,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::ring::Driver;
 use crate::telemetry::access_log::AccessLog;
 use crate::worker::mailbox::{self, Command, ListeningSocket, Postbox, Preparation, Report};
+use crate::worker::pressure::Allowance;
 use crate::worker::run::{self, Start, Started};
 
 /// How long the control thread waits for every worker's answer before it gives a reload up, in milliseconds.
@@ -22,7 +23,7 @@ pub const REPORT_TIMEOUT_MS: u64 = 1_000;
 const WORKER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// How workers are to be started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FleetSettings {
     /// How many.
     pub workers: u32,
@@ -34,6 +35,8 @@ pub struct FleetSettings {
     pub ring_entries: u32,
     /// Random bits.
     pub seed: u64,
+    /// What each may use.
+    pub allowance: Allowance,
 }
 
 struct Member {
@@ -82,6 +85,7 @@ impl Fleet {
                 published: published.clone(),
                 access_log: share.access_log.unwrap_or_else(AccessLog::off),
                 mailbox,
+                allowance: settings.allowance.clone(),
                 seed: settings.seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             };
             let builder = thread::Builder::new().name(format!("worker-{index}")).stack_size(WORKER_STACK_BYTES);

@@ -68,6 +68,14 @@ impl WriteHalf for TcpWrite {
     async fn send(&mut self, buf: Buf) -> Done {
         self.0.send(buf).await
     }
+
+    fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
+    async fn writable(&mut self) -> io::Result<()> {
+        self.0.writable().await
+    }
 }
 
 impl Interrupt for SharedStream {
@@ -89,13 +97,26 @@ impl Interrupt for SharedStream {
 }
 
 /// Connects over TCP, with TCP_NODELAY.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnect;
+#[derive(Clone, Default)]
+pub struct TcpConnect {
+    /// Asked before a descriptor is taken; may make room for it. None takes what the system gives.
+    room: Option<Rc<dyn Fn() -> bool>>,
+}
+
+impl TcpConnect {
+    /// Connects as long as `room` says that there is a descriptor to be had.
+    pub fn within(room: impl Fn() -> bool + 'static) -> Self {
+        Self { room: Some(Rc::new(room)) }
+    }
+}
 
 impl Connect for TcpConnect {
     type Io = Tcp;
 
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Tcp> {
+        if self.room.as_ref().is_some_and(|room| !room()) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let attempt = TcpStream::connect_addr(to);
         // Dropping the attempt at the timeout is sound: nothing of it is used afterwards.
         let stream = match monoio::time::timeout(Duration::from_millis(timeout_ms), attempt).await {

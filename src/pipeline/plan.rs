@@ -64,6 +64,11 @@ impl<I: Io> Plan<I> {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
     }
 
+    /// Closes upstream connections that have been idle for at least `ms`.
+    pub fn close_idle(&self, now: Now, ms: u64) {
+        self.services.iter().for_each(|service| service.close_idle(now, ms));
+    }
+
     /// Closes upstream connections that have been idle for too long.
     pub fn expire(&self, now: Now) {
         for (service, spec) in self.services.iter().zip(&self.snapshot.services) {

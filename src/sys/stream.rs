@@ -35,6 +35,12 @@ thread_local! {
     static OPEN: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Streams that this thread has open, of clients and of endpoints.
+#[inline]
+pub fn open_streams() -> usize {
+    OPEN.get() as usize
+}
+
 impl Drop for SharedStream {
     fn drop(&mut self) {
         OPEN.set(OPEN.get().saturating_sub(1));
@@ -105,6 +111,26 @@ impl SharedStream {
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
         stream.write(buf).await
+    }
+
+    /// Whether the kernel takes more now. It says no from two thirds of its buffer on, so that what follows a yes is
+    /// seldom left half way.
+    pub fn has_room(&self) -> bool {
+        let mut wanted = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: the pointer is to one live pollfd of this frame, and the call does not wait.
+        let ready = unsafe { libc::poll(&mut wanted, 1, 0) };
+        // An error, or a connection that is gone, is found by the send that follows.
+        ready != 0
+    }
+
+    /// Waits, without a buffer, until the kernel takes more, or the connection ends.
+    ///
+    /// # Errors
+    /// What the poll gives.
+    pub async fn writable(&self) -> io::Result<()> {
+        // SAFETY: as in `recv`; `writable` takes a shared reference.
+        let stream = unsafe { &*self.stream.get() };
+        stream.writable(false).await
     }
 
     /// Shuts one or both directions down; operations under way end. Errors of a connection that is already gone are

@@ -127,6 +127,11 @@ impl<I: Io> Service<I> {
         });
     }
 
+    /// Closes connections that have been idle for at least `ms`.
+    pub fn close_idle(&self, now: Now, ms: u64) {
+        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+    }
+
     /// What the endpoints are doing.
     pub fn report(&self) -> Vec<EndpointReport> {
         self.endpoints.iter().map(|endpoint| endpoint.report()).collect()
@@ -197,6 +202,9 @@ impl<I: Io> Endpoint<I> {
 }
 
 fn connect_failure(error: &io::Error) -> Failure {
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+        return Failure::with(Reason::Overloaded, "no descriptor left");
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),

@@ -3,4 +3,6 @@
 pub mod accept;
 pub mod conn;
 pub mod mailbox;
+pub mod memory;
+pub mod pressure;
 pub mod run;

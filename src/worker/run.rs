@@ -11,6 +11,7 @@ use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
 use super::accept::Socket;
+use super::pressure::{Allowance, Pressure, upstream_room};
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
 use crate::limits::{BUF_SPARE, TICK_MS};
 use crate::net::tcp::TcpConnect;
@@ -50,6 +51,8 @@ pub struct Start {
     pub mailbox: Mailbox,
     /// Random bits.
     pub seed: u64,
+    /// What it may use of the process's descriptors and memory.
+    pub allowance: Allowance,
 }
 
 /// What a worker says once it serves.
@@ -69,6 +72,8 @@ pub struct Shared {
     pub env: Env<TcpConnect>,
     /// Open downstream connections.
     pub connections: Cell<usize>,
+    /// What is done when descriptors or memory run short.
+    pub pressure: Pressure,
     sockets: RefCell<Vec<Rc<Socket>>>,
     prepared: RefCell<Option<Preparation>>,
     seed: u64,
@@ -104,18 +109,20 @@ pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) {
 
 async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Result<Started>>) {
     let on_ring = as_what.driver != Driver::Epoll;
-    let Start { index, count, sockets, published, access_log, mailbox, seed, .. } = start;
+    let Start { index, count, sockets, published, access_log, mailbox, seed, allowance, .. } = start;
     let snapshot = published.load_full();
     let timers = Timers::new(Clock::System);
     let mut metrics = WorkerMetrics::new(index, timers.now());
     let mut slots = Slots::new(WorkerSeed { index, count, random: seed, tick: tick(&timers) });
     let plan = Plan::prepare(snapshot.clone(), None, &mut slots, &mut metrics, tick(&timers), seed);
     metrics.own.generation.set(snapshot.generation as i64);
-    let env = Env::new(TcpConnect, timers, metrics, access_log, slots, plan, published, seed);
+    let connect = TcpConnect::within(upstream_room(allowance.descriptors, timers.clone()));
+    let env = Env::new(connect, timers, metrics, access_log, slots, plan, published, seed);
     env.set_wall_clock(time::unix_ms());
     let shared = Rc::new(Shared {
         env,
         connections: Cell::new(0),
+        pressure: Pressure::new(allowance, index, count),
         sockets: RefCell::default(),
         prepared: RefCell::default(),
         seed,
@@ -176,6 +183,7 @@ async fn tick_all(shared: Rc<Shared>) {
         let now = shared.env.timers.now();
         shared.env.timers.advance(now);
         shared.env.set_wall_clock(time::unix_ms());
+        shared.pressure.on_tick(&shared);
         count += 1;
         if count.is_multiple_of(5) {
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));

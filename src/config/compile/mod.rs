@@ -17,7 +17,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{ConnectionBound, Listener, Snapshot};
+use crate::snapshot::{ClientBound, ConnectionBound, Listener, Snapshot};
 
 /// What the compiler needs beside the configuration.
 pub struct Inputs<'a> {
@@ -125,6 +125,7 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
         forwarded: written.forwarded,
         via: written.via.then(|| "ringway".to_owned()),
         connections: limits.connections_max.map(|max| connection_bound(max.get(), written, previous)),
+        per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), written, previous)),
     }
 }
 
@@ -133,4 +134,11 @@ fn connection_bound(max: u64, written: &model::Listener, previous: Option<&Snaps
     let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     let open = before.and_then(|listener| listener.connections.as_ref()).map(|bound| bound.open.clone());
     ConnectionBound { max, open: open.unwrap_or_default() }
+}
+
+/// As [`connection_bound`].
+fn client_bound(max: u64, written: &model::Listener, previous: Option<&Snapshot>) -> ClientBound {
+    let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
+    let open = before.and_then(|listener| listener.per_client.as_ref()).map(|bound| bound.open.clone());
+    ClientBound { max, open: open.unwrap_or_default() }
 }
