@@ -20,7 +20,7 @@ pub const BUF_LARGE_BYTES: usize = 32 * 1024;
 /// given back as well.
 pub const BUF_SMALL_FREE_MAX: usize = 4096;
 /// Free buffers of each size that a worker keeps beyond what the last second needed.
-pub const BUF_SPARE: usize = 32;
+pub const BUF_SPARE: usize = 8;
 /// Free large buffers that a worker keeps.
 pub const BUF_LARGE_FREE_MAX: usize = 256;
 

@@ -17,6 +17,9 @@ use crate::telemetry::metrics::instruments::Refusal;
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
 const BACK_OFF_MS: u64 = 10;
 const BACK_OFF_MS_MAX: u64 = 500;
+/// Clients in a row that left before they were accepted, from which on it is taken for a failure: each is a turn of the
+/// loop that serves nobody.
+const PASSING_MAX: u32 = 64;
 /// How long accepting waits for closed connections to be gone, in milliseconds.
 const OVER_TURNS_MAX: u32 = 50;
 
@@ -77,15 +80,17 @@ impl Socket {
 
 async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net::TcpListener) {
     let mut pause_ms = BACK_OFF_MS;
+    let mut passing = 0;
     while !socket.closed.get() {
         match stream.accept().await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
+                passing = 0;
                 admit(&shared, &socket, connection, peer);
                 while_over(&shared).await;
             }
             Err(_) if socket.closed.get() => break,
-            Err(error) if is_passing(&error) => {}
+            Err(error) if is_passing(&error) && passing < PASSING_MAX => passing += 1,
             Err(error) => {
                 shared.refused(refusal(&error));
                 // By then what was closed here has given its descriptor back (F08).

@@ -1,0 +1,51 @@
+"""F11, F12: 50 clients that do not read an 8 MiB response hold 32 KiB each at most; at 1 KiB/s memory stays flat."""
+
+import socket
+import time
+
+from bed import check, eventually
+
+SECONDS = 45
+SHORT = True
+
+CONFIG = """
+server: {timeout: 120s}
+services: [{name: origin, endpoints: ["%s"]}]
+routes: [{prefix: /, service: origin, timeout: 120s}]
+"""
+READERS = 50
+HELD_BYTES_MAX = 32 * 1024
+REQUEST = b"GET /bytes/8388608 HTTP/1.1\r\nHost: slow\r\n\r\n"
+
+
+def run(bed):
+    gateway = bed.gateway(CONFIG % bed.origin())
+    for _ in range(4):
+        check(gateway.get("/bytes/8388608").status == 200, "a fast reader is not served")
+    time.sleep(5)
+    before = gateway.held()
+    # A small window keeps the response out of the client's own kernel buffers.
+    readers = bed.clients(READERS, gateway.address, REQUEST, receive_buffer=4096)
+    eventually("all are served", lambda: gateway.metric("ringway_worker_active_requests") == READERS)
+    time.sleep(2)
+    each = (gateway.held() - before) / READERS
+    buffers = gateway.metric("ringway_worker_buffers_used")
+    check(each <= HELD_BYTES_MAX, f"{each / 1024:.1f} KiB and {buffers / READERS:.1f} buffers are held for a client that does not read")
+    low = high = gateway.held()
+    for _ in range(20):
+        for client in readers.sockets:
+            received(client, 1024)
+        time.sleep(1)
+        low, high = min(low, gateway.held()), max(high, gateway.held())
+    spread = (high - low) / READERS
+    check(readers.still_open() == READERS, f"{READERS - readers.still_open()} slow readers were cut")
+    check(spread <= HELD_BYTES_MAX, f"memory moved by {spread / 1024:.1f} KiB a client at 1 KiB/s")
+    readers.close()
+    return f"{buffers / READERS:.1f} buffers and {each / 1024:.1f} KiB a client that does not read; at 1 KiB/s it moved by {spread / 1024:.1f} KiB"
+
+
+def received(client, most):
+    try:
+        return len(client.recv(most, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return 0
