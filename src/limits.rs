@@ -90,7 +90,7 @@ pub const REQUEST_HELD_BYTES: u64 = 12 * 1024;
 /// What a new client is taken to cost until the kernel has been asked again, in bytes: its connection, a buffer, and the
 /// kernel's own part.
 pub const CLIENT_HELD_BYTES: u64 = 16 * 1024;
-/// Bytes of a response that the kernel holds for a client before they are on their way, under a memory limit. Without
+/// Bytes that the kernel holds for a client or an endpoint before they are on their way, under a memory limit. Without
 /// one the kernel holds what its own settings say, several MiB at most.
 pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// Whole request, head to last byte of the response (R132, C51).

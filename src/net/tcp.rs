@@ -101,12 +101,14 @@ impl Interrupt for SharedStream {
 pub struct TcpConnect {
     /// Asked before a descriptor is taken; may make room for it. None takes what the system gives.
     room: Option<Rc<dyn Fn() -> bool>>,
+    /// Bytes that the kernel holds for an endpoint before they are on their way; None leaves it to the system.
+    unsent_bytes_max: Option<u32>,
 }
 
 impl TcpConnect {
     /// Connects as long as `room` says that there is a descriptor to be had.
-    pub fn within(room: impl Fn() -> bool + 'static) -> Self {
-        Self { room: Some(Rc::new(room)) }
+    pub fn within(room: impl Fn() -> bool + 'static, unsent_bytes_max: Option<u32>) -> Self {
+        Self { room: Some(Rc::new(room)), unsent_bytes_max }
     }
 }
 
@@ -125,6 +127,9 @@ impl Connect for TcpConnect {
         };
         let shared = SharedStream::new(stream);
         shared.set_nodelay()?;
+        if let Some(most) = self.unsent_bytes_max {
+            shared.set_unsent_max(most)?;
+        }
         Ok(Tcp(shared))
     }
 }

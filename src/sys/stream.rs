@@ -160,6 +160,14 @@ impl SharedStream {
         self.with_socket(|socket| socket.set_tcp_nodelay(true))
     }
 
+    /// Bounds what the kernel holds before it is on its way, in bytes.
+    ///
+    /// # Errors
+    /// What the system call gives.
+    pub fn set_unsent_max(&self, bytes: u32) -> io::Result<()> {
+        self.with_socket(|socket| socket.set_tcp_notsent_lowat(bytes))
+    }
+
     /// The address of this end.
     ///
     /// # Errors

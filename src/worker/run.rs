@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::accept::Socket;
 use super::pressure::{Allowance, Pressure, upstream_room};
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
-use crate::limits::{BUF_SPARE, TICK_MS};
+use crate::limits::{BUF_SPARE, TICK_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -116,7 +116,8 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
     let mut slots = Slots::new(WorkerSeed { index, count, random: seed, tick: tick(&timers) });
     let plan = Plan::prepare(snapshot.clone(), None, &mut slots, &mut metrics, tick(&timers), seed);
     metrics.own.generation.set(snapshot.generation as i64);
-    let connect = TcpConnect::within(upstream_room(allowance.descriptors, timers.clone()));
+    let room = upstream_room(allowance.descriptors, timers.clone());
+    let connect = TcpConnect::within(room, allowance.memory.is_limited().then_some(UNSENT_BYTES_MAX));
     let env = Env::new(connect, timers, metrics, access_log, slots, plan, published, seed);
     env.set_wall_clock(time::unix_ms());
     let shared = Rc::new(Shared {

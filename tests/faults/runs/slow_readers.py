@@ -5,8 +5,8 @@ import time
 
 from bed import check, eventually
 
-SECONDS = 45
-SHORT = True
+SECONDS = 60
+SHORT = False
 
 CONFIG = """
 server: {timeout: 120s}
@@ -23,14 +23,13 @@ def run(bed):
     for _ in range(4):
         check(gateway.get("/bytes/8388608").status == 200, "a fast reader is not served")
     time.sleep(5)
+    # As many before those that are measured: what a worker keeps whatever the number of its clients is not theirs.
+    slow(bed, gateway)
     before = gateway.held()
-    # A small window keeps the response out of the client's own kernel buffers.
-    readers = bed.clients(READERS, gateway.address, REQUEST, receive_buffer=4096)
-    eventually("all are served", lambda: gateway.metric("ringway_worker_active_requests") == READERS)
-    time.sleep(2)
+    readers = slow(bed, gateway)
     each = (gateway.held() - before) / READERS
-    buffers = gateway.metric("ringway_worker_buffers_used")
-    check(each <= HELD_BYTES_MAX, f"{each / 1024:.1f} KiB and {buffers / READERS:.1f} buffers are held for a client that does not read")
+    buffers = gateway.metric("ringway_worker_buffers_used") / 2 / READERS
+    check(each <= HELD_BYTES_MAX, f"{each / 1024:.1f} KiB and {buffers:.1f} buffers are held for a client that does not read")
     low = high = gateway.held()
     for _ in range(20):
         for client in readers.sockets:
@@ -41,7 +40,17 @@ def run(bed):
     check(readers.still_open() == READERS, f"{READERS - readers.still_open()} slow readers were cut")
     check(spread <= HELD_BYTES_MAX, f"memory moved by {spread / 1024:.1f} KiB a client at 1 KiB/s")
     readers.close()
-    return f"{buffers / READERS:.1f} buffers and {each / 1024:.1f} KiB a client that does not read; at 1 KiB/s it moved by {spread / 1024:.1f} KiB"
+    return f"{buffers:.1f} buffers and {each / 1024:.1f} KiB a client that does not read; at 1 KiB/s it moved by {spread / 1024:.1f} KiB"
+
+
+def slow(bed, gateway):
+    """Clients that ask and do not read. A small window keeps the response out of their own kernel buffers."""
+    asked = gateway.metric("ringway_worker_active_requests") + READERS
+    readers = bed.clients(READERS, gateway.address, REQUEST, receive_buffer=4096)
+    eventually("all are served", lambda: gateway.metric("ringway_worker_active_requests") == asked)
+    # Buffers that only the beginning needed are given back within some seconds.
+    time.sleep(6)
+    return readers
 
 
 def received(client, most):
