@@ -87,8 +87,8 @@ pub const MEMORY_LOOK_MS: u64 = 100;
 pub const CONNECTION_HELD_BYTES: u64 = 3 * 1024;
 /// What a request under way holds besides buffers, by the worker's own count, in bytes.
 pub const REQUEST_HELD_BYTES: u64 = 12 * 1024;
-/// What a new client is taken to cost until the kernel has been asked again, in bytes: its connection, a buffer, and the
-/// kernel's own part.
+/// What a new client is taken to cost until the kernel has been asked again, in bytes: its connection, a buffer, and
+/// the kernel's own part.
 pub const CLIENT_HELD_BYTES: u64 = 16 * 1024;
 /// Bytes that the kernel holds for a client or an endpoint before they are on their way, under a memory limit. Without
 /// one the kernel holds what its own settings say, several MiB at most.

@@ -22,8 +22,8 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
-use crate::worker::memory::{Level, Memory};
 use crate::worker::mailbox::{ListeningSocket, Report};
+use crate::worker::memory::{Level, Memory};
 
 /// Reloads that wait for their turn; one more is told to come back.
 const RELOADS_WAITING_MAX: usize = 4;

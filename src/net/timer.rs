@@ -65,8 +65,8 @@ struct Candidate {
 }
 
 /// Connections that may be closed when the worker runs short: what the last search of the wheel found, in the order in
-/// which they go. A search looks at every entry, but one search serves as many closes as it found connections, so that a
-/// close costs a few steps, and a request nothing but the mark that it carries anyway.
+/// which they go. A search looks at every entry, but one search serves as many closes as it found connections, so that
+/// a close costs a few steps, and a request nothing but the mark that it carries anyway.
 #[derive(Default)]
 struct LeastUseful {
     found: VecDeque<Candidate>,
@@ -163,8 +163,8 @@ impl Timers {
         entries.iter().filter(waits).map(|entry| entry.close()).count()
     }
 
-    /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest for
-    /// a request, else the one that has waited longest for the rest of a head. Returns what it waited for, or None when
+    /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
+    /// for a request, else the one that has waited longest for the rest of a head. Returns what it waited for, or None when
     /// every connection has a request under way.
     pub fn close_least_useful(&self) -> Option<Waits> {
         let now = self.known.get();

@@ -1,5 +1,5 @@
-//! Bounds on the connections of a listener: in all, and of one client. Held when a connection is accepted and given back
-//! when it ends; no request looks at them.
+//! Bounds on the connections of a listener: in all, and of one client. A place is taken when a connection is accepted
+//! and given back when it ends; no request looks at them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

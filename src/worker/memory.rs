@@ -89,8 +89,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The memory of a process with so many workers, under a limit of so many bytes; 0 for none. What `group` is charged
-    /// for counts too.
+    /// The memory of a process with so many workers, under a limit of so many bytes; 0 for none. What `group` is
+    /// charged for counts too.
     pub fn new(limit_bytes: u64, group: Option<Group>, workers: u32) -> Self {
         Self {
             limit_bytes,

@@ -11,8 +11,8 @@ use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
 use super::accept::Socket;
-use super::pressure::{Allowance, Pressure, upstream_room};
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
+use super::pressure::{Allowance, Pressure, upstream_room};
 use crate::limits::{BUF_SPARE, TICK_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;

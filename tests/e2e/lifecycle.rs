@@ -139,6 +139,35 @@ fn a_wrong_configuration_is_told_whole_and_not_served() {
 }
 
 #[test]
+fn short_of_descriptors_the_oldest_idle_connection_goes_and_a_request_never() {
+    let (origin, go) = slow();
+    // Room for eleven clients.
+    let gateway = Plan::new(&proxy_to(&origin)).descriptors(80).start();
+    assert_eq!(gateway.wait_log("limits", 1)[0]["client_connections_per_worker"], "11");
+    let mut busy = gateway.connect();
+    busy.send("GET /slow HTTP/1.1\r\nHost: t\r\n\r\n");
+    eventually("the request is under way", || (!origin.received().is_empty()).then_some(()));
+    let mut half = gateway.connect();
+    half.send("GET / HTTP/1.1\r\nHo");
+    let mut idle: Vec<_> = (0..9).map(|_| gateway.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/").text(), "fast");
+    }
+    let mut new: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+    for (client, oldest) in new.iter_mut().zip(&mut idle) {
+        assert_eq!(client.get("/").text(), "fast", "a new client is served");
+        assert!(oldest.is_closed(), "the oldest idle one goes for it");
+    }
+    assert_eq!(idle[8].get("/").text(), "fast", "younger ones stay");
+    half.send("st: t\r\n\r\n");
+    assert_eq!(half.response().text(), "fast", "so do unfinished heads while there are idle ones");
+    assert_eq!(gateway.ask_admin("GET", "/ready").status, 200);
+    assert!(gateway.metric("ringway_worker_evicted_total", &["idle"]) >= 3.0);
+    go.send(()).expect("the origin waits");
+    assert_eq!(busy.response().text(), "done");
+}
+
+#[test]
 fn too_few_descriptors_are_a_reason_not_to_start() {
     let exited = Plan::new(HERE).descriptors(40).start_in_vain();
     assert_eq!(exited.code, Some(1), "{}", exited.stderr);
