@@ -249,7 +249,15 @@ pub fn forwarded_request(data: &[u8]) {
         let x = exchange(head);
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let rules = Arc::new(ServerRules::default());
-        let listener = Listener { name: "l".into(), address, rules, forwarded: trusted, via: None, connections: None };
+        let listener = Listener {
+            name: "l".into(),
+            address,
+            rules,
+            forwarded: trusted,
+            via: None,
+            connections: None,
+            per_client: None,
+        };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());

@@ -28,21 +28,33 @@ pub enum OnExpiry {
     Release,
 }
 
-/// What a downstream connection without a request under way waits for, the least useful first: in this order they are
-/// closed when the worker runs short (F08).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a downstream connection without a request under way waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
     /// Its last response was sent; only what the client still sends is drained.
     Linger,
-    /// The first byte of a request.
+    /// The first byte of another request.
     Request,
+    /// The first byte of its first request.
+    First,
     /// The rest of a request head.
     Head,
 }
 
 impl Waits {
-    /// All, in the order in which they are closed.
-    pub const ALL: [Waits; 3] = [Waits::Linger, Waits::Request, Waits::Head];
+    /// What a connection waits for between its requests and before them.
+    pub const IDLE: &'static [Waits] = &[Waits::Request, Waits::First];
+
+    /// Those with the lowest rank are closed first when the worker runs short, within one rank the oldest (F08). A
+    /// client that has come and not spoken is no better than one that has sent half a head, and no worse: its bytes may
+    /// be on their way, and those that have been silent longest make room for it.
+    const fn rank(self) -> u8 {
+        match self {
+            Waits::Linger => 0,
+            Waits::Request => 1,
+            Waits::First | Waits::Head => 2,
+        }
+    }
 }
 
 struct Entry {
@@ -148,15 +160,15 @@ impl Timers {
 
     /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many.
     pub fn close_idle(&self) -> usize {
-        self.close_waiting(Waits::Request, 0)
+        self.close_waiting(Waits::IDLE, 0)
     }
 
-    /// Interrupts every connection that has waited for this, or for less, for at least `ms`. Returns how many.
-    pub fn close_waiting(&self, most: Waits, ms: u64) -> usize {
+    /// Interrupts every connection that has waited for one of these for at least `ms`. Returns how many.
+    pub fn close_waiting(&self, those: &[Waits], ms: u64) -> usize {
         let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
         let until = self.known.get();
         let waits = |entry: &&Rc<Entry>| {
-            entry.waits.get().is_some_and(|waits| waits <= most)
+            entry.waits.get().is_some_and(|waits| those.contains(&waits))
                 && until.since_ns(entry.since.get()) >= ms * 1_000_000
                 && !entry.fired.get()
         };
@@ -164,7 +176,7 @@ impl Timers {
     }
 
     /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
-    /// for a request, else the one that has waited longest for the rest of a head. Returns what it waited for, or None when
+    /// for another request, else the one that has waited longest for a whole head. Returns what it waited for, or None when
     /// every connection has a request under way.
     pub fn close_least_useful(&self) -> Option<Waits> {
         let now = self.known.get();
@@ -235,7 +247,7 @@ impl LeastUseful {
             Some(Candidate { waits: strong.waits.get()?, since: strong.since.get(), entry: entry.clone() })
         };
         let mut all: Vec<_> = timers.slots.borrow().iter().flatten().filter_map(candidate).collect();
-        all.sort_by_key(|candidate| (candidate.waits, candidate.since));
+        all.sort_by_key(|candidate| (candidate.waits.rank(), candidate.since));
         self.found = all.into();
         self.searched = Some(now);
     }
@@ -443,7 +455,7 @@ mod tests {
     #[test]
     fn the_least_useful_goes_first_and_a_request_under_way_never() {
         let timers = Timers::new(Clock::stopped());
-        let order = [None, Some(Waits::Head), Some(Waits::Request), Some(Waits::Head), Some(Waits::Request)];
+        let order = [None, Some(Waits::Head), Some(Waits::Request), Some(Waits::First), Some(Waits::Request)];
         let all: Vec<_> = order.iter().map(|_| probe(&timers)).collect();
         for (at, ((_, deadline), waits)) in all.iter().zip(order).enumerate() {
             timers.advance(Now::from_ms(at as u64 * TICK_MS));
@@ -457,7 +469,7 @@ mod tests {
             (Some(Waits::Request), [0, 0, 1, 0, 0]),
             (Some(Waits::Request), [0, 0, 1, 0, 1]),
             (Some(Waits::Head), [0, 1, 1, 0, 1]),
-            (Some(Waits::Head), [0, 1, 1, 1, 1]),
+            (Some(Waits::First), [0, 1, 1, 1, 1]),
             (None, [0, 1, 1, 1, 1]),
         ] {
             assert_eq!((timers.close_least_useful(), closed()), (waits, expected.to_vec()));

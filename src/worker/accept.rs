@@ -86,7 +86,7 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 passing = 0;
-                admit(&shared, &socket, connection, peer);
+                admit(&shared, &socket, connection, peer).await;
                 while_over(&shared).await;
             }
             Err(_) if socket.closed.get() => break,
@@ -102,14 +102,20 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
     }
 }
 
-fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStream, peer: SocketAddr) {
+async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStream, peer: SocketAddr) {
     // What is over a bound of its own costs nobody else a connection.
     let places = match socket.listener.borrow().enter(peer.ip()) {
         Ok(places) => places,
         Err(snapshot::Full::Listener) => return shared.refused(Refusal::Connections),
         Err(snapshot::Full::Client) => return shared.refused(Refusal::Client),
     };
-    if let Err(why) = shared.pressure.admit(shared) {
+    let mut admitted = shared.pressure.admit(shared);
+    if admitted == Err(Refusal::Descriptors) {
+        // Those that were accepted a moment ago may not have begun to wait, and then they cannot be chosen.
+        monoio::time::sleep(Duration::from_millis(1)).await;
+        admitted = shared.pressure.admit(shared);
+    }
+    if let Err(why) = admitted {
         return shared.refused(why);
     }
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, places));

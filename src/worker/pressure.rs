@@ -136,11 +136,11 @@ impl Pressure {
             return;
         }
         let timers = &shared.env.timers;
-        let mut closed = timers.close_waiting(Waits::Request, RESTED_MS);
+        let mut closed = timers.close_waiting(&[Waits::Request], RESTED_MS);
         if level == Level::Shedding {
             shared.env.pin().close_idle(timers.known_now(), 0);
             let patience_ms = if used >= memory.limit_bytes() { 0 } else { RESTED_MS };
-            closed += timers.close_waiting(Waits::Head, patience_ms);
+            closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms);
             buf::pool_trim(0);
             memory::give_back();
         }
@@ -168,6 +168,7 @@ fn cause(waited: Waits) -> Eviction {
     match waited {
         Waits::Linger => Eviction::Linger,
         Waits::Request => Eviction::Idle,
+        Waits::First => Eviction::First,
         Waits::Head => Eviction::Head,
     }
 }

@@ -166,7 +166,7 @@ impl<I: Io> Connection<I> {
             return Waited::Arrived;
         }
         self.carry = Buf::empty();
-        self.read_deadline.set_waits(Some(Waits::Request));
+        self.read_deadline.set_waits(Some(if self.requests == 0 { Waits::First } else { Waits::Request }));
         let waited = match patience {
             Patience::Short => self.wait_with_buffer().await,
             Patience::Long => self.wait_without_buffer().await,
@@ -249,7 +249,12 @@ impl<I: Io> Connection<I> {
             self.carry = buf;
             match count {
                 Ok(0) | Err(_) if self.read_deadline.fired() => return Err(Reason::HeaderTimeout.into()),
-                Ok(0) | Err(_) => return Err(Reason::ClientClosed.into()),
+                Ok(0) | Err(_) => {
+                    // Nobody is there to be drained.
+                    self.carry = Buf::empty();
+                    self.keep = Keep::Close;
+                    return Err(Reason::ClientClosed.into());
+                }
                 Ok(_) => {}
             }
             // A head that comes byte by byte is parsed again only where a line or a doubling makes it worth while.

@@ -145,8 +145,10 @@ words! {
     Eviction {
         /// The rest of what the client sent, behind its last response.
         Linger = "linger",
-        /// A request.
+        /// Another request.
         Idle = "idle",
+        /// Its first request.
+        First = "first",
         /// The rest of a request head.
         Head = "head",
         /// Any of these, closed for the memory's sake.
