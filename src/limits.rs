@@ -81,8 +81,10 @@ pub const MEMORY_SAVE_PERCENT: u64 = 90;
 pub const MEMORY_SHED_PERCENT: u64 = 95;
 /// How far below its mark a level of memory is left, in percent of the limit.
 pub const MEMORY_SLACK_PERCENT: u64 = 5;
-/// How often the kernel is asked what the process uses, under a limit.
+/// How often the kernel is asked what the process uses, under a limit of which half is in use.
 pub const MEMORY_LOOK_MS: u64 = 100;
+/// The same while less is in use.
+pub const MEMORY_LOOK_CALM_MS: u64 = 1_000;
 /// What a connection holds besides buffers, by the worker's own count, in bytes.
 pub const CONNECTION_HELD_BYTES: u64 = 3 * 1024;
 /// What a request under way holds besides buffers, by the worker's own count, in bytes.

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::limits::{MEMORY_LOOK_MS, MEMORY_SAVE_PERCENT, MEMORY_SHED_PERCENT, MEMORY_SLACK_PERCENT};
+use crate::limits::{
+    MEMORY_LOOK_CALM_MS, MEMORY_LOOK_MS, MEMORY_SAVE_PERCENT, MEMORY_SHED_PERCENT, MEMORY_SLACK_PERCENT,
+};
 use crate::sys::memory::{Group, Resident};
 use crate::telemetry::log;
 use crate::time::Now;
@@ -131,7 +133,9 @@ impl Memory {
         let held = self.held_sum();
         let looked_ms = self.looked_ms.load(Ordering::Relaxed);
         let claimed = |to| self.looked_ms.compare_exchange(looked_ms, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if now.ms().saturating_sub(looked_ms) >= MEMORY_LOOK_MS && claimed(now.ms()) {
+        let is_calm = self.used(held) < self.limit_bytes / 2;
+        let pause_ms = if is_calm { MEMORY_LOOK_CALM_MS } else { MEMORY_LOOK_MS };
+        if now.ms().saturating_sub(looked_ms) >= pause_ms && claimed(now.ms()) {
             self.look(held);
         }
         let used = self.used(held);
@@ -207,10 +211,10 @@ mod tests {
     #[test]
     fn what_workers_took_since_the_last_look_counts() {
         let memory = Memory::new(1 << 40, None, 2);
-        let resident = memory.tell(0, 1_000, Now::from_ms(MEMORY_LOOK_MS));
+        let resident = memory.tell(0, 1_000, Now::from_ms(MEMORY_LOOK_CALM_MS));
         assert!(resident > 1 << 20, "{resident}");
-        assert_eq!(memory.tell(1, 5_000, Now::from_ms(MEMORY_LOOK_MS + 1)), resident + 5_000);
-        assert_eq!(memory.tell(0, 0, Now::from_ms(MEMORY_LOOK_MS + 2)), resident + 4_000);
+        assert_eq!(memory.tell(1, 5_000, Now::from_ms(MEMORY_LOOK_CALM_MS + 1)), resident + 5_000);
+        assert_eq!(memory.tell(0, 0, Now::from_ms(MEMORY_LOOK_CALM_MS + 2)), resident + 4_000);
         assert_eq!(memory.facts().held_bytes, 5_000);
         assert_eq!(memory.level(), Level::Ample);
     }
@@ -218,7 +222,7 @@ mod tests {
     #[test]
     fn a_process_over_its_limit_sheds() {
         let memory = Memory::new(1 << 20, None, 1);
-        memory.tell(0, 0, Now::from_ms(MEMORY_LOOK_MS));
+        memory.tell(0, 0, Now::from_ms(MEMORY_LOOK_CALM_MS));
         assert_eq!(memory.facts().level, Level::Shedding);
         assert!(!Memory::new(0, None, 1).is_limited());
     }

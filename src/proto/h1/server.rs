@@ -618,6 +618,10 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         out.extend(b"\r\n");
         self.head_sent = true;
         x.response_bytes += first.data.len() as u64;
+        if !first.end {
+            // The body may take its time; nobody looks at these fields again (F11).
+            x.response.fields.clear();
+        }
         let (out, rest) = Buf::join(out, self.coded(first));
         drop(self.send(out).await?);
         match rest {
