@@ -176,8 +176,8 @@ impl Timers {
     }
 
     /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
-    /// for another request, else the one that has waited longest for a whole head. Returns what it waited for, or None when
-    /// every connection has a request under way.
+    /// for another request, else the one that has waited longest for a whole head. Returns what it waited for, or None
+    /// when every connection has a request under way.
     pub fn close_least_useful(&self) -> Option<Waits> {
         let now = self.known.get();
         let mut least_useful = self.least_useful.borrow_mut();
