@@ -34,7 +34,8 @@ fn exchange(text: &[u8]) -> Exchange {
 fn heads(c: &mut Criterion) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
     let rules = Arc::new(ServerRules::default());
-    let listener = Listener { name: "l".into(), address, rules, forwarded: false, via: None, connections: None, per_client: None };
+    let listener =
+        Listener { name: "l".into(), address, rules, forwarded: false, via: None, connections: None, per_client: None };
     let x = exchange(REQUEST);
     let mut out = Buf::small();
     c.bench_function("serialise/request", |b| {
