@@ -35,8 +35,8 @@ fn heads(c: &mut Criterion) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
     let rules = Arc::new(ServerRules::default());
     let tunnels = Default::default();
-    let listener =
-        Listener { name: "l".into(), address, rules, forwarded: false, via: None, connections: None, tunnels };
+    let (forwarded, via, connections, per_client) = (false, None, None, None);
+    let listener = Listener { name: "l".into(), address, rules, forwarded, via, connections, per_client, tunnels };
     let x = exchange(REQUEST);
     let mut out = Buf::small();
     c.bench_function("serialise/request", |b| {

@@ -131,6 +131,8 @@ reasons! {
     TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.
     Overloaded = "overloaded", 503, Gateway, No, "Gateway overloaded";
+    /// The memory limit is near: 95 % of `memory_limit` is in use (F10).
+    MemoryShort = "memory", 503, Gateway, No, "Gateway overloaded";
     /// The gateway is stopping.
     Draining = "draining", 503, Gateway, No, "Gateway is shutting down";
     /// An invariant of the gateway broke; only this request is lost (R136).

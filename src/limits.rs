@@ -31,7 +31,7 @@ pub const PIPES_FREE_MAX: usize = 32;
 /// given back as well.
 pub const BUF_SMALL_FREE_MAX: usize = 4096;
 /// Free buffers of each size that a worker keeps beyond what the last second needed.
-pub const BUF_SPARE: usize = 32;
+pub const BUF_SPARE: usize = 8;
 /// Free large buffers that a worker keeps.
 pub const BUF_LARGE_FREE_MAX: usize = 256;
 
@@ -72,8 +72,44 @@ pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
-/// Downstream connections of one worker.
-pub const CONNECTIONS_PER_WORKER_MAX: usize = 65_536;
+/// Downstream connections of one worker, where the limit of open descriptors leaves more.
+pub const CONNECTIONS_PER_WORKER_MAX: usize = 1 << 20;
+/// Descriptors that clients never get: the admin API, health checks, the reopening of logs and reloads need them when
+/// clients have taken all others (F08).
+pub const DESCRIPTORS_RESERVE: u64 = 32;
+/// Descriptors of the process's own besides the reserve and the workers': signals, timers, the process log, the admin
+/// listener.
+pub const DESCRIPTORS_OWN: u64 = 16;
+/// Descriptors of one worker besides its listeners and connections: its ring and its mailbox.
+pub const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// Connections that a worker accepts over its share before those that it has closed for them are gone.
+pub const ACCEPT_OVERSHOOT: usize = 8;
+/// Part of a worker's share, one in so many, that clients leave to upstream connections.
+pub const UPSTREAM_SHARE: usize = 4;
+/// Fewest connections that a worker must be able to hold for the gateway to start.
+pub const SHARE_MIN: u64 = 8;
+/// Locks of the table that counts the connections of each client.
+pub const CLIENT_SHARDS: usize = 64;
+/// Part of `memory_limit` in use from which connections close behind their responses, in percent (F10).
+pub const MEMORY_SAVE_PERCENT: u64 = 90;
+/// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
+pub const MEMORY_SHED_PERCENT: u64 = 95;
+/// How far below its mark a level of memory is left, in percent of the limit.
+pub const MEMORY_SLACK_PERCENT: u64 = 5;
+/// How often the kernel is asked what the process uses, under a limit of which half is in use.
+pub const MEMORY_LOOK_MS: u64 = 100;
+/// The same while less is in use.
+pub const MEMORY_LOOK_CALM_MS: u64 = 1_000;
+/// What a connection holds besides buffers, by the worker's own count, in bytes.
+pub const CONNECTION_HELD_BYTES: u64 = 3 * 1024;
+/// What a request under way holds besides buffers, by the worker's own count, in bytes.
+pub const REQUEST_HELD_BYTES: u64 = 12 * 1024;
+/// What a new client is taken to cost until the kernel has been asked again, in bytes: its connection, a buffer, and
+/// the kernel's own part.
+pub const CLIENT_HELD_BYTES: u64 = 16 * 1024;
+/// Bytes that the kernel holds for a client or an endpoint before they are on their way, under a memory limit. Without
+/// one the kernel holds what its own settings say, several MiB at most.
+pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// Whole request, head to last byte of the response (R132, C51).
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// Connecting to an endpoint.

@@ -32,6 +32,7 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         via,
         connections: None,
         tunnels: Default::default(),
+        per_client: None,
     }
 }
 

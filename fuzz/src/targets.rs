@@ -291,7 +291,8 @@ pub fn forwarded_request(data: &[u8]) {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let rules = Arc::new(ServerRules::default());
         let (forwarded, tunnels) = (trusted, Default::default());
-        let listener = Listener { name: "l".into(), address, rules, forwarded, via: None, connections: None, tunnels };
+        let (via, connections, per_client) = (None, None, None);
+        let listener = Listener { name: "l".into(), address, rules, forwarded, via, connections, per_client, tunnels };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());

@@ -17,6 +17,7 @@ use crate::telemetry::metrics::exposition::WorkerFate;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
 use crate::worker::mailbox::{self, Command, ListeningSocket, Postbox, Preparation, Report};
 use crate::worker::placement::Board;
+use crate::worker::pressure::Allowance;
 use crate::worker::run::{self, End, Start, Started};
 
 /// How long the control thread waits for every worker's answer before it gives a reload up, in milliseconds.
@@ -27,7 +28,7 @@ pub const REPORT_TIMEOUT_MS: u64 = 1_000;
 const WORKER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// How workers are to be started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FleetSettings {
     /// How many.
     pub workers: u32,
@@ -39,6 +40,8 @@ pub struct FleetSettings {
     pub ring_entries: u32,
     /// Random bits.
     pub seed: u64,
+    /// What each may use.
+    pub allowance: Allowance,
 }
 
 /// One worker over all its lives.
@@ -94,9 +97,10 @@ impl Fleet {
         shares: Vec<Share>,
     ) -> io::Result<(Self, Vec<Started>)> {
         let (tell_death, deaths) = mpsc::channel(shares.len().max(1));
+        let cores = if settings.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         let fleet = Self {
             settings,
-            cores: if settings.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() },
+            cores,
             members: Mutex::default(),
             published: Arc::new(ArcSwap::from(snapshot)),
             board: Board::new(shares.len()),
@@ -146,6 +150,7 @@ impl Fleet {
             access_log: share.access_log.unwrap_or_else(AccessLog::off),
             mailbox,
             member: self.board.join(index as usize, postbox.bell()?),
+            allowance: self.settings.allowance.clone(),
             seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         let tell_death = self.tell_death.clone();

@@ -20,10 +20,11 @@ use crate::policy::{self, CompileEnv};
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLogWriter;
 use crate::telemetry::log;
-use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, WorkerReport};
+use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
 use crate::worker::mailbox::{ListeningSocket, Report};
+use crate::worker::memory::{Level, Memory};
 
 /// Reloads that wait for their turn; one more is told to come back.
 const RELOADS_WAITING_MAX: usize = 4;
@@ -43,6 +44,7 @@ pub struct Gateway {
     last_success_seconds: AtomicU64,
     exposition: Mutex<Exposition>,
     drivers: Vec<String>,
+    memory: Arc<Memory>,
 }
 
 const STARTING: u8 = 0;
@@ -52,7 +54,12 @@ const DRAINING: u8 = 2;
 impl Gateway {
     /// The gateway of a started fleet, and where reload requests come out.
     #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
-    pub fn new(fleet: Fleet, drivers: Vec<String>, compat_names: bool) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
+    pub fn new(
+        fleet: Fleet,
+        drivers: Vec<String>,
+        memory: Arc<Memory>,
+        compat_names: bool,
+    ) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
         let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let gateway = Self {
             fleet,
@@ -65,6 +72,7 @@ impl Gateway {
             last_success_seconds: AtomicU64::new(time::unix_seconds()),
             exposition: Mutex::new(Exposition::new(compat_names)),
             drivers,
+            memory,
         };
         (Arc::new(gateway), requests)
     }
@@ -274,7 +282,9 @@ impl AdminBackend for Gateway {
             true => format!("generation {generation} serves; the last reload was refused"),
             false => format!("generation {generation} serves"),
         };
-        Readiness { status, checks: vec![workers, Check { name: "configuration".into(), ok: !failed, detail }] }
+        let mut checks = vec![workers, Check { name: "configuration".into(), ok: !failed, detail }];
+        checks.extend(self.memory.is_limited().then(|| memory_check(&self.memory)));
+        Readiness { status, checks }
     }
 
     fn health(&self) -> Answer<'_, Health> {
@@ -320,6 +330,7 @@ impl AdminBackend for Gateway {
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
                 workers: self.fleet.fates(),
+                memory: memory_facts(&self.memory),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
@@ -400,6 +411,25 @@ impl AdminBackend for Gateway {
             "commit": option_env!("RINGWAY_COMMIT").unwrap_or_default(),
             "drivers": self.drivers,
         })
+    }
+}
+
+/// A gateway that sheds is still the right place for new traffic: it says for itself what it cannot take.
+fn memory_check(memory: &Memory) -> Check {
+    let facts = memory.facts();
+    let percent = facts.used_bytes.saturating_mul(100) / facts.limit_bytes.max(1);
+    let detail = format!("{}: {percent} % of {} bytes are in use", facts.level.word(), facts.limit_bytes);
+    Check { name: "memory".into(), ok: facts.level == Level::Ample, detail }
+}
+
+fn memory_facts(memory: &Memory) -> MemoryFacts {
+    let facts = memory.facts();
+    MemoryFacts {
+        limit_bytes: facts.limit_bytes,
+        used_bytes: facts.used_bytes,
+        held_bytes: facts.held_bytes,
+        group_bytes: facts.group_bytes,
+        level: facts.level as u64,
     }
 }
 

@@ -18,17 +18,16 @@ use super::signals::{Event, Signals};
 use super::source::{ConfigSource, Ready};
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
-use crate::config::model::{self, LogFormat, LogLevel, Workers};
+use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
 use crate::limits::RING_ENTRIES;
 use crate::policy::CompileEnv;
-use crate::sys::limit;
+use crate::sys::limit::{self, DescriptorShare};
+use crate::sys::memory::Group;
 use crate::sys::ring::Driver;
 use crate::telemetry::log::{self, Level, Style};
+use crate::worker::memory::Memory;
+use crate::worker::pressure::Allowance;
 
-/// Descriptors that the gateway needs before it serves anybody: rings, wake-ups, logs, admin API.
-const DESCRIPTORS_OWN: u64 = 48;
-/// Descriptors of one worker besides its listeners.
-const DESCRIPTORS_PER_WORKER: u64 = 8;
 /// How long the access log may take to be written at the end.
 const LOG_FINISH: Duration = Duration::from_secs(2);
 /// How often a stop looks whether the workers have ended.
@@ -109,7 +108,7 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     let ready = Ready::of(loaded, 1, env, None);
     let ready = ready.map_err(|diagnostics| StartError::Config(diagnostics.render()))?;
     init_log(&ready.loaded.config.logging);
-    check_descriptors(workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;
+    let allowance = allowance(&server, workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;
 
     let admin = bind_admin(&ready.loaded.config).await.map_err(|what| system(&what))?;
     let addresses = ready.snapshot.listeners.iter().map(|listener| listener.address);
@@ -125,13 +124,14 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
         driver: options.driver,
         ring_entries: server.ring_entries.map_or(RING_ENTRIES, |entries| entries.get() as u32),
         seed: random_bits(),
+        allowance: allowance.clone(),
     };
     let fleet = Fleet::start(settings, ready.snapshot.clone(), shares(sockets, access_logs)).await;
     let (fleet, started) = fleet.map_err(|error| system(&error))?;
     let drivers = started.iter().map(|worker| worker.driver.text().to_owned()).collect::<Vec<_>>();
     announce(&ready, &started, &listening, admin.as_ref().and_then(|admin| admin.local_addr().ok()));
 
-    let (gateway, requests) = Gateway::new(fleet, drivers, ready.loaded.config.metrics.compat_names);
+    let (gateway, requests) = Gateway::new(fleet, drivers, allowance.memory, ready.loaded.config.metrics.compat_names);
     let admin_stop = admin.map(|admin| serve_admin(admin, gateway.clone()));
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watch = ready.loaded.config.reload.watch;
@@ -183,17 +183,42 @@ fn init_log(logging: &model::Logging) {
     log::init(level, style);
 }
 
-/// A limit that is too low to serve anybody is a reason not to start.
-fn check_descriptors(workers: u32, listeners: usize) -> Result<(), String> {
+/// What each worker may use of descriptors, and all together of memory. A limit that is too low to serve anybody is a
+/// reason not to start.
+fn allowance(server: &model::Server, workers: u32, listeners: usize) -> Result<Allowance, String> {
     let limit = limit::raise_descriptors().map_err(|error| format!("cannot read the descriptor limit: {error}"))?;
-    let needed = DESCRIPTORS_OWN + u64::from(workers) * (DESCRIPTORS_PER_WORKER + 2 * listeners as u64);
-    if limit < needed {
-        return Err(format!(
+    let descriptors = DescriptorShare::of(limit, workers, listeners).map_err(|needed| {
+        format!(
             "the limit of open descriptors is {limit}, and {workers} workers with {listeners} listeners need {needed} \
-             before the first client comes: raise it with `ulimit -n` or LimitNOFILE="
-        ));
+             to serve anybody: raise it with `ulimit -n` or LimitNOFILE="
+        )
+    })?;
+    let memory = memory(server, workers);
+    log::info(
+        "limits",
+        &[
+            ("descriptors", &limit),
+            ("client_connections_per_worker", &descriptors.clients_max),
+            ("connections_per_worker", &descriptors.streams_max),
+            ("memory_limit_bytes", &memory.limit_bytes()),
+        ],
+    );
+    Ok(Allowance { descriptors, memory: Arc::new(memory) })
+}
+
+/// The memory under the limit that is configured, or that of the control group, whichever is tighter.
+fn memory(server: &model::Server, workers: u32) -> Memory {
+    let group = Group::find();
+    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes);
+    let limit = match server.memory_limit {
+        MemoryLimit::Auto => of_group,
+        MemoryLimit::None => return Memory::new(0, None, workers),
+        MemoryLimit::Bytes(bytes) => bytes.min(of_group),
+    };
+    match limit {
+        u64::MAX => Memory::new(0, None, workers),
+        _ => Memory::new(limit, group.filter(|group| group.limit_bytes == limit), workers),
     }
-    Ok(())
 }
 
 async fn bind_admin(config: &model::Config) -> Result<Option<AdminServer>, String> {

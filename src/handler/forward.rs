@@ -161,6 +161,7 @@ mod tests {
             rules: Arc::new(ServerRules::default()),
             forwarded,
             via: None,
+            per_client: None,
             connections: None,
             tunnels: Default::default(),
         }

@@ -54,6 +54,16 @@ pub trait WriteHalf: 'static {
     fn socket(&self) -> Option<&SharedStream> {
         None
     }
+
+    /// Whether a send would be taken now, for the better part. A wire that cannot tell says yes.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Waits, without a buffer, until a send would be taken, or the connection ends.
+    async fn writable(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Ends operations that wait on a connection.

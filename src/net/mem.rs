@@ -106,6 +106,11 @@ impl Pipe {
         self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
     }
 
+    /// Whether a write would not wait: there is room, or an error to be had.
+    fn has_room(&self) -> bool {
+        self.reset || self.refused || self.ended || self.bytes.len() < self.capacity
+    }
+
     fn poll_read(&mut self, buf: &mut Buf, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.reset || self.faults.reset_after_bytes.is_some_and(|limit| self.read_total >= limit) {
             self.reset = true;
@@ -245,6 +250,22 @@ impl WriteHalf for MemWrite {
     async fn send(&mut self, buf: Buf) -> Done {
         let result = poll_fn(|cx| self.0.outgoing.borrow_mut().poll_write(buf.as_slice(), cx)).await;
         (result, buf)
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.outgoing.borrow().has_room()
+    }
+
+    async fn writable(&mut self) -> io::Result<()> {
+        let poll = |cx: &mut Context<'_>| {
+            let mut pipe = self.0.outgoing.borrow_mut();
+            if pipe.has_room() {
+                return Poll::Ready(Ok(()));
+            }
+            pipe.writer = Some(cx.waker().clone());
+            Poll::Pending
+        };
+        poll_fn(poll).await
     }
 }
 

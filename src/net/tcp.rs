@@ -77,6 +77,14 @@ impl WriteHalf for TcpWrite {
     fn socket(&self) -> Option<&SharedStream> {
         Some(&self.0)
     }
+
+    fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
+    async fn writable(&mut self) -> io::Result<()> {
+        self.0.writable().await
+    }
 }
 
 /// A release of the reading half may cancel all that waits on the descriptor. A send that it met has sent nothing, and
@@ -113,13 +121,28 @@ impl Interrupt for SharedStream {
 }
 
 /// Connects over TCP, with TCP_NODELAY.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnect;
+#[derive(Clone, Default)]
+pub struct TcpConnect {
+    /// Asked before a descriptor is taken; may make room for it. None takes what the system gives.
+    room: Option<Rc<dyn Fn() -> bool>>,
+    /// Bytes that the kernel holds for an endpoint before they are on their way; None leaves it to the system.
+    unsent_bytes_max: Option<u32>,
+}
+
+impl TcpConnect {
+    /// Connects as long as `room` says that there is a descriptor to be had.
+    pub fn within(room: impl Fn() -> bool + 'static, unsent_bytes_max: Option<u32>) -> Self {
+        Self { room: Some(Rc::new(room)), unsent_bytes_max }
+    }
+}
 
 impl Connect for TcpConnect {
     type Io = Tcp;
 
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Tcp> {
+        if self.room.as_ref().is_some_and(|room| !room()) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let attempt = TcpStream::connect_addr(to);
         // Dropping the attempt at the timeout is sound: nothing of it is used afterwards.
         let stream = match monoio::time::timeout(Duration::from_millis(timeout_ms), attempt).await {
@@ -128,6 +151,9 @@ impl Connect for TcpConnect {
         };
         let shared = SharedStream::new(stream);
         shared.set_nodelay()?;
+        if let Some(most) = self.unsent_bytes_max {
+            shared.set_unsent_max(most)?;
+        }
         Ok(Tcp(shared))
     }
 }

@@ -5,6 +5,7 @@
 //! is interrupted through the connection, so that the operation ends and its buffer comes back.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::rc::{Rc, Weak};
 
@@ -29,14 +30,68 @@ pub enum OnExpiry {
     EndTunnel,
 }
 
+/// What a downstream connection without a request under way waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Its last response was sent; only what the client still sends is drained.
+    Linger,
+    /// The first byte of another request.
+    Request,
+    /// The first byte of its first request.
+    First,
+    /// The rest of a request head.
+    Head,
+}
+
+impl Waits {
+    /// What a connection waits for between its requests and before them.
+    pub const IDLE: &'static [Waits] = &[Waits::Request, Waits::First];
+
+    /// Those with the lowest rank are closed first when the worker runs short, within one rank the oldest (F08). A
+    /// client that has come and not spoken is no better than one that has sent half a head, and no worse: its bytes may
+    /// be on their way, and those that have been silent longest make room for it.
+    const fn rank(self) -> u8 {
+        match self {
+            Waits::Linger => 0,
+            Waits::Request => 1,
+            Waits::First | Waits::Head => 2,
+        }
+    }
+}
+
 struct Entry {
     due_tick: Cell<u64>,
     scheduled_tick: Cell<u64>,
     on_expiry: Cell<OnExpiry>,
     fired: Cell<bool>,
-    idle: Cell<bool>,
+    /// None while a request is under way.
+    waits: Cell<Option<Waits>>,
+    /// Since when it waits.
+    since: Cell<Now>,
     target: Rc<dyn Interrupt>,
 }
+
+/// A connection that waited when the wheel was searched last.
+struct Candidate {
+    waits: Waits,
+    since: Now,
+    entry: Weak<Entry>,
+}
+
+/// Connections that may be closed when the worker runs short: what the last search of the wheel found, in the order in
+/// which they go. A search looks at every entry, but one search serves as many closes as it found connections, so that
+/// a close costs a few steps, and a request nothing but the mark that it carries anyway.
+#[derive(Default)]
+struct LeastUseful {
+    found: VecDeque<Candidate>,
+    searched: Option<Now>,
+}
+
+/// The order of what waits is looked at again after this long, in milliseconds.
+const SEARCH_AGE_MS_MAX: u64 = 1_000;
+/// A search that found nothing is repeated after a millisecond for so many entries: a worker full of requests under way
+/// searches for at most a few hundredths of its time.
+const SEARCH_ENTRIES_PER_MS: usize = 256;
 
 /// The deadline of one connection. Dropping it takes it off the wheel.
 pub struct Deadline {
@@ -50,6 +105,7 @@ pub struct Timers {
     tick: Cell<u64>,
     clock: Clock,
     known: Cell<Now>,
+    least_useful: RefCell<LeastUseful>,
 }
 
 impl Timers {
@@ -57,7 +113,8 @@ impl Timers {
     pub fn new(clock: Clock) -> Rc<Self> {
         let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
         let now = clock.read();
-        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now) })
+        let least_useful = RefCell::default();
+        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now), least_useful })
     }
 
     /// Reads the clock.
@@ -81,7 +138,8 @@ impl Timers {
             scheduled_tick: Cell::new(NEVER),
             on_expiry: Cell::new(OnExpiry::ShutBoth),
             fired: Cell::new(false),
-            idle: Cell::new(false),
+            waits: Cell::new(None),
+            since: Cell::new(Now::default()),
             target,
         });
         Deadline { entry, timers: self.clone() }
@@ -104,14 +162,38 @@ impl Timers {
 
     /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many.
     pub fn close_idle(&self) -> usize {
+        self.close_waiting(Waits::IDLE, 0)
+    }
+
+    /// Interrupts every connection that has waited for one of these for at least `ms`. Returns how many.
+    pub fn close_waiting(&self, those: &[Waits], ms: u64) -> usize {
         let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
-        let mut closed = 0;
-        for entry in entries.iter().filter(|entry| entry.idle.get() && !entry.fired.get()) {
-            entry.on_expiry.set(OnExpiry::ShutBoth);
-            entry.fire();
-            closed += 1;
+        let until = self.known.get();
+        let waits = |entry: &&Rc<Entry>| {
+            entry.waits.get().is_some_and(|waits| those.contains(&waits))
+                && until.since_ns(entry.since.get()) >= ms * 1_000_000
+                && !entry.fired.get()
+        };
+        entries.iter().filter(waits).map(|entry| entry.close()).count()
+    }
+
+    /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
+    /// for another request, else the one that has waited longest for a whole head. Returns what it waited for, or None
+    /// when every connection has a request under way.
+    pub fn close_least_useful(&self) -> Option<Waits> {
+        let now = self.known.get();
+        let mut least_useful = self.least_useful.borrow_mut();
+        let age_ms = least_useful.searched.map_or(u64::MAX, |at| now.since_ns(at) / 1_000_000);
+        if age_ms >= SEARCH_AGE_MS_MAX {
+            least_useful.search(self, now);
         }
-        closed
+        if let Some(waited) = least_useful.close_next() {
+            return Some(waited);
+        }
+        if age_ms < SEARCH_AGE_MS_MAX && age_ms >= (self.len() / SEARCH_ENTRIES_PER_MS) as u64 {
+            least_useful.search(self, now);
+        }
+        least_useful.close_next()
     }
 
     /// Ends every tunnel: the drain's time is over. Returns how many.
@@ -176,7 +258,41 @@ impl Timers {
     }
 }
 
+impl LeastUseful {
+    fn search(&mut self, timers: &Timers, now: Now) {
+        let candidate = |entry: &Weak<Entry>| {
+            let strong = entry.upgrade()?;
+            Some(Candidate { waits: strong.waits.get()?, since: strong.since.get(), entry: entry.clone() })
+        };
+        let mut all: Vec<_> = timers.slots.borrow().iter().flatten().filter_map(candidate).collect();
+        all.sort_by_key(|candidate| (candidate.waits.rank(), candidate.since));
+        self.found = all.into();
+        self.searched = Some(now);
+    }
+
+    fn close_next(&mut self) -> Option<Waits> {
+        while let Some(candidate) = self.found.pop_front() {
+            let Some(entry) = candidate.entry.upgrade() else { continue };
+            // One that has had a request meanwhile waits anew, behind those that are found now.
+            if entry.waits.get() == Some(candidate.waits) && entry.since.get() == candidate.since {
+                entry.close();
+                return Some(candidate.waits);
+            }
+        }
+        self.found.shrink_to_fit();
+        None
+    }
+}
+
 impl Entry {
+    /// Ends a connection that waits, as if the client had left.
+    fn close(&self) {
+        // Half a head is then an end by the client, without an answer, and not a timeout.
+        self.fired.set(self.waits.replace(None) != Some(Waits::Head));
+        self.due_tick.set(NEVER);
+        self.target.shutdown(Shutdown::Both);
+    }
+
     fn fire(&self) {
         self.fired.set(true);
         self.due_tick.set(NEVER);
@@ -225,10 +341,12 @@ impl Deadline {
         self.entry.fired.get()
     }
 
-    /// Says whether the connection waits for its next request; a drain closes those that do.
+    /// Says what the connection waits for, if it has no request under way; a worker that drains or runs short closes
+    /// those that wait.
     #[inline]
-    pub fn set_idle(&self, idle: bool) {
-        self.entry.idle.set(idle);
+    pub fn set_waits(&self, waits: Option<Waits>) {
+        self.entry.waits.set(waits);
+        self.entry.since.set(self.timers.known_now());
     }
 
     /// The connection's interrupt, to be kept.
@@ -360,9 +478,65 @@ mod tests {
         let timers = Timers::new(Clock::stopped());
         let ((idle, a), (busy, b)) = (probe(&timers), probe(&timers));
         [&a, &b].iter().for_each(|d| d.arm(Now::from_ms(75_000), OnExpiry::Release));
-        a.set_idle(true);
+        a.set_waits(Some(Waits::Request));
         assert_eq!(timers.close_idle(), 1);
         assert_eq!((idle.shut.get(), busy.shut.get()), (1, 0));
-        assert!(a.fired() && !b.fired());
+        assert_eq!(timers.close_idle(), 0, "each is closed once");
+    }
+
+    #[test]
+    fn the_least_useful_goes_first_and_a_request_under_way_never() {
+        let timers = Timers::new(Clock::stopped());
+        let order = [None, Some(Waits::Head), Some(Waits::Request), Some(Waits::First), Some(Waits::Request)];
+        let all: Vec<_> = order.iter().map(|_| probe(&timers)).collect();
+        for (at, ((_, deadline), waits)) in all.iter().zip(order).enumerate() {
+            timers.advance(Now::from_ms(at as u64 * TICK_MS));
+            deadline.arm_in(10_000, OnExpiry::ShutRead);
+            // A deadline that was moved up leaves a copy on the wheel.
+            deadline.arm_in(1_000, OnExpiry::ShutRead);
+            deadline.set_waits(waits);
+        }
+        let closed = || all.iter().map(|(seen, _)| seen.shut.get()).collect::<Vec<_>>();
+        for (waits, expected) in [
+            (Some(Waits::Request), [0, 0, 1, 0, 0]),
+            (Some(Waits::Request), [0, 0, 1, 0, 1]),
+            (Some(Waits::Head), [0, 1, 1, 0, 1]),
+            (Some(Waits::First), [0, 1, 1, 1, 1]),
+            (None, [0, 1, 1, 1, 1]),
+        ] {
+            assert_eq!((timers.close_least_useful(), closed()), (waits, expected.to_vec()));
+        }
+        let (late, deadline) = probe(&timers);
+        deadline.arm_in(1_000, OnExpiry::ShutRead);
+        deadline.set_waits(Some(Waits::Linger));
+        assert_eq!((timers.close_least_useful(), late.shut.get()), (Some(Waits::Linger), 1));
+    }
+
+    #[test]
+    fn one_that_has_had_a_request_since_the_search_is_kept() {
+        let timers = Timers::new(Clock::stopped());
+        let all: Vec<_> = (0..3).map(|_| probe(&timers)).collect();
+        for (_, deadline) in &all {
+            deadline.arm_in(10_000, OnExpiry::ShutRead);
+            deadline.set_waits(Some(Waits::Request));
+        }
+        assert!(timers.close_least_useful().is_some());
+        all[1].1.set_waits(None);
+        timers.advance(Now::from_ms(TICK_MS));
+        all[2].1.set_waits(Some(Waits::Request));
+        assert!(timers.close_least_useful().is_some());
+        assert_eq!(all.iter().map(|(seen, _)| seen.shut.get()).collect::<Vec<_>>(), [1, 0, 1]);
+    }
+
+    #[test]
+    fn a_worker_full_of_requests_does_not_search_at_each_connection() {
+        let timers = Timers::new(Clock::stopped());
+        let all: Vec<_> = (0..SEARCH_ENTRIES_PER_MS * 100).map(|_| probe(&timers)).collect();
+        all.iter().for_each(|(_, deadline)| deadline.arm_in(10_000, OnExpiry::ShutRead));
+        assert_eq!(timers.close_least_useful(), None);
+        all[7].1.set_waits(Some(Waits::Head));
+        assert_eq!(timers.close_least_useful(), None, "not searched again so soon");
+        timers.advance(Now::from_ms(100));
+        assert_eq!(timers.close_least_useful(), Some(Waits::Head));
     }
 }

@@ -32,6 +32,8 @@ pub struct Env<C: Connect> {
     pub access_log: RefCell<AccessLog>,
     /// The gateway is stopping: connections close behind their next response.
     pub draining: Cell<bool>,
+    /// How short memory is.
+    pub strain: Cell<Strain>,
     /// Requests under way.
     pub active: Cell<u64>,
     /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
@@ -46,6 +48,18 @@ pub struct Env<C: Connect> {
     random: Cell<u64>,
     #[allow(clippy::vec_box, reason = "a request is large: taken and given back as a pointer")]
     free: RefCell<Vec<Box<Request>>>,
+}
+
+/// What a worker that runs short of memory asks of its connections (F10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strain {
+    /// Nothing.
+    #[default]
+    None,
+    /// They close behind their responses.
+    CloseAfter,
+    /// They close, and what they ask is answered 503.
+    Refuse,
 }
 
 /// The state of one request, recycled from request to request so that none allocates.
@@ -79,6 +93,7 @@ impl<C: Connect> Env<C> {
             metrics: RefCell::new(metrics),
             access_log: RefCell::new(access_log),
             draining: Cell::new(false),
+            strain: Cell::new(Strain::None),
             active: Cell::new(0),
             wall_offset_ms: Cell::new(0),
             waiting: Waiting::default(),

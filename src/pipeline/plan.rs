@@ -69,9 +69,9 @@ impl<I: Io> Plan<I> {
         self.services.iter().for_each(Service::commit);
     }
 
-    /// Closes the upstream connections that are idle.
-    pub fn close_idle(&self) {
-        self.services.iter().for_each(Service::close_idle);
+    /// Closes upstream connections that have been idle for at least `ms`.
+    pub fn close_idle(&self, now: Now, ms: u64) {
+        self.services.iter().for_each(|service| service.close_idle(now, ms));
     }
 
     /// Closes upstream connections that have been idle for too long.

@@ -5,11 +5,14 @@
 //! in each worker, found again over reloads by the identities that a snapshot gives: listener, route, service and slot
 //! names.
 
+mod bounds;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+
+pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
 
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
@@ -51,45 +54,12 @@ pub struct Listener {
     pub forwarded: bool,
     /// Send and add `Via` (RFC 9110 section 7.6.3), under this name.
     pub via: Option<String>,
-    /// How many connections it takes at once; None leaves it to the worker's own bound.
+    /// How many connections it takes at once; None leaves it to the workers' shares of descriptors.
     pub connections: Option<ConnectionBound>,
     /// How many of its connections may be tunnels at once.
     pub tunnels: ConnectionBound,
-}
-
-/// A bound on a listener's connections, or on its tunnels, in all workers together. Connections that were open before a
-/// reload brought the bound are not counted. The default is that of tunnels.
-#[derive(Clone, Debug)]
-pub struct ConnectionBound {
-    /// The most at once.
-    pub max: u64,
-    /// Those that are open; shared by all workers and by the snapshots of one listener.
-    pub open: Arc<AtomicU64>,
-}
-
-impl Default for ConnectionBound {
-    fn default() -> Self {
-        Self { max: limits::TUNNELS_MAX, open: Arc::default() }
-    }
-}
-
-/// The place of one connection under its bound, until dropped.
-#[derive(Debug)]
-pub struct ConnectionPlace(Arc<AtomicU64>);
-
-impl ConnectionBound {
-    /// Takes a place; None when there is none.
-    pub fn enter(&self) -> Option<ConnectionPlace> {
-        let place = ConnectionPlace(self.open.clone());
-        // A refused place gives itself back.
-        (self.open.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
-    }
-}
-
-impl Drop for ConnectionPlace {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// How many connections one client may have.
+    pub per_client: Option<ClientBound>,
 }
 
 /// What happens to the requests that it takes.

@@ -37,6 +37,12 @@ thread_local! {
     static OPEN: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Streams that this thread has open, of clients and of endpoints.
+#[inline]
+pub fn open_streams() -> usize {
+    OPEN.get() as usize
+}
+
 impl Drop for SharedStream {
     fn drop(&mut self) {
         OPEN.set(OPEN.get().saturating_sub(1));
@@ -163,6 +169,16 @@ impl SharedStream {
         stream.write(buf).await
     }
 
+    /// Whether the kernel takes more now. It says no from two thirds of its buffer on, so that what follows a yes is
+    /// seldom left half way.
+    pub fn has_room(&self) -> bool {
+        let mut wanted = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: the pointer is to one live pollfd of this frame, and the call does not wait.
+        let ready = unsafe { libc::poll(&mut wanted, 1, 0) };
+        // An error, or a connection that is gone, is found by the send that follows.
+        ready != 0
+    }
+
     /// Shuts one or both directions down; operations under way end. Errors of a connection that is already gone are
     /// nothing to act on.
     pub fn shutdown(&self, how: Shutdown) {
@@ -196,6 +212,14 @@ impl SharedStream {
     /// What the system call gives.
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.with_socket(|socket| socket.set_tcp_nodelay(true))
+    }
+
+    /// Bounds what the kernel holds before it is on its way, in bytes.
+    ///
+    /// # Errors
+    /// What the system call gives.
+    pub fn set_unsent_max(&self, bytes: u32) -> io::Result<()> {
+        self.with_socket(|socket| socket.set_tcp_notsent_lowat(bytes))
     }
 
     /// The address of this end.

@@ -92,9 +92,13 @@ impl<I: Io> Pool<I> {
         count
     }
 
-    /// Closes all.
-    pub fn clear(&self) {
-        self.idle.borrow_mut().clear();
+    /// Closes those that have been idle for at least `ms`, and gives back the room that they had.
+    pub fn close_idle(&self, now: Now, ms: u64) {
+        let mut idle = self.idle.borrow_mut();
+        let old = |c: &&ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= ms;
+        let count = idle.iter().take_while(old).count();
+        idle.drain(..count);
+        idle.shrink_to_fit();
     }
 
     /// How many there are.
@@ -144,6 +148,11 @@ mod tests {
         pool.give(connection(&mut far), Now::from_ms(50_000), &rules);
         assert_eq!(pool.expire(Now::from_ms(60_000), &rules), 1);
         assert!(pool.take(Now::from_ms(110_000), &rules, false).is_none() && pool.is_empty());
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        pool.give(connection(&mut far), Now::from_ms(900), &rules);
+        pool.close_idle(Now::from_ms(1_000), 1_000);
+        assert_eq!(pool.len(), 1);
+        pool.close_idle(Now::from_ms(1_000), 0);
         let mut spent = connection(&mut far);
         spent.uses = 5;
         pool.give(spent, Now::from_ms(0), &rules);

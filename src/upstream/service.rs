@@ -211,9 +211,9 @@ impl<I: Io> Service<I> {
         });
     }
 
-    /// Closes the connections that are idle.
-    pub fn close_idle(&self) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.clear());
+    /// Closes connections that have been idle for at least `ms`.
+    pub fn close_idle(&self, now: Now, ms: u64) {
+        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
     }
 
     /// What the endpoints are doing.
@@ -310,6 +310,9 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
 }
 
 fn connect_failure(error: &io::Error) -> Failure {
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+        return Failure::with(Reason::Overloaded, "no descriptor left");
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),

@@ -11,15 +11,20 @@ use super::conn;
 use super::placement::Seat;
 use super::run::Shared;
 use crate::http::exchange::ShortText;
-use crate::limits::CONNECTIONS_PER_WORKER_MAX;
+use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
-use crate::snapshot::Listener;
+use crate::snapshot::{self, Listener};
 use crate::sys::ring;
 use crate::telemetry::metrics::instruments::Refusal;
 
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
 const BACK_OFF_MS: u64 = 10;
 const BACK_OFF_MS_MAX: u64 = 500;
+/// Clients in a row that left before they were accepted, from which on it is taken for a failure: each is a turn of the
+/// loop that serves nobody.
+const PASSING_MAX: u32 = 64;
+/// How long accepting waits for closed connections to be gone, in milliseconds.
+const OVER_TURNS_MAX: u32 = 50;
 
 /// A listening socket of this worker.
 pub struct Socket {
@@ -44,6 +49,10 @@ impl Socket {
         let port_text = ShortText::of(&socket.local_addr()?.port());
         // On a ring a non-blocking socket would turn each accept into an error instead of a wait.
         socket.set_nonblocking(!on_ring)?;
+        if shared.pressure.is_limited() {
+            // Accepted connections inherit it.
+            socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+        }
         let stream = monoio::net::TcpListener::from_std(socket)?;
         let this = Rc::new(Self {
             address: listener.address,
@@ -84,18 +93,23 @@ impl Socket {
 
 async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net::TcpListener) {
     let mut pause_ms = BACK_OFF_MS;
+    let mut passing = 0;
     while !socket.closed.get() {
         match stream.accept().await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
+                passing = 0;
                 if let Some((connection, seat)) = shared.seat(&socket, connection, peer) {
-                    admit(&shared, &socket, connection, peer, seat);
+                    admit(&shared, &socket, connection, peer, seat).await;
                 }
+                while_over(&shared).await;
             }
             Err(_) if socket.closed.get() => break,
-            Err(error) if is_passing(&error) => {}
+            Err(error) if is_passing(&error) && passing < PASSING_MAX => passing += 1,
             Err(error) => {
                 shared.refused(refusal(&error));
+                // By then what was closed here has given its descriptor back (F08).
+                shared.pressure.make_room(&shared);
                 monoio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(BACK_OFF_MS_MAX);
             }
@@ -104,25 +118,40 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
 }
 
 /// Serves a connection, if the bounds let it in.
-pub(super) fn admit(
+pub(super) async fn admit(
     shared: &Rc<Shared>,
     socket: &Rc<Socket>,
     stream: monoio::net::TcpStream,
     peer: SocketAddr,
     seat: Seat,
 ) {
-    if shared.connections.get() >= CONNECTIONS_PER_WORKER_MAX {
-        shared.refused(Refusal::Connections);
-        return;
-    }
-    let place = match &socket.listener.borrow().connections {
-        Some(bound) => match bound.enter() {
-            Some(place) => Some(place),
-            None => return shared.refused(Refusal::Connections),
-        },
-        None => None,
+    // What is over a bound of its own costs nobody else a connection.
+    let places = match socket.listener.borrow().enter(peer.ip()) {
+        Ok(places) => places,
+        Err(snapshot::Full::Listener) => return shared.refused(Refusal::Connections),
+        Err(snapshot::Full::Client) => return shared.refused(Refusal::Client),
     };
-    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (place, seat)));
+    let mut admitted = shared.pressure.admit(shared);
+    if admitted == Err(Refusal::Descriptors) {
+        // Those that were accepted a moment ago may not have begun to wait, and then they cannot be chosen.
+        monoio::time::sleep(Duration::from_millis(1)).await;
+        admitted = shared.pressure.admit(shared);
+    }
+    if let Err(why) = admitted {
+        return shared.refused(why);
+    }
+    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));
+}
+
+/// Connections that were closed for others need a turn of the loop to be gone. Where many come at once, the next is
+/// accepted when they are; one that does not go soon is not waited for.
+async fn while_over(shared: &Shared) {
+    for _ in 0..OVER_TURNS_MAX {
+        if !shared.pressure.is_over(shared) {
+            break;
+        }
+        monoio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The client left before it was accepted, or a signal came: nothing is wrong here.

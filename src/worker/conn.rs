@@ -17,19 +17,13 @@ use crate::http::exchange::{Exchange, Scheme, ShortText};
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
 use crate::pipeline::drive;
-use crate::pipeline::env::{Env, Request};
+use crate::pipeline::env::{Env, Request, Strain};
 use crate::pipeline::tunnel::Tunnel;
 use crate::proto::h1::server::{Connection, Patience, Waited};
-use crate::snapshot::{ConnectionPlace, Listener};
+use crate::snapshot::{Listener, Places};
 
 /// Serves a connection; a panic costs this connection only and is counted.
-pub async fn serve(
-    shared: Rc<Shared>,
-    socket: Rc<Socket>,
-    io: Tcp,
-    peer: SocketAddr,
-    _places: (Option<ConnectionPlace>, Seat),
-) {
+pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
     let _open = shared.open();
     let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
     let future = serve_http1(&shared.env, io, origin, || socket.listener());
@@ -61,7 +55,9 @@ pub async fn serve_http1<I: Io, C: Connect>(
     // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
     let mut room = Room::default();
     loop {
-        let again = match connection.wait_request(Patience::Short).await {
+        // Where memory is short a connection that waits holds no buffer at all.
+        let patience = if env.strain.get() == Strain::None { Patience::Short } else { Patience::Long };
+        let again = match connection.wait_request(patience).await {
             Waited::Released => {
                 room = Room::default();
                 connection.wait_request(Patience::Long).await
@@ -230,13 +226,19 @@ async fn answer_request<I: Io, C: Connect>(
         // It left in the middle of a head: there is nobody to answer and nothing that was asked.
         return Next::Close;
     }
-    if env.draining.get() {
+    let strain = env.strain.get();
+    if env.draining.get() || strain != Strain::None {
         connection.close_after();
     }
     #[cfg(any(debug_assertions, feature = "faults"))]
     super::faults::strike(request.x.request.path());
     let mut down = connection.downstream(&request.x);
     let tunnel = match head {
+        Ok(()) if strain == Strain::Refuse => {
+            let failure = Reason::MemoryShort.into();
+            Box::pin(drive::refuse(&mut down, env, listener, request, failure)).await;
+            None
+        }
         Ok(()) => drive::drive(&mut down, env, listener, request).await,
         Err(failure) => {
             drive::refuse(&mut down, env, listener, request, failure).await;

@@ -5,5 +5,7 @@ mod bell;
 pub mod conn;
 pub mod faults;
 pub mod mailbox;
+pub mod memory;
 pub mod placement;
+pub mod pressure;
 pub mod run;

@@ -21,7 +21,8 @@ use tokio::sync::oneshot;
 use super::accept::{self, Socket};
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
-use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS};
+use super::pressure::{Allowance, Pressure, upstream_room};
+use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -62,6 +63,8 @@ pub struct Start {
     pub member: Member,
     /// Random bits.
     pub seed: u64,
+    /// What it may use of the process's descriptors and memory.
+    pub allowance: Allowance,
 }
 
 /// How a worker's thread ended.
@@ -97,6 +100,8 @@ pub struct Shared {
     pub env: Env<TcpConnect>,
     /// Open downstream connections.
     pub connections: Cell<usize>,
+    /// What is done when descriptors or memory run short.
+    pub pressure: Pressure,
     sockets: RefCell<Vec<Rc<Socket>>>,
     prepared: RefCell<Option<Preparation>>,
     member: Member,
@@ -180,7 +185,7 @@ async fn serve(
     place: &RefCell<Option<Rc<Shared>>>,
 ) {
     let on_ring = as_what.driver != Driver::Epoll;
-    let Start { index, count, sockets, published, access_log, mailbox, member, seed, .. } = start;
+    let Start { index, count, sockets, published, access_log, mailbox, member, seed, allowance, .. } = start;
     member.pulse().thread.store(thread::id(), Ordering::Relaxed);
     let snapshot = published.load_full();
     let timers = Timers::new(Clock::System);
@@ -188,11 +193,14 @@ async fn serve(
     let mut slots = Slots::new(WorkerSeed { index, count, random: seed, tick: tick(&timers) });
     let plan = Plan::prepare(snapshot.clone(), None, &mut slots, &mut metrics, tick(&timers), seed);
     metrics.own.generation.set(snapshot.generation as i64);
-    let env = Env::new(TcpConnect, timers, metrics, access_log, slots, plan, published, seed);
+    let room = upstream_room(allowance.descriptors, timers.clone());
+    let connect = TcpConnect::within(room, allowance.memory.is_limited().then_some(UNSENT_BYTES_MAX));
+    let env = Env::new(connect, timers, metrics, access_log, slots, plan, published, seed);
     env.set_wall_clock(time::unix_ms());
     let shared = Rc::new(Shared {
         env,
         connections: Cell::new(0),
+        pressure: Pressure::new(allowance, index, count),
         sockets: RefCell::default(),
         prepared: RefCell::default(),
         member,
@@ -290,6 +298,7 @@ async fn tick_all(shared: Rc<Shared>) {
         }
         shared.env.set_wall_clock(time::unix_ms());
         shared.env.waiting.tick(now);
+        shared.pressure.on_tick(&shared);
         count += 1;
         if count.is_multiple_of(5) {
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
@@ -344,7 +353,9 @@ impl Shared {
             match monoio::net::TcpStream::from_std(stream) {
                 Ok(stream) if fits => {
                     self.env.metrics.borrow().own.taken_over.inc();
-                    accept::admit(self, &socket, stream, peer, seat);
+                    // Rare, and it may have to wait for room.
+                    let shared = self.clone();
+                    monoio::spawn(async move { accept::admit(&shared, &socket, stream, peer, seat).await });
                 }
                 _ => self.refused(Refusal::Descriptors),
             }
@@ -364,7 +375,7 @@ impl Shared {
             }
         }
         self.sockets.borrow_mut().clear();
-        self.env.pin().close_idle();
+        self.env.pin().close_idle(self.env.timers.known_now(), 0);
         self.env.access_log.borrow_mut().flush();
     }
 

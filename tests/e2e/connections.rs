@@ -296,6 +296,36 @@ fn a_listener_takes_no_more_connections_than_its_bound() {
 }
 
 #[test]
+fn a_client_has_no_more_connections_than_its_bound() {
+    let yaml = |proxies: &str| {
+        format!(
+            "listeners: [{{address: \"127.0.0.1:0\", trusted_proxies: [{proxies}], \
+             limits: {{connections_per_client_max: 2}}}}]\n\
+             server: {{workers: 2, pin_workers: false}}\nroutes: [{{path: /*, respond: {{body: here}}}}]\n"
+        )
+    };
+    let gateway = Gateway::start(&yaml(""));
+    let mut held: Vec<_> = (0..2).map(|_| gateway.connect()).collect();
+    for client in &mut held {
+        assert_eq!(client.get("/").text(), "here");
+    }
+    for _ in 0..4 {
+        assert!(gateway.connect().is_closed(), "the third is closed, whichever worker accepts it");
+    }
+    assert!(gateway.metric("ringway_worker_refused_total", &["client"]) >= 4.0);
+    assert_eq!(held[0].get("/").text(), "here", "those that are served stay");
+    held.pop();
+    eventually("there is room again", || {
+        let mut client = gateway.connect();
+        client.try_send(GET);
+        client.try_response(false).filter(|response| response.status == 200)
+    });
+    let gateway = Gateway::start(&yaml("127.0.0.0/8"));
+    let mut many: Vec<_> = (0..5).map(|_| gateway.connect()).collect();
+    assert!(many.iter_mut().all(|client| client.get("/").status == 200), "a trusted proxy stands for many clients");
+}
+
+#[test]
 fn connections_end_at_their_age() {
     let origin = Origin::echo();
     let gateway = Gateway::start(&format!(

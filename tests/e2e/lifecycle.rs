@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Plan;
-use crate::support::{Client, Gateway, Origin, PATIENCE, Step, eventually, ok, proxy_to};
+use crate::support::{Gateway, Origin, PATIENCE, Step, eventually, ok, proxy_to};
 
 const HERE: &str = "routes: [{path: /a, respond: {body: here}}]\n";
 
@@ -139,6 +139,35 @@ fn a_wrong_configuration_is_told_whole_and_not_served() {
 }
 
 #[test]
+fn short_of_descriptors_the_oldest_idle_connection_goes_and_a_request_never() {
+    let (origin, go) = slow();
+    // Room for eleven clients.
+    let gateway = Plan::new(&proxy_to(&origin)).descriptors(80).start();
+    assert_eq!(gateway.wait_log("limits", 1)[0]["client_connections_per_worker"], "11");
+    let mut busy = gateway.connect();
+    busy.send("GET /slow HTTP/1.1\r\nHost: t\r\n\r\n");
+    eventually("the request is under way", || (!origin.received().is_empty()).then_some(()));
+    let mut half = gateway.connect();
+    half.send("GET / HTTP/1.1\r\nHo");
+    let mut idle: Vec<_> = (0..9).map(|_| gateway.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/").text(), "fast");
+    }
+    let mut new: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+    for (client, oldest) in new.iter_mut().zip(&mut idle) {
+        assert_eq!(client.get("/").text(), "fast", "a new client is served");
+        assert!(oldest.is_closed(), "the oldest idle one goes for it");
+    }
+    assert_eq!(idle[8].get("/").text(), "fast", "younger ones stay");
+    half.send("st: t\r\n\r\n");
+    assert_eq!(half.response().text(), "fast", "so do unfinished heads while there are idle ones");
+    assert_eq!(gateway.ask_admin("GET", "/ready").status, 200);
+    assert!(gateway.metric("ringway_worker_evicted_total", &["idle"]) >= 3.0);
+    go.send(()).expect("the origin waits");
+    assert_eq!(busy.response().text(), "done");
+}
+
+#[test]
 fn too_few_descriptors_are_a_reason_not_to_start() {
     let exited = Plan::new(HERE).descriptors(40).start_in_vain();
     assert_eq!(exited.code, Some(1), "{}", exited.stderr);
@@ -206,32 +235,30 @@ fn workers_can_be_set_from_outside() {
     assert_eq!(seen.len(), 3, "connections are spread over all workers: {seen:?}");
 }
 
-/// Half-open clients take all descriptors: the process neither spins nor stays deaf afterwards.
+/// More half-open clients than descriptors: new ones are served at the cost of those that have waited longest (F08).
 fn exhausted(driver: &str) {
     let origin = Origin::echo();
     let gateway = Plan::new(&proxy_to(&origin)).arguments(&["--driver", driver]).descriptors(80).start();
     assert_eq!(gateway.get("/before").status, 200);
-    let clients: Vec<_> = (0..100)
+    let mut clients: Vec<_> = (0..100)
         .map(|_| {
             let mut client = gateway.connect();
-            client.send("GET / HTTP/1.1\r\nHost: t\r\n");
+            client.try_send("GET / HTTP/1.1\r\nHost: t\r\n");
             client
         })
         .collect();
-    let exhausted = || {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("it runs").count();
-        (open >= 78).then_some(())
-    };
-    eventually("the descriptors run out", exhausted);
+    eventually("the first are closed for the last", || {
+        (gateway.metric("ringway_worker_evicted_total", &[]) >= 80.0).then_some(())
+    });
     let cpu = gateway.cpu();
     std::thread::park_timeout(Duration::from_millis(600));
     let spent = gateway.cpu() - cpu;
     assert!(spent < Duration::from_millis(120), "{driver}: {spent:?} of CPU in 600 ms");
+    assert_eq!(gateway.get("/during").text(), "GET /during", "{driver}");
+    assert_eq!(gateway.ask_admin("GET", "/ready").status, 200);
+    assert!(clients[0].is_closed(), "{driver}: the first to come is the first to go");
     drop(clients);
-    // The clients that were still waiting are served and found gone; then it is our turn.
-    let mut client = Client::connect(gateway.address);
-    assert_eq!(client.get("/after").text(), "GET /after", "{driver}");
-    assert!(gateway.metric("ringway_worker_refused_total", &["descriptors"]) >= 1.0, "{}", gateway.metrics());
+    assert_eq!(gateway.get("/after").text(), "GET /after", "{driver}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{ConnectionBound, Listener, Snapshot};
+use crate::snapshot::{ClientBound, ConnectionBound, Listener, Snapshot};
 
 /// What the compiler needs beside the configuration.
 pub struct Inputs<'a> {
@@ -131,10 +131,17 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
         via: written.via.then(|| "ringway".to_owned()),
         connections: limits.connections_max.map(|max| bound(max.get(), before.and_then(|l| l.connections.as_ref()))),
         tunnels: bound(limits.tunnels_max.get(), before.map(|listener| &listener.tunnels)),
+        per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), before)),
     }
 }
 
 /// A listener keeps its counts over reloads.
 fn bound(max: u64, before: Option<&ConnectionBound>) -> ConnectionBound {
     ConnectionBound { max, open: before.map(|bound| bound.open.clone()).unwrap_or_default() }
+}
+
+/// As [`bound`].
+fn client_bound(max: u64, before: Option<&Listener>) -> ClientBound {
+    let open = before.and_then(|listener| listener.per_client.as_ref()).map(|bound| bound.open.clone());
+    ClientBound { max, open: open.unwrap_or_default() }
 }

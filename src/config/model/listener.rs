@@ -70,10 +70,14 @@ config_struct! {
         requests_max: Int<1, 1_000_000_000> = "10000",
         /// Age of a connection after which it is closed with its next response.
         age_max: Duration = "1h",
-        /// Connections of this listener at once; from the descriptor limit of the process when left out.
+        /// Connections of this listener at once. With or without it, the workers share what the limit of open
+        /// descriptors leaves, and log it at the start.
         connections_max: Option<Int<1, 10_000_000>>,
         /// Of these, tunnels (WebSocket and the like) at once; more are answered 503.
         tunnels_max | max_tunnels: Int<0, 10_000_000> = "10000",
+        /// Connections that one client (an IPv4 address, or 64 bits of an IPv6 address) may have to this listener at
+        /// once; more are closed as they come. It counts TCP peers, and does not hold for `trusted_proxies`.
+        connections_per_client_max: Option<Int<1, 1_000_000>>,
     }
 }
 

@@ -12,7 +12,7 @@ pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Lo
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
-pub use server::{Admin, Reload, Server, WORKERS_MAX, Workers};
+pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 

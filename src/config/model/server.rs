@@ -1,7 +1,7 @@
 //! `server`, `admin`, `reload`.
 
 use crate::config_struct;
-use crate::schema::types::{Duration, Int, ListenAddress};
+use crate::schema::types::{ByteSize, Duration, Int, ListenAddress, ScalarType};
 use crate::schema::{Cx, Decode, Json, Node, Shape, Spanned, TypeDoc, codes};
 
 /// Most worker threads.
@@ -21,6 +21,9 @@ config_struct! {
         drain_timeout: Duration<0> = "30s",
         /// How long listeners stay open after a stop is asked for, while `/ready` already answers 503.
         drain_delay: Duration<0> = "0s",
+        /// Memory of the process: at 90 % of it connections close behind their responses, at 95 % new requests are
+        /// answered 503. `auto` is the limit of the control group, if there is one (F10). It is taken up at the start.
+        memory_limit: MemoryLimit = "auto",
         /// Entries of each worker's io_uring submission queue; chosen by the gateway when left out.
         ring_entries: Option<Int<256, 32768>>,
     }
@@ -41,6 +44,50 @@ config_struct! {
     pub struct Reload {
         /// Whether the file is watched, and loaded when it changes.
         watch: bool = "false",
+    }
+}
+
+/// How much memory the process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// As much as its control group.
+    Auto,
+    /// As much as the system gives.
+    None,
+    /// This many bytes; at least [`MEMORY_LIMIT_MIN`].
+    Bytes(u64),
+}
+
+/// Smallest `memory_limit`, in bytes: a gateway at rest and its first clients fit.
+pub const MEMORY_LIMIT_MIN: u64 = 32 << 20;
+
+impl Decode for MemoryLimit {
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        match cx.scalar(node, "`auto`, `none` or a size")?.text.as_str() {
+            "auto" => return Some(MemoryLimit::Auto),
+            "none" => return Some(MemoryLimit::None),
+            _ => {}
+        }
+        let bytes = ByteSize::decode(node, cx)?.get();
+        if bytes < MEMORY_LIMIT_MIN {
+            cx.report(codes::OUT_OF_RANGE, node.span, "`memory_limit` is too small: at least 32MiB");
+            return None;
+        }
+        Some(MemoryLimit::Bytes(bytes))
+    }
+
+    fn dump(&self) -> Json {
+        match self {
+            MemoryLimit::Auto => Json::from("auto"),
+            MemoryLimit::None => Json::from("none"),
+            MemoryLimit::Bytes(bytes) => Json::from(ByteSize::of(*bytes).show()),
+        }
+    }
+
+    fn describe() -> TypeDoc {
+        let words = TypeDoc::text("auto", "", Some("^(auto|none)$"));
+        let range = "auto, none, or 32MiB to 1024GiB".to_owned();
+        TypeDoc { word: "auto, none or size".to_owned(), range, shape: Shape::Any(vec![words, ByteSize::describe()]) }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::splice::End;
-use crate::net::timer::{Deadline, OnExpiry, Timers};
+use crate::net::timer::{Deadline, OnExpiry, Timers, Waits};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 
@@ -176,13 +176,13 @@ impl<I: Io> Connection<I> {
             return Waited::Arrived;
         }
         self.carry = Buf::empty();
-        self.read_deadline.set_idle(true);
+        self.read_deadline.set_waits(Some(if self.requests == 0 { Waits::First } else { Waits::Request }));
         let waited = match patience {
             Patience::Short => self.wait_with_buffer().await,
             Patience::Long => self.wait_without_buffer().await,
         };
         self.read_deadline.disarm();
-        self.read_deadline.set_idle(false);
+        self.read_deadline.set_waits(None);
         waited
     }
 
@@ -242,6 +242,14 @@ impl<I: Io> Connection<I> {
 
     async fn read_more_head(&mut self, x: &mut Exchange) -> Result<usize, Failure> {
         self.read_deadline.arm(x.started.plus_ms(self.rules.header_timeout_ms), OnExpiry::ShutRead);
+        self.read_deadline.set_waits(Some(Waits::Head));
+        let read = self.read_rest_of_head(x).await;
+        self.read_deadline.set_waits(None);
+        self.read_deadline.disarm();
+        read
+    }
+
+    async fn read_rest_of_head(&mut self, x: &mut Exchange) -> Result<usize, Failure> {
         loop {
             if self.carry.spare() == 0 {
                 self.carry.reserve(self.carry.len().max(1));
@@ -251,7 +259,12 @@ impl<I: Io> Connection<I> {
             self.carry = buf;
             match count {
                 Ok(0) | Err(_) if self.read_deadline.fired() => return Err(Reason::HeaderTimeout.into()),
-                Ok(0) | Err(_) => return Err(Reason::ClientClosed.into()),
+                Ok(0) | Err(_) => {
+                    // Nobody is there to be drained.
+                    self.carry = Buf::empty();
+                    self.keep = Keep::Close;
+                    return Err(Reason::ClientClosed.into());
+                }
                 Ok(_) => {}
             }
             // A head that comes byte by byte is parsed again only where a line or a doubling makes it worth while.
@@ -262,7 +275,6 @@ impl<I: Io> Connection<I> {
             }
             x.request.clear();
             if let Some(head_bytes) = self.parse_head(x)? {
-                self.read_deadline.disarm();
                 return Ok(head_bytes);
             }
         }
@@ -308,6 +320,7 @@ impl<I: Io> Connection<I> {
                 coding: Coding::Plain,
                 head_sent: false,
                 keep: self.keep,
+                unlooked_bytes: 0,
             },
         }
     }
@@ -346,6 +359,7 @@ impl<I: Io> Connection<I> {
     /// the response on its way (RFC 9112 section 9.6).
     async fn linger(&mut self) {
         self.read_deadline.arm(self.timers.now().plus_ms(LINGER_MS), OnExpiry::ShutBoth);
+        self.read_deadline.set_waits(Some(Waits::Linger));
         let mut left = DRAIN_BODY_BYTES_MAX;
         let mut buf = std::mem::take(&mut self.carry);
         while left > 0 && !self.read_deadline.fired() {
@@ -521,7 +535,12 @@ pub struct Response<'c, W> {
     coding: Coding,
     head_sent: bool,
     keep: Keep,
+    /// Bytes that were sent since the kernel was asked whether it takes more.
+    unlooked_bytes: usize,
 }
+
+/// After so many bytes the kernel is asked whether it takes more. Most responses are shorter and never ask.
+const LOOK_BYTES: usize = 16 * 1024;
 
 impl<W: WriteHalf> Response<'_, W> {
     async fn send(&mut self, buf: Buf) -> Result<Buf, Failure> {
@@ -532,6 +551,25 @@ impl<W: WriteHalf> Response<'_, W> {
             Ok(buf) => Ok(buf),
             Err(_) => Err(self.raw_failed()),
         }
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.unlooked_bytes = 0;
+        self.write.has_room()
+    }
+
+    /// Waits until the client has read some of what the kernel holds for it, before the next piece is fetched: a client
+    /// that does not read holds no buffer meanwhile (F11, F12).
+    async fn wait_for_room(&mut self) -> Result<(), Failure> {
+        self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutBoth);
+        // What is wrong with the connection is found by the next send.
+        let _ = self.write.writable().await;
+        self.deadline.disarm();
+        if self.deadline.fired() {
+            self.keep = Keep::Abort;
+            return Err(Reason::ClientStalled.into());
+        }
+        Ok(())
     }
 
     /// Decides how the body is delimited and writes the fields that say so (RFC 9112 section 6.1).
@@ -613,6 +651,10 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         out.extend(b"\r\n");
         self.head_sent = true;
         x.response_bytes += first.data.len() as u64;
+        if !first.end {
+            // The body may take its time; nobody looks at these fields again (F11).
+            x.response.fields.clear();
+        }
         let (out, rest) = Buf::join(out, self.coded(first));
         drop(self.send(out).await?);
         match rest {
@@ -622,11 +664,18 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
     }
 
     async fn send_body(&mut self, chunk: Chunk) -> Result<Buf, Failure> {
+        let end = chunk.end;
         let coded = self.coded(chunk);
         if coded.is_empty() {
             return Ok(coded);
         }
-        self.send(coded).await
+        self.unlooked_bytes += coded.len();
+        let buf = self.send(coded).await?;
+        if end || self.unlooked_bytes < LOOK_BYTES || self.has_room() {
+            return Ok(buf);
+        }
+        drop(buf);
+        Box::pin(self.wait_for_room()).await.map(|()| Buf::empty())
     }
 
     fn raw(&self) -> Option<End<'_>> {

@@ -170,6 +170,11 @@ fn show_duration(value: time::Duration) -> String {
 pub struct ByteSize(u64);
 
 impl ByteSize {
+    /// This many bytes; at most 1024GiB.
+    pub fn of(bytes: u64) -> Self {
+        Self(bytes.min(BYTE_SIZE_MAX))
+    }
+
     /// The number of bytes.
     pub fn get(self) -> u64 {
         self.0

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::VERSIONS;
-use super::instruments::{Deadline, INSTRUMENTS, Kind, Refusal};
+use super::instruments::{Deadline, Eviction, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
@@ -41,6 +41,8 @@ pub struct ControlFacts {
     pub limits: Vec<LimitFacts>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
     pub workers: Vec<WorkerFate>,
+    /// The memory against its limit.
+    pub memory: MemoryFacts,
 }
 
 /// What a limit on requests in flight does at present (F13).
@@ -65,6 +67,21 @@ pub struct WorkerFate {
     pub restarts: u64,
     /// How often it was found without a turn for [`STUCK_REPORT_MS`](crate::limits::STUCK_REPORT_MS) (F06).
     pub stalls: u64,
+}
+
+/// The memory of the process against its limit (F10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryFacts {
+    /// The limit in bytes; 0 for none, and then there are no metrics of it.
+    pub limit_bytes: u64,
+    /// What is in use of it.
+    pub used_bytes: u64,
+    /// What the workers hold by their own count.
+    pub held_bytes: u64,
+    /// What the control group is charged for, files apart.
+    pub group_bytes: u64,
+    /// 0 ample, 1 saving, 2 shedding.
+    pub level: u64,
 }
 
 /// One worker's answer to the question for its counters.
@@ -162,6 +179,7 @@ impl Exposition {
         limit_families(&mut page, &control.limits);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
+        memory_families(&mut page, &control.memory);
         process_families(&mut page, process);
         page.into_text()
     }
@@ -264,6 +282,8 @@ impl Exposition {
         self.tally(page, ("ringway_worker_deadlines_total", help, "deadline"), Deadline::WORDS, |s| &s.deadlines);
         let help = "Connections refused.";
         self.tally(page, ("ringway_worker_refused_total", help, "cause"), Refusal::WORDS, |s| &s.refusals);
+        let help = "Connections closed to make room, by what they waited for.";
+        self.tally(page, ("ringway_worker_evicted_total", help, "waited"), Eviction::WORDS, |s| &s.evictions);
         let versions = VERSIONS.map(|version| version.text());
         let help = "Requests by protocol.";
         self.tally(page, ("ringway_worker_requests_total", help, "protocol"), &versions, |s| &s.protocols);
@@ -387,6 +407,22 @@ fn fate_families(page: &mut Page, fates: &[WorkerFate]) {
     };
     family("ringway_worker_restarts_total", "Times that a worker was started again after it had died.", |f| f.restarts);
     family("ringway_worker_stalls_total", "Times that a worker took no turn for a second.", |f| f.stalls);
+}
+
+fn memory_families(page: &mut Page, facts: &MemoryFacts) {
+    if facts.limit_bytes == 0 {
+        return;
+    }
+    for (name, help, value) in [
+        ("ringway_memory_limit_bytes", "The memory limit.", facts.limit_bytes),
+        ("ringway_memory_used_bytes", "What is in use of the memory limit.", facts.used_bytes),
+        ("ringway_memory_held_bytes", "What workers hold by their own count.", facts.held_bytes),
+        ("ringway_memory_group_bytes", "What the control group is charged for, files apart.", facts.group_bytes),
+        ("ringway_memory_level", "0 ample, 1 connections close (90 %), 2 requests are refused (95 %).", facts.level),
+    ] {
+        page.family(name, "gauge", help);
+        page.count(&[], value);
+    }
 }
 
 fn process_families(page: &mut Page, facts: &ProcessFacts) {

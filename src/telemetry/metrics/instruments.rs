@@ -127,7 +127,7 @@ words! {
 words! {
     /// Why a connection was refused.
     Refusal {
-        /// The bound of connections of a worker.
+        /// `connections_max` of its listener.
         Connections = "connections",
         /// No file descriptor was left.
         Descriptors = "descriptors",
@@ -137,6 +137,24 @@ words! {
         Draining = "draining",
         /// Accepting failed otherwise.
         Accept = "accept",
+        /// `connections_per_client_max` of its listener.
+        Client = "client",
+    }
+}
+
+words! {
+    /// What a connection waited for that was closed to make room.
+    Eviction {
+        /// The rest of what the client sent, behind its last response.
+        Linger = "linger",
+        /// Another request.
+        Idle = "idle",
+        /// Its first request.
+        First = "first",
+        /// The rest of a request head.
+        Head = "head",
+        /// Any of these, closed for the memory's sake.
+        Memory = "memory",
     }
 }
 
@@ -150,6 +168,8 @@ macro_rules! instruments {
             pub deadlines: Tally<{ Deadline::WORDS.len() }>,
             /// Connections refused.
             pub refusals: Tally<{ Refusal::WORDS.len() }>,
+            /// Connections closed to make room.
+            pub evictions: Tally<{ Eviction::WORDS.len() }>,
         }
 
         /// Metric name without prefix, help and kind of each instrument, in declaration order.
@@ -228,6 +248,11 @@ impl Instruments {
         self.refusals.add(why as usize);
     }
 
+    /// Counts a connection that was closed to make room.
+    pub fn evicted(&self, what: Eviction) {
+        self.evictions.add(what as usize);
+    }
+
     /// Notes how late a timer tick was.
     pub fn lag(&self, ns: u64) {
         let ns = i64::try_from(ns).unwrap_or(i64::MAX);
@@ -257,7 +282,7 @@ mod tests {
         own.refused(Refusal::Memory);
         own.refusals.add(99);
         assert_eq!(own.deadlines.values().iter().sum::<u64>(), 1);
-        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0]);
+        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0, 0]);
     }
 
     #[test]

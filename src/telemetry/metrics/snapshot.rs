@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use super::instruments::{Deadline, INSTRUMENTS, Refusal};
+use super::instruments::{Deadline, Eviction, INSTRUMENTS, Refusal};
 use super::stats::{Buckets, OVERFLOW_ID, RouteStats, ServiceStats};
 use super::{METHODS, OTHER, WorkerMetrics};
 use crate::error::Reason;
@@ -23,6 +23,8 @@ pub struct WorkerSnapshot {
     pub deadlines: [u64; Deadline::WORDS.len()],
     /// Connections refused, in the order of [`Refusal::WORDS`].
     pub refusals: [u64; Refusal::WORDS.len()],
+    /// Connections closed to make room, in the order of [`Eviction::WORDS`].
+    pub evictions: [u64; Eviction::WORDS.len()],
     /// Requests by protocol: HTTP/1.0, HTTP/1.1, HTTP/2.
     pub protocols: [u64; 3],
     /// Failures without a service, by reason.
@@ -75,6 +77,7 @@ impl WorkerSnapshot {
             own: metrics.own.values(),
             deadlines: metrics.own.deadlines.values(),
             refusals: metrics.own.refusals.values(),
+            evictions: metrics.own.evictions.values(),
             protocols: metrics.protocols.values(),
             failures: metrics.failures.values(),
             unserved: metrics.unserved.get(),
