@@ -102,10 +102,14 @@ reasons! {
     HeaderTimeout = "header_timeout", 408, Downstream, No, "Request header timeout";
     /// The body paused longer than `body_timeout`.
     BodyTimeout = "body_timeout", 408, Downstream, No, "Request body timeout";
+    /// The body came slower than `body_rate_min` for longer than `rate_grace` (F39).
+    BodyTooSlow = "body_too_slow", 408, Downstream, No, "Request body too slow";
     /// The client closed or reset before its answer was complete. Never sent; logged as 499.
     ClientClosed = "client_closed", 499, Downstream, No, "Client closed the connection";
     /// The client did not read its answer within `write_timeout`. Never sent.
     ClientStalled = "client_stalled", 499, Downstream, No, "Client stopped reading";
+    /// The client took its answer slower than `write_rate_min` for longer than `rate_grace` (F39). Never sent.
+    ClientTooSlow = "client_too_slow", 499, Downstream, No, "Client reads too slowly";
     /// No route matches (R21, C19).
     NoRoute = "no_route", 404, Gateway, No, "Route not found";
     /// An address rule refused the client (R71).

@@ -8,4 +8,5 @@ pub mod hop;
 pub mod ipset;
 pub mod message;
 pub mod name;
+pub mod pace;
 pub mod path;

@@ -25,6 +25,21 @@ pub enum OnExpiry {
     ShutBoth,
     /// A pending `recv_idle` gives its buffer back.
     Release,
+    /// Both directions are shut, unless a second look shows that the peer takes what is sent: see [`Deadline::watch`].
+    ShutSlow,
+}
+
+/// What a [`OnExpiry::ShutSlow`] deadline asks of the peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// Ticks to the next look; 0 for none.
+    again_ticks: u64,
+    /// What the peer must have taken meanwhile.
+    bytes_min: u64,
+    /// What was still to be taken at the last look.
+    unsent_bytes: Option<u64>,
+    /// It took something, if too little.
+    moved: bool,
 }
 
 struct Entry {
@@ -33,10 +48,12 @@ struct Entry {
     on_expiry: Cell<OnExpiry>,
     fired: Cell<bool>,
     idle: Cell<bool>,
+    watch: Cell<Watch>,
     target: Rc<dyn Interrupt>,
 }
 
-/// The deadline of one connection. Dropping it takes it off the wheel.
+/// The deadline of one connection. Dropping it and its clones takes it off the wheel.
+#[derive(Clone)]
 pub struct Deadline {
     entry: Rc<Entry>,
     timers: Rc<Timers>,
@@ -80,6 +97,7 @@ impl Timers {
             on_expiry: Cell::new(OnExpiry::ShutBoth),
             fired: Cell::new(false),
             idle: Cell::new(false),
+            watch: Cell::default(),
             target,
         });
         Deadline { entry, timers: self.clone() }
@@ -135,11 +153,14 @@ impl Timers {
             entry.scheduled_tick.set(NEVER);
             match entry.due_tick.get() {
                 NEVER => {}
-                due if due <= tick => {
-                    entry.fire();
-                    fired += 1;
-                }
-                due => self.schedule(&entry, due),
+                due if due > tick => self.schedule(&entry, due),
+                _ => match entry.next_look(tick) {
+                    Some(due) => self.schedule(&entry, due),
+                    None => {
+                        entry.fire();
+                        fired += 1;
+                    }
+                },
             }
         }
         // The slot keeps its allocation, unless something was scheduled into it meanwhile.
@@ -159,12 +180,32 @@ impl Timers {
 }
 
 impl Entry {
+    /// When a deadline that has passed is to be looked at again, as it is a matter of how much the peer takes.
+    fn next_look(&self, tick: u64) -> Option<u64> {
+        let mut watch = self.watch.get();
+        if self.on_expiry.get() != OnExpiry::ShutSlow || watch.again_ticks == 0 {
+            return None;
+        }
+        // Where it cannot be known, nothing has moved.
+        let unsent = self.target.unsent_bytes().unwrap_or(u64::MAX);
+        let taken = watch.unsent_bytes.map(|before| before.saturating_sub(unsent));
+        watch.moved = taken.is_some_and(|bytes| bytes > 0);
+        watch.unsent_bytes = Some(unsent);
+        self.watch.set(watch);
+        if taken.is_some_and(|bytes| bytes < watch.bytes_min) {
+            return None;
+        }
+        let due = tick + watch.again_ticks;
+        self.due_tick.set(due);
+        Some(due)
+    }
+
     fn fire(&self) {
         self.fired.set(true);
         self.due_tick.set(NEVER);
         match self.on_expiry.get() {
             OnExpiry::ShutRead => self.target.shutdown(Shutdown::Read),
-            OnExpiry::ShutBoth => self.target.shutdown(Shutdown::Both),
+            OnExpiry::ShutBoth | OnExpiry::ShutSlow => self.target.shutdown(Shutdown::Both),
             OnExpiry::Release => self.target.release(),
         }
     }
@@ -187,6 +228,32 @@ impl Deadline {
     #[inline]
     pub fn arm_in(&self, ms: u64, on_expiry: OnExpiry) {
         self.arm(self.timers.known_now().plus_ms(ms), on_expiry);
+    }
+
+    /// Rules for [`Self::arm_watched`]: at its deadline what the peer has yet to take is looked at, and again each
+    /// `again_ms`; the peer must have taken `bytes_min` from one look to the next. `again_ms` 0 means no such look.
+    pub fn watch(&self, again_ms: u64, bytes_min: u64) {
+        let again_ticks = again_ms.div_ceil(TICK_MS);
+        self.entry.watch.set(Watch { again_ticks, bytes_min, ..Watch::default() });
+    }
+
+    /// Arms the deadline of a sending for a first look in `ms` milliseconds.
+    #[inline]
+    pub fn arm_watched(&self, ms: u64) {
+        let watch = self.entry.watch.get();
+        self.entry.watch.set(Watch { unsent_bytes: None, moved: false, ..watch });
+        self.arm_in(ms, OnExpiry::ShutSlow);
+    }
+
+    /// Whether the last look at a watched sending saw that the peer had taken something, if too little.
+    pub fn saw_movement(&self) -> bool {
+        self.entry.watch.get().moved
+    }
+
+    /// The time that was read last.
+    #[inline]
+    pub fn known_now(&self) -> Now {
+        self.timers.known_now()
     }
 
     /// Disarms the deadline.
@@ -240,6 +307,7 @@ mod tests {
     struct Probe {
         shut: Cell<u32>,
         released: Cell<u32>,
+        unsent: Cell<Option<u64>>,
     }
 
     impl Interrupt for Probe {
@@ -251,6 +319,9 @@ mod tests {
         }
         fn is_quiet(&self) -> bool {
             true
+        }
+        fn unsent_bytes(&self) -> Option<u64> {
+            self.unsent.get()
         }
     }
 
@@ -321,6 +392,30 @@ mod tests {
         drop(deadline);
         run_to(&timers, 20_000, 25_000);
         assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn a_watched_sending_ends_when_the_peer_takes_too_little() {
+        for (unsent_at_second, unsent_at_third, shut_by_ms, moved) in [
+            (Some(1_000), Some(1_000), 30_100, false),
+            (Some(950), Some(950), 30_100, true),
+            (Some(900), Some(850), 50_100, true),
+            (Some(900), Some(800), u64::MAX, true),
+            (None, None, 30_100, false),
+        ] {
+            let timers = Timers::new(Clock::stopped());
+            let (seen, deadline) = probe(&timers);
+            deadline.watch(20_000, 100);
+            seen.unsent.set(unsent_at_second.map(|_| 1_000));
+            deadline.arm_watched(10_000);
+            run_to(&timers, 0, 15_000);
+            seen.unsent.set(unsent_at_second);
+            run_to(&timers, 15_000, 40_000);
+            seen.unsent.set(unsent_at_third);
+            run_to(&timers, 40_000, 60_000);
+            assert_eq!((seen.shut.get() == 0, deadline.fired()), (shut_by_ms == u64::MAX, shut_by_ms != u64::MAX));
+            assert_eq!(deadline.saw_movement(), moved);
+        }
     }
 
     #[test]

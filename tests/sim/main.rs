@@ -12,6 +12,7 @@ mod origin;
 mod plan;
 mod rng;
 mod scenarios;
+mod slow;
 mod wire;
 mod world;
 

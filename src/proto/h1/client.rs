@@ -262,6 +262,11 @@ impl<R: ReadHalf> Receiver<R> {
         }
     }
 
+    /// A handle to put the deadline of a wait off that is under way.
+    pub fn waiting(&self) -> Deadline {
+        self.deadline.clone()
+    }
+
     /// The connection is not to be used again, although the response was complete.
     pub fn spoil(&mut self) {
         self.keeps = false;

@@ -18,9 +18,10 @@ use crate::http::exchange::Exchange;
 use crate::http::ipset::IpSet;
 use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
+use crate::http::pace::{MinRate, Pace};
 use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
-use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -38,6 +39,10 @@ pub struct ServerRules {
     pub body_timeout_ms: u64,
     /// Pause of a client that does not read, in milliseconds.
     pub write_timeout_ms: u64,
+    /// How slowly a request body may come (F39).
+    pub body_rate: MinRate,
+    /// How slowly a response may be taken (F39).
+    pub write_rate: MinRate,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
     /// Requests on one connection.
@@ -58,6 +63,8 @@ impl Default for ServerRules {
             idle_timeout_ms: limits::IDLE_TIMEOUT_MS,
             body_timeout_ms: limits::BODY_TIMEOUT_MS,
             write_timeout_ms: limits::WRITE_TIMEOUT_MS,
+            body_rate: MinRate::default(),
+            write_rate: MinRate::default(),
             body_bytes_max: limits::BODY_BYTES_MAX,
             requests_max: limits::REQUESTS_PER_CONNECTION_MAX,
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
@@ -68,6 +75,19 @@ impl Default for ServerRules {
 }
 
 impl ServerRules {
+    /// How long a sending may wait before its progress is looked at, in milliseconds.
+    fn first_look_ms(&self) -> u64 {
+        self.write_timeout_ms.min(self.write_rate.grace_ms.max(1))
+    }
+
+    /// From then on, what the client must take until the next look decides: within `write_timeout` in all something,
+    /// and as much as the rate asks for.
+    fn watch(&self, sending: &Deadline) {
+        let again_ms = self.write_timeout_ms - self.first_look_ms();
+        let bytes_min = self.write_rate.bytes_per_s.saturating_mul(again_ms) / 1_000;
+        sending.watch(again_ms, bytes_min.max(1));
+    }
+
     /// Gives the head whose lines were entered into `x.request` its meaning under these rules. `head` holds its bytes.
     ///
     /// # Errors
@@ -130,11 +150,13 @@ impl<I: Io> Connection<I> {
     /// Takes over an accepted connection.
     pub fn new(io: I, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Self {
         let (read, write, interrupt) = io.split();
+        let write_deadline = timers.deadline(interrupt.clone());
+        rules.watch(&write_deadline);
         Self {
             read,
             write,
-            read_deadline: timers.deadline(interrupt.clone()),
-            write_deadline: timers.deadline(interrupt),
+            read_deadline: timers.deadline(interrupt),
+            write_deadline,
             timers: timers.clone(),
             rules,
             carry: Buf::empty(),
@@ -149,6 +171,7 @@ impl<I: Io> Connection<I> {
     pub fn set_rules(&mut self, rules: &Arc<ServerRules>) {
         if !Arc::ptr_eq(&self.rules, rules) {
             self.rules = rules.clone();
+            rules.watch(&self.write_deadline);
         }
     }
 
@@ -286,6 +309,7 @@ impl<I: Io> Connection<I> {
                 read: &mut self.read,
                 deadline: &self.read_deadline,
                 timeout_ms: self.rules.body_timeout_ms,
+                pace: Pace::new(&self.rules.body_rate),
                 // The route's bound is held where the body is used; this one is for draining.
                 bytes_left: u64::MAX,
                 draining: false,
@@ -293,7 +317,8 @@ impl<I: Io> Connection<I> {
             response: Response {
                 write: &mut self.write,
                 deadline: &self.write_deadline,
-                timeout_ms: self.rules.write_timeout_ms,
+                first_look_ms: self.rules.first_look_ms(),
+                pace: Pace::new(&self.rules.write_rate),
                 version: x.request.version,
                 coding: Coding::Plain,
                 head_sent: false,
@@ -405,6 +430,7 @@ pub struct Body<'c, R> {
     read: &'c mut R,
     deadline: &'c Deadline,
     timeout_ms: u64,
+    pace: Pace,
     bytes_left: u64,
     draining: bool,
 }
@@ -441,8 +467,13 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         if !self.draining {
             self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutRead);
         }
+        let asked = self.deadline.known_now();
         match self.reader.next(self.read).await {
             Ok(chunk) => {
+                let waited_ns = self.deadline.known_now().since_ns(asked);
+                if !self.pace.keeps_up(waited_ns, chunk.data.len()) && !chunk.end && !self.draining {
+                    return Err(Reason::BodyTooSlow.into());
+                }
                 // A drain has one deadline for all of it: a client that trickles does not renew it.
                 if !self.draining || chunk.end {
                     self.deadline.disarm();
@@ -464,6 +495,11 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
             self.deadline.arm_in(LINGER_MS, OnExpiry::ShutRead);
         }
     }
+
+    fn drain_limit(&self) -> Box<dyn Fn()> {
+        let deadline = self.deadline.clone();
+        Box::new(move || deadline.arm_in(LINGER_MS, OnExpiry::ShutRead))
+    }
 }
 
 /// How the response body is delimited.
@@ -479,7 +515,8 @@ enum Coding {
 pub struct Response<'c, W> {
     write: &'c mut W,
     deadline: &'c Deadline,
-    timeout_ms: u64,
+    first_look_ms: u64,
+    pace: Pace,
     version: Version,
     coding: Coding,
     head_sent: bool,
@@ -487,18 +524,37 @@ pub struct Response<'c, W> {
 }
 
 impl<W: WriteHalf> Response<'_, W> {
-    async fn send(&mut self, buf: Buf) -> Result<Buf, Failure> {
-        self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutBoth);
-        let sent = send_all(self.write, buf).await;
-        self.deadline.disarm();
-        match sent {
-            Ok(buf) => Ok(buf),
-            Err(_) => {
-                self.keep = Keep::Abort;
-                let stalled = self.deadline.fired();
-                Err(if stalled { Reason::ClientStalled } else { Reason::ClientClosed }.into())
+    /// Sends all of it. A client that takes a part gets its time anew, as long as it is fast enough.
+    async fn send(&mut self, mut buf: Buf) -> Result<Buf, Failure> {
+        while !buf.is_empty() {
+            self.deadline.arm_watched(self.first_look_ms);
+            let asked = self.deadline.known_now();
+            let (sent, back) = self.write.send(buf).await;
+            buf = back;
+            match sent {
+                Ok(count) if count > 0 => {
+                    buf.consume(count);
+                    let waited_ns = self.deadline.known_now().since_ns(asked);
+                    if !self.pace.keeps_up(waited_ns, count) && !buf.is_empty() {
+                        return Err(self.give_up(Reason::ClientTooSlow));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                _ if !self.deadline.fired() => return Err(self.give_up(Reason::ClientClosed)),
+                _ if self.deadline.saw_movement() => return Err(self.give_up(Reason::ClientTooSlow)),
+                _ => return Err(self.give_up(Reason::ClientStalled)),
             }
         }
+        self.deadline.disarm();
+        buf.clear();
+        Ok(buf)
+    }
+
+    #[cold]
+    fn give_up(&mut self, reason: Reason) -> Failure {
+        self.deadline.disarm();
+        self.keep = Keep::Abort;
+        reason.into()
     }
 
     /// Decides how the body is delimited and writes the fields that say so (RFC 9112 section 6.1).
