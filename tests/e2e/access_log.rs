@@ -251,7 +251,7 @@ fn a_pipe_that_nobody_reads_stops_nothing() {
             assert_eq!(client.get("/a/last").status, 200);
         }
         let is_last = lines.last().is_some_and(|line| memchr::memmem::find(line, b"/a/last").is_some());
-        (told == dropped && is_last).then(|| lines.len())
+        (told == dropped && is_last).then_some(lines.len())
     });
     let notices = text
         .split(|b| *b == b'\n')
