@@ -134,7 +134,7 @@ impl Gateway {
 
     /// Reloads now and then, and in some seeds drains in the middle of the work.
     pub async fn control(self: Rc<Self>, mut rng: Rng) {
-        if self.world.script.is_some() {
+        if !self.world.disturbed.get() {
             return;
         }
         for _ in 0..rng.below(4) {

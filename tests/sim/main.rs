@@ -6,6 +6,7 @@
 #[path = "../support/bed.rs"]
 mod bed;
 mod client;
+mod everywhere;
 mod exec;
 mod gateway;
 mod origin;
