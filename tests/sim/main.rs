@@ -8,6 +8,7 @@ mod bed;
 mod client;
 mod everywhere;
 mod exec;
+mod forwarded;
 mod gateway;
 mod origin;
 mod plan;
