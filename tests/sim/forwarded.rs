@@ -7,9 +7,11 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ringway::net::io::{Connect, Io};
 use ringway::net::mem::{Faults, Mem, MemRead, pair};
+use ringway::snapshot::Snapshot;
 use ringway::telemetry::access_log::AccessLog;
 use ringway::worker::conn::serve_http1;
 
@@ -85,14 +87,18 @@ async fn record(read: MemRead, into: Rc<RefCell<Vec<u8>>>, open: Rc<Cell<bool>>)
     open.set(false);
 }
 
+thread_local! {
+    /// The configuration for a stranger, and that for a trusted proxy.
+    static SNAPSHOTS: [Arc<Snapshot>; 2] = [("false", ""), ("true", "192.0.2.0/24")]
+        .map(|(flag, trusted)| bed::snapshot(&CONFIG.replace("FLAG", flag).replace("TRUSTED", trusted), 1, None));
+}
+
 /// Sends `request` through a worker whose origin answers `answer`. Returns what the origin's connections and the client
 /// received.
 fn through(request: &[u8], answer: &[u8], trusted: bool) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut exec = Exec::new(1);
     let handle = exec.handle();
-    let flag = if trusted { "true" } else { "false" };
-    let config = CONFIG.replace("FLAG", flag).replace("TRUSTED", if trusted { "192.0.2.0/24" } else { "" });
-    let snapshot = bed::snapshot(&config, 1, None);
+    let snapshot = SNAPSHOTS.with(|both| both[usize::from(trusted)].clone());
     let received = Received::default();
     let origin = Origin { handle: handle.clone(), answer: Rc::new(answer.to_vec()), received: received.clone() };
     let (env, _published) = bed::env(origin, &exec.timers, &snapshot, AccessLog::off(), 1);
