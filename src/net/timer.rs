@@ -36,10 +36,6 @@ struct Watch {
     again_ticks: u64,
     /// What the peer must have taken meanwhile.
     bytes_min: u64,
-    /// What was still to be taken at the last look.
-    unsent_bytes: Option<u64>,
-    /// It took something, if too little.
-    moved: bool,
 }
 
 struct Entry {
@@ -49,6 +45,10 @@ struct Entry {
     fired: Cell<bool>,
     idle: Cell<bool>,
     watch: Cell<Watch>,
+    /// What the peer had yet to take at the last look of the present sending.
+    unsent_bytes: Cell<Option<u64>>,
+    /// At that look it had taken something, if too little.
+    moved: Cell<bool>,
     target: Rc<dyn Interrupt>,
 }
 
@@ -98,6 +98,8 @@ impl Timers {
             fired: Cell::new(false),
             idle: Cell::new(false),
             watch: Cell::default(),
+            unsent_bytes: Cell::default(),
+            moved: Cell::default(),
             target,
         });
         Deadline { entry, timers: self.clone() }
@@ -182,16 +184,15 @@ impl Timers {
 impl Entry {
     /// When a deadline that has passed is to be looked at again, as it is a matter of how much the peer takes.
     fn next_look(&self, tick: u64) -> Option<u64> {
-        let mut watch = self.watch.get();
+        let watch = self.watch.get();
+        self.moved.set(false);
         if self.on_expiry.get() != OnExpiry::ShutSlow || watch.again_ticks == 0 {
             return None;
         }
         // Where it cannot be known, nothing has moved.
         let unsent = self.target.unsent_bytes().unwrap_or(u64::MAX);
-        let taken = watch.unsent_bytes.map(|before| before.saturating_sub(unsent));
-        watch.moved = taken.is_some_and(|bytes| bytes > 0);
-        watch.unsent_bytes = Some(unsent);
-        self.watch.set(watch);
+        let taken = self.unsent_bytes.replace(Some(unsent)).map(|before| before.saturating_sub(unsent));
+        self.moved.set(taken.is_some_and(|bytes| bytes > 0));
         if taken.is_some_and(|bytes| bytes < watch.bytes_min) {
             return None;
         }
@@ -234,20 +235,19 @@ impl Deadline {
     /// `again_ms`; the peer must have taken `bytes_min` from one look to the next. `again_ms` 0 means no such look.
     pub fn watch(&self, again_ms: u64, bytes_min: u64) {
         let again_ticks = again_ms.div_ceil(TICK_MS);
-        self.entry.watch.set(Watch { again_ticks, bytes_min, ..Watch::default() });
+        self.entry.watch.set(Watch { again_ticks, bytes_min });
     }
 
     /// Arms the deadline of a sending for a first look in `ms` milliseconds.
     #[inline]
     pub fn arm_watched(&self, ms: u64) {
-        let watch = self.entry.watch.get();
-        self.entry.watch.set(Watch { unsent_bytes: None, moved: false, ..watch });
+        self.entry.unsent_bytes.set(None);
         self.arm_in(ms, OnExpiry::ShutSlow);
     }
 
     /// Whether the last look at a watched sending saw that the peer had taken something, if too little.
     pub fn saw_movement(&self) -> bool {
-        self.entry.watch.get().moved
+        self.entry.moved.get()
     }
 
     /// The time that was read last.

@@ -27,6 +27,8 @@ pub struct World {
     pub connects: Cell<u64>,
     /// When the gateway was done with its last client, in milliseconds.
     pub over_ms: Cell<u64>,
+    /// Clients that it is done with.
+    pub over: Cell<usize>,
     /// What origins answer, where that is not drawn: a scenario of its own.
     pub script: Option<Script>,
     /// Whether there are reloads and drains; a script has none unless it asks for them.
@@ -56,6 +58,7 @@ impl World {
             responses: Cell::default(),
             connects: Cell::default(),
             over_ms: Cell::default(),
+            over: Cell::default(),
             disturbed: Cell::new(script.is_none()),
             script,
             trace: traced.then(RefCell::default),
