@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["limits"]),
     ("time", &["sys"]),
     ("schema", &[]),
-    ("http", &["error", "limits", "sys", "time"]),
+    ("http", &["error", "limits", "net", "sys", "time"]),
     ("net", &["limits", "sys", "time"]),
     ("proto", &["error", "http", "limits", "net", "sys", "time"]),
     ("route", &["http"]),

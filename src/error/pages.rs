@@ -168,6 +168,29 @@ pub const PAGES: &[Page] = &[
         metrics: DEADLINES,
     },
     Page {
+        word: "bad_proxy_header",
+        causes: &[
+            "The listener expects the PROXY protocol, and a client came directly.",
+            "The balancer in front is not among those that are trusted.",
+            "A client that forges its address.",
+        ],
+        remedies: &[
+            "Name the balancer's address in `proxy_protocol`, or turn the protocol off on one of the two sides.",
+        ],
+        keys: &[(LISTENER, "proxy_protocol")],
+        metrics: &[],
+    },
+    Page {
+        word: "tunnel_timeout",
+        causes: &["Nobody used the tunnel for long.", "It reached its greatest age.", "The gateway stopped."],
+        remedies: &[
+            "Have clients send a ping now and then, and connect again.",
+            "Raise the times of the route's `tunnel`.",
+        ],
+        keys: &[(ROUTE, "tunnel")],
+        metrics: &[],
+    },
+    Page {
         word: "body_timeout",
         causes: &["The client's network was lost during an upload.", "A client that announces more than it sends."],
         remedies: &["Raise it for clients that pause for long, such as those that make their body while they send it."],
@@ -272,6 +295,13 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "tunnels_full",
+        causes: &["More tunnels at once than the listener allows.", "Clients that open tunnels and do not use them."],
+        remedies: &["Shorten the idle time of tunnels.", "Raise `tunnels_max` where there is memory."],
+        keys: &[(LIMITS, "tunnels_max"), (ROUTE, "tunnel")],
+        metrics: &[],
+    },
+    Page {
         word: "overloaded",
         causes: &["More connections or requests than a bound of the gateway allows."],
         remedies: &[
@@ -297,9 +327,7 @@ pub const PAGES: &[Page] = &[
     },
     Page {
         word: "bad_rewrite",
-        causes: &[
-            "The route's `rewrite` made no path of this request: no leading slash, or control characters.",
-        ],
+        causes: &["The route's `rewrite` made no path of this request: no leading slash, or control characters."],
         remedies: &[
             "`ringway explain` shows the rewritten path.",
             "Let the pattern match less, or put `/` before what it captures.",

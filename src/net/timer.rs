@@ -27,6 +27,8 @@ pub enum OnExpiry {
     Release,
     /// Both directions are shut, unless a second look shows that the peer takes what is sent: see [`Deadline::watch`].
     ShutSlow,
+    /// As `ShutBoth`, for the life of a tunnel: see [`Timers::close_tunnels`].
+    EndTunnel,
 }
 
 /// What a [`OnExpiry::ShutSlow`] deadline asks of the peer.
@@ -132,6 +134,13 @@ impl Timers {
         closed
     }
 
+    /// Ends every tunnel: the drain's time is over. Returns how many.
+    pub fn close_tunnels(&self) -> usize {
+        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        let is_tunnel = |e: &&Rc<Entry>| e.on_expiry.get() == OnExpiry::EndTunnel && !e.fired.get();
+        entries.iter().filter(is_tunnel).map(|entry| entry.fire()).count()
+    }
+
     /// Entries on the wheel, dead ones included until their slot is visited.
     pub fn len(&self) -> usize {
         self.slots.borrow().iter().map(Vec::len).sum()
@@ -206,7 +215,9 @@ impl Entry {
         self.due_tick.set(NEVER);
         match self.on_expiry.get() {
             OnExpiry::ShutRead => self.target.shutdown(Shutdown::Read),
-            OnExpiry::ShutBoth | OnExpiry::ShutSlow => self.target.shutdown(Shutdown::Both),
+            OnExpiry::ShutBoth | OnExpiry::ShutSlow | OnExpiry::EndTunnel => {
+                self.target.shutdown(Shutdown::Both);
+            }
             OnExpiry::Release => self.target.release(),
         }
     }
@@ -220,6 +231,9 @@ impl Deadline {
         self.entry.due_tick.set(tick);
         self.entry.on_expiry.set(on_expiry);
         self.entry.fired.set(false);
+        if on_expiry == OnExpiry::ShutSlow {
+            self.entry.unsent_bytes.set(None);
+        }
         if tick < self.entry.scheduled_tick.get() {
             self.move_up(tick);
         }
@@ -241,8 +255,13 @@ impl Deadline {
     /// Arms the deadline of a sending for a first look in `ms` milliseconds.
     #[inline]
     pub fn arm_watched(&self, ms: u64) {
-        self.entry.unsent_bytes.set(None);
         self.arm_in(ms, OnExpiry::ShutSlow);
+    }
+
+    /// The peer takes or brings too little: as if the deadline had passed with that, without a shutdown.
+    pub fn was_slow(&self) {
+        self.entry.fired.set(true);
+        self.entry.moved.set(true);
     }
 
     /// Whether the last look at a watched sending saw that the peer had taken something, if too little.
@@ -254,6 +273,12 @@ impl Deadline {
     #[inline]
     pub fn known_now(&self) -> Now {
         self.timers.known_now()
+    }
+
+    /// The time that was read last, and `ms` milliseconds.
+    #[inline]
+    pub fn in_ms(&self, ms: u64) -> Now {
+        self.timers.known_now().plus_ms(ms)
     }
 
     /// Disarms the deadline.
@@ -272,6 +297,11 @@ impl Deadline {
     #[inline]
     pub fn set_idle(&self, idle: bool) {
         self.entry.idle.set(idle);
+    }
+
+    /// The connection's interrupt, to be kept.
+    pub fn interrupt(&self) -> Rc<dyn Interrupt> {
+        self.entry.target.clone()
     }
 
     /// The connection's interrupt.

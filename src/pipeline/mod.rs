@@ -4,3 +4,4 @@ pub mod drive;
 pub mod env;
 pub mod plan;
 pub mod reply;
+pub mod tunnel;

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ahash::AHashMap;
+
 use crate::net::io::Io;
 use crate::policy::Tick;
 use crate::policy::slots::{LiveChain, Slots};
@@ -49,11 +51,11 @@ impl<I: Io> Plan<I> {
             stats: metrics.route(&route.name, &route.pattern),
         });
         let routes = routes.collect();
-        let old = |name: &str| previous.and_then(|plan| plan.services.iter().find(|s| s.name() == name));
+        let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
         let services = snapshot.services.iter().map(|spec| {
             let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
             let stats = metrics.service(&spec.name, labels);
-            Service::new(spec, old(&spec.name), stats, seed)
+            Service::new(spec, old.get(&*spec.name).copied(), stats, seed)
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }

@@ -7,5 +7,6 @@ pub mod buf;
 pub mod clock;
 pub mod limit;
 pub mod memory;
+pub mod pipe;
 pub mod ring;
 pub mod stream;

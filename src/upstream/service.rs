@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
@@ -70,6 +70,26 @@ impl<I: Io> Drop for Visit<I> {
     fn drop(&mut self) {
         debug_assert!(self.0.active.get() > 0);
         self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+impl<I: Io> Visit<I> {
+    /// A load of its own on the same endpoint, for what may outlive the configuration.
+    pub fn load(&self) -> Load<I> {
+        self.0.active.set(self.0.active.get() + 1);
+        Load(Rc::downgrade(&self.0))
+    }
+}
+
+/// A tunnel as the load of its endpoint, until dropped. An endpoint that a reload took away is not kept: its idle
+/// connections close.
+pub struct Load<I: Io>(Weak<Endpoint<I>>);
+
+impl<I: Io> Drop for Load<I> {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.0.upgrade() {
+            endpoint.active.set(endpoint.active.get().saturating_sub(1));
+        }
     }
 }
 
@@ -162,9 +182,10 @@ impl<I: Io> Endpoint<I> {
         if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
     }
 
-    /// Remembers how long a response was.
+    /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
+    /// in steps or passed on by the kernel, and its first read need not be long.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set(response_bytes > BUF_SMALL_BYTES as u64);
+        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
     }
 
     /// An idle connection, if there is one that may be used.

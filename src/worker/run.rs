@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::accept::Socket;
 use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
-use crate::limits::{BUF_SPARE, TICK_MS};
+use crate::limits::{BUF_SPARE, TICK_MS, TUNNEL_STOP_MS};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -144,7 +145,7 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
         bytes = back;
         for command in queue.try_iter() {
             match command {
-                Command::Drain => return drain(shared).await,
+                Command::Drain => return drain(shared, &queue).await,
                 Command::Stop => return,
                 other => shared.obey(other),
             }
@@ -156,12 +157,29 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
     }
 }
 
-/// Accepts no more and waits for the requests under way. The control thread ends the process when they take too long.
-async fn drain(shared: &Rc<Shared>) {
+/// Accepts no more and waits for the requests and tunnels under way, until it is told to end. Then tunnels are closed,
+/// and get a moment to write their log lines.
+async fn drain(shared: &Rc<Shared>, queue: &Receiver<Command>) {
     shared.env.draining.set(true);
     shared.sockets.borrow().iter().for_each(|socket| socket.close());
+    let mut end = None;
     while shared.connections.get() > 0 {
         shared.env.timers.close_idle();
+        for command in queue.try_iter() {
+            match command {
+                Command::Stop if end.is_none() => {
+                    shared.env.timers.close_tunnels();
+                    end = Some(shared.env.timers.now().plus_ms(TUNNEL_STOP_MS));
+                }
+                // Who watches the drain sees it go on.
+                Command::Report(answer) => drop(answer.send(shared.report())),
+                _ => {}
+            }
+        }
+        let closing = shared.env.metrics.borrow().own.tunnels_open.get() > 0;
+        if end.is_some_and(|end| !closing || shared.env.timers.known_now() >= end) {
+            return;
+        }
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
     }
 }
@@ -277,7 +295,8 @@ impl Shared {
         let (small, large) = buf::pool_free();
         metrics.own.buffers_free.set((small + large) as i64);
         metrics.own.buffers_used.set(buf::pool_taken() as i64);
-        let idle = self.connections.get() as u64 - self.env.active.get().min(self.connections.get() as u64);
+        let busy = self.env.active.get() + metrics.own.tunnels_open.get() as u64;
+        let idle = (self.connections.get() as u64).saturating_sub(busy);
         metrics.own.idle_connections.set(idle as i64);
         Report {
             metrics: metrics.snapshot(),

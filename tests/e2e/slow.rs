@@ -17,26 +17,29 @@ fn limited(origin: &Origin, limits: &str) -> Gateway {
     Gateway::start(&format!("{logging}\n{listeners}\n{}", proxy_to(origin)))
 }
 
+/// A short body is read and sent on, a long one is passed on inside the kernel.
 #[test]
 fn a_trickling_body_is_ended_with_408() {
-    let origin = Origin::echo();
-    let gateway = limited(&origin, "body_rate_min: 1KiB, rate_grace: 300ms, body_timeout: 5s");
-    let mut client = gateway.connect();
-    let begun = Instant::now();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n");
-    // 200 bytes a second; a client of 1 KiB a second and more is not cut, see below.
-    while begun.elapsed() < PATIENCE && gateway.metric("gateway_errors_total", &["body_too_slow"]) == 0.0 {
-        client.try_send([b'x'; 10]);
-        thread::park_timeout(STEP);
+    for length in [10_000, 5_000_000] {
+        let origin = Origin::echo();
+        let gateway = limited(&origin, "body_rate_min: 1KiB, rate_grace: 300ms, body_timeout: 5s");
+        let mut client = gateway.connect();
+        let begun = Instant::now();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+        // 200 bytes a second; a client of 1 KiB a second and more is not cut, see below.
+        while begun.elapsed() < PATIENCE && gateway.metric("gateway_errors_total", &["body_too_slow"]) == 0.0 {
+            client.try_send([b'x'; 10]);
+            thread::park_timeout(STEP);
+        }
+        let response = client.response();
+        assert_eq!((response.status, response.reason().as_str(), response.closes()), (408, "body_too_slow", true));
+        assert!(client.is_closed() && begun.elapsed() > Duration::from_millis(300));
+        eventually("the log says so", || {
+            gateway.stdout().iter().any(|line| line.contains("\"body_too_slow\"")).then_some(())
+        });
+        assert_eq!(gateway.metric("ringway_worker_deadlines_total", &["body_rate"]), 1.0);
+        gateway.wait_idle();
     }
-    let response = client.response();
-    assert_eq!((response.status, response.reason().as_str(), response.closes()), (408, "body_too_slow", true));
-    assert!(client.is_closed() && begun.elapsed() > Duration::from_millis(300));
-    eventually("the log says so", || {
-        gateway.stdout().iter().any(|line| line.contains("\"body_too_slow\"")).then_some(())
-    });
-    assert_eq!(gateway.metric("ringway_worker_deadlines_total", &["body_rate"]), 1.0);
-    gateway.wait_idle();
 }
 
 #[test]
@@ -44,13 +47,15 @@ fn a_body_that_is_fast_enough_arrives() {
     let origin = Origin::echo();
     let gateway = limited(&origin, "body_rate_min: 1KiB, rate_grace: 300ms, body_timeout: 1s");
     let mut client = gateway.connect();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n");
-    for _ in 0..20 {
-        client.send([b'x'; 300]);
-        thread::park_timeout(STEP);
+    for (length, last) in [(6_000, 300), (600_000, 600_000 - 19 * 300)] {
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+        for part in [300; 19].into_iter().chain([last]) {
+            client.send(vec![b'x'; part]);
+            thread::park_timeout(STEP);
+        }
+        assert_eq!(client.response().status, 200);
+        assert_eq!(origin.last().body.len(), length);
     }
-    assert_eq!(client.response().status, 200);
-    assert_eq!(origin.last().body.len(), 6000);
 }
 
 /// A client whose kernel holds little, so that how it reads is how the gateway can send.

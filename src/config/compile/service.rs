@@ -6,6 +6,7 @@ use super::Inputs;
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
 use crate::proto::h1::parse::HeadLimits;
+use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceRules};
@@ -95,7 +96,8 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let endpoint = self.endpoint(&url.endpoint, 1, url.span, diagnostics);
-        let common = Common { label: &authority, host: HostRule::Preserve, rules: ServiceRules::default() };
+        let (host, rules) = (HostRule::Preserve, ServiceRules::default());
+        let common = Common { label: &authority, host, rules, proxy_protocol: None };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
         Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
     }
@@ -132,6 +134,7 @@ impl<'a> Services<'a> {
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
+            proxy_protocol: common.proxy_protocol,
         });
         id
     }
@@ -142,11 +145,16 @@ struct Common<'a> {
     label: &'a str,
     host: HostRule,
     rules: ServiceRules,
+    proxy_protocol: Option<Version>,
 }
 
 impl<'a> Common<'a> {
     fn of(written: &'a model::Service) -> Self {
-        Self { label: written.name.as_str(), host: host_rule(&written.host), rules: rules(written) }
+        let proxy_protocol = written.proxy_protocol.map(|version| match version {
+            model::ProxyVersion::V1 => Version::V1,
+            model::ProxyVersion::V2 => Version::V2,
+        });
+        Self { label: written.name.as_str(), host: host_rule(&written.host), rules: rules(written), proxy_protocol }
     }
 }
 
@@ -198,7 +206,8 @@ fn rules(written: &model::Service) -> ServiceRules {
         first_byte_timeout_ms: timeouts.first_byte.as_millis() as u64,
         between_bytes_timeout_ms: timeouts.between_bytes.as_millis() as u64,
         send_timeout_ms: timeouts.send.as_millis() as u64,
-        idle_max: pool.idle_max.get() as usize,
+        // A connection that names one client serves nobody else.
+        idle_max: if written.proxy_protocol.is_some() { 0 } else { pool.idle_max.get() as usize },
         idle_timeout_ms: pool.idle_timeout.as_millis() as u64,
         requests_max: pool.requests_max.get(),
         head: HeadLimits {

@@ -1,5 +1,6 @@
 //! `services`.
 
+use super::tunnel::ProxyVersion;
 use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Name, ScalarType};
 use crate::schema::{Cx, Node, Spanned, TypeDoc, codes};
 use crate::{config_enum, config_scalar, config_struct};
@@ -16,6 +17,9 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
+        /// Such connections serve one request (U36).
+        proxy_protocol: Option<ProxyVersion>,
         /// Connections that are kept for later requests (R40).
         pool: Pool = "{}",
         /// Deadlines towards endpoints.

@@ -4,6 +4,10 @@
 //! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
 //! ```
 
+mod proxied;
+mod switch;
+
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,10 +22,12 @@ use crate::http::exchange::Exchange;
 use crate::http::ipset::IpSet;
 use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
-use crate::http::pace::{MinRate, Pace};
+use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
+use crate::net::pace::Pace;
+use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -53,6 +59,8 @@ pub struct ServerRules {
     pub path_policy: PathPolicy,
     /// Peers whose forwarding fields are believed.
     pub trusted_proxies: IpSet,
+    /// Each connection begins with a PROXY protocol header, from one of these peers; None for connections without.
+    pub proxy_protocol: Option<IpSet>,
 }
 
 impl Default for ServerRules {
@@ -70,6 +78,7 @@ impl Default for ServerRules {
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
             path_policy: PathPolicy::default(),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: None,
         }
     }
 }
@@ -144,6 +153,8 @@ enum Keep {
     Linger,
     /// It is cut at once.
     Abort,
+    /// It is no HTTP connection any more.
+    Switched,
 }
 
 impl<I: Io> Connection<I> {
@@ -309,7 +320,7 @@ impl<I: Io> Connection<I> {
                 read: &mut self.read,
                 deadline: &self.read_deadline,
                 timeout_ms: self.rules.body_timeout_ms,
-                pace: Pace::new(&self.rules.body_rate),
+                pace: pace(&self.rules.body_rate),
                 // The route's bound is held where the body is used; this one is for draining.
                 bytes_left: u64::MAX,
                 draining: false,
@@ -318,7 +329,7 @@ impl<I: Io> Connection<I> {
                 write: &mut self.write,
                 deadline: &self.write_deadline,
                 first_look_ms: self.rules.first_look_ms(),
-                pace: Pace::new(&self.rules.write_rate),
+                pace: pace(&self.rules.write_rate),
                 version: x.request.version,
                 coding: Coding::Plain,
                 head_sent: false,
@@ -372,6 +383,11 @@ impl<I: Io> Connection<I> {
             }
         }
     }
+}
+
+#[inline]
+fn pace(rate: &MinRate) -> Pace {
+    Pace::new(rate.bytes_per_s, rate.grace_ms)
 }
 
 /// Parts a buffer at the end of its head. The smaller part is copied.
@@ -447,6 +463,7 @@ impl<R: ReadHalf> Body<'_, R> {
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
             BodyError::Broken(what) => Failure::with(Reason::BadChunk, what),
+            _ if self.deadline.saw_movement() => Reason::BodyTooSlow.into(),
             _ if self.deadline.fired() => Reason::BodyTimeout.into(),
             BodyError::Truncated => Failure::with(Reason::ClientClosed, "request body ended early"),
             BodyError::Io(_) => Failure::with(Reason::ClientClosed, "reading the request body failed"),
@@ -482,6 +499,21 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
             }
             Err(error) => Err(self.failure(&error)),
         }
+    }
+
+    fn raw(&self) -> Option<(End<'_>, u64)> {
+        let left = self.reader.raw_left().filter(|_| !self.draining)?;
+        let (stream, deadline) = (self.read.socket()?, self.deadline);
+        let (on_expiry, timeout_ms, due, pace) = (OnExpiry::ShutRead, self.timeout_ms, Now::NEVER, Some(self.pace));
+        Some((End { stream, deadline, on_expiry, timeout_ms, due, pace }, left))
+    }
+
+    fn raw_taken(&mut self, bytes: u64) {
+        self.reader.raw_taken(bytes);
+    }
+
+    fn raw_failed(&self) -> Failure {
+        self.failure(&BodyError::Truncated)
     }
 
     fn is_done(&self) -> bool {
@@ -540,9 +572,7 @@ impl<W: WriteHalf> Response<'_, W> {
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                _ if !self.deadline.fired() => return Err(self.give_up(Reason::ClientClosed)),
-                _ if self.deadline.saw_movement() => return Err(self.give_up(Reason::ClientTooSlow)),
-                _ => return Err(self.give_up(Reason::ClientStalled)),
+                _ => return Err(self.raw_failed()),
             }
         }
         self.deadline.disarm();
@@ -650,6 +680,28 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             return Ok(coded);
         }
         self.send(coded).await
+    }
+
+    fn raw(&self) -> Option<End<'_>> {
+        let stream = self.write.socket().filter(|_| self.coding == Coding::Plain)?;
+        let (deadline, on_expiry, timeout_ms) = (self.deadline, OnExpiry::ShutSlow, self.first_look_ms);
+        Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER, pace: Some(self.pace) })
+    }
+
+    fn raw_failed(&mut self) -> Failure {
+        self.give_up(match (self.deadline.fired(), self.deadline.saw_movement()) {
+            (false, _) => Reason::ClientClosed,
+            (true, false) => Reason::ClientStalled,
+            (true, true) => Reason::ClientTooSlow,
+        })
+    }
+
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+        switch::send(self, x).await
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.deadline.target().local_addr()
     }
 
     fn head_sent(&self) -> bool {

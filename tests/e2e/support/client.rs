@@ -103,7 +103,12 @@ pub struct Client {
 impl Client {
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("connected"))
+    }
+
+    /// A connection that exists; also the accepted end of one.
+    #[track_caller]
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
         stream.set_write_timeout(Some(PATIENCE)).expect("an option");
@@ -220,6 +225,18 @@ impl Client {
     pub fn peek(&mut self, count: usize) -> &[u8] {
         while self.carry.len() < count && self.more() {}
         &self.carry
+    }
+
+    /// Waits for so many bytes and takes them; fewer when the connection ends.
+    #[track_caller]
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.carry.len() < count && self.more() {}
+        self.carry.drain(..count.min(self.carry.len())).collect()
+    }
+
+    /// How many bytes have arrived that nothing has taken yet.
+    pub fn carried(&self) -> usize {
+        self.carry.len()
     }
 
     /// Everything until the peer closes.
