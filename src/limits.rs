@@ -51,6 +51,10 @@ pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 /// Trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// A method that the gateway does not know by name.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Ranges of one request (F56).
+pub const RANGES_MAX: usize = 16;
 /// Interim (1xx) responses before the final one (F35).
 pub const INTERIM_RESPONSES_MAX: u32 = 16;
 /// Empty lines that may stand before a request line (RFC 9112 section 2.2).
@@ -86,6 +90,14 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an
+/// endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
+/// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
+pub const ENDPOINT_REQUESTS_MAX: u32 = 4_096;
+/// Requests that wait for a place at a limit, where one is configured (`pending_max`; F13).
+pub const PENDING_MAX: u32 = 128;
+/// How long one waits (`queue_timeout`).
+pub const QUEUE_TIMEOUT_MS: u64 = 1_000;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
 /// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once
@@ -95,10 +107,14 @@ pub const POOL_BURST_FACTOR: usize = 8;
 pub const POOL_BURST_MS: u64 = 1_000;
 /// Idle upstream connection, after which it is closed.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
-/// An idle upstream connection older than this is probed before it is used again.
-pub const POOL_PROBE_AFTER_MS: u64 = 1_000;
+/// An upstream connection that was idle for longer than this, in microseconds, is probed before it is used again: it
+/// may have been closed, or have brought bytes that nobody asked for (F33, F34). Below it a connection is in the midst
+/// of its load; the probe costs 0.2 µs.
+pub const POOL_PROBE_AFTER_US: u64 = 20;
 /// An idle downstream connection gives its read buffer back after this.
 pub const IDLE_RELEASE_MS: u64 = 1_000;
+/// An idle upstream connection that is still open after this shows that its endpoint keeps connections.
+pub const POOL_PROOF_MS: u64 = 2;
 /// Body bytes that are read and thrown away so that a connection can be kept or closed without losing the answer.
 pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// How long a closing connection is drained of unread bytes (lingering close).
@@ -122,6 +138,34 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
+pub const HANDED_WAITING_MAX: usize = 256;
+/// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.
+pub const SEAT_TRIES_MAX: u32 = 16;
+/// How often the watchdog looks at the workers.
+pub const WATCHDOG_TURN_MS: u64 = 50;
+/// A worker without a turn for so long is warned of, with its stack (F06).
+pub const STUCK_WARN_MS: u64 = 100;
+/// A worker without a turn for so long is reported as an error and counted (F06).
+pub const STUCK_REPORT_MS: u64 = 1_000;
+/// A worker without a turn for so long ends the process, so that its supervisor starts another (F06).
+pub const STUCK_ABORT_MS: u64 = 5_000;
+/// A watchdog that is itself more late than this takes its lateness off: the process or the machine stood still (F18).
+pub const WATCHDOG_LATE_MS: u64 = 50;
+/// Frames of a stuck worker's stack that are written to the log.
+pub const STACK_FRAMES_MAX: usize = 64;
+/// A worker that died is started again after this, doubled for each time that it died within
+/// [`WORKER_STEADY_MS`] of its start; the first time at once (F05).
+pub const RESTART_BACK_OFF_MS: u64 = 100;
+/// Longest pause before a worker is started again.
+pub const RESTART_BACK_OFF_MS_MAX: u64 = 5_000;
+/// A worker that ran for so long is not dying again and again.
+pub const WORKER_STEADY_MS: u64 = 10_000;
+/// How long a dying worker may take to end its connections.
+pub const LAST_WORDS_MS: u64 = 500;
+/// A loop that was late by this has stood still with the process: what arrived meanwhile is read before deadlines are
+/// judged (F18).
+pub const STOOD_STILL_MS: u64 = 1_000;
 /// Entries of a worker's ring.
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).

@@ -13,6 +13,7 @@ use super::admin::backend::{
     AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
 };
 use super::fleet::{Fleet, Share};
+use super::limits;
 use super::source::{ConfigSource, Ready};
 use crate::net::listener;
 use crate::policy::{self, CompileEnv};
@@ -208,6 +209,11 @@ impl AccessLogs {
         Ok(Some(logs))
     }
 
+    /// The log of one worker that is started again.
+    pub fn worker(&self, worker: u32) -> Option<crate::telemetry::access_log::AccessLog> {
+        self.present.as_ref().map(|(_, writer)| writer.worker(worker))
+    }
+
     /// Opens the log file anew.
     pub fn reopen(&self) {
         if let Some((_, writer)) = &self.present {
@@ -276,7 +282,11 @@ impl AdminBackend for Gateway {
             let reports = self.reports().await;
             let workers_up = reports.iter().flatten().count();
             let reports = worker_reports(reports);
-            let summary = self.exposition.lock().unwrap_or_else(PoisonError::into_inner).summary(&reports);
+            let summary = {
+                let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
+                self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
+                exposition.summary(&reports)
+            };
             let rate = |part: u64| if summary.requests == 0 { 0.0 } else { part as f64 / summary.requests as f64 };
             let average_ms = rate(summary.duration_ns) / 1e6;
             let error_rate = rate(summary.server_errors);
@@ -308,8 +318,11 @@ impl AdminBackend for Gateway {
                 reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
+                limits: limits::facts(&snapshot),
+                workers: self.fleet.fates(),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
+            self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
             exposition.render(&reports, &ProcessFacts::read(), &facts)
         })
     }
@@ -339,6 +352,7 @@ impl AdminBackend for Gateway {
                     "name": service.name,
                     "load_balancer": service.balancer.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
+                    "limits": limits::of_service(service),
                 })
             };
             Value::Array(snapshot.services.iter().map(service).collect())
@@ -355,10 +369,11 @@ impl AdminBackend for Gateway {
 
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async move {
-            let reports = self.reports().await;
+            let (reports, fates) = (self.reports().await, self.fleet.fates());
+            let restarts = |worker: usize| fates.get(worker).map_or(0, |fate| fate.restarts);
             let worker = |(index, report): (usize, &Option<Report>)| match report {
                 Some(report) => json!({
-                    "worker": index, "up": true, "driver": self.drivers.get(index),
+                    "worker": index, "up": true, "restarts": restarts(index), "driver": self.drivers.get(index),
                     "connections": report.connections, "active_requests": report.active_requests,
                     "generation": report.generation,
                 }),

@@ -4,8 +4,12 @@
 pub mod admin;
 pub mod fleet;
 pub mod gateway;
+mod limits;
 pub mod source;
 pub mod notify;
+pub mod revivals;
 pub mod serve;
 pub mod signals;
+pub mod symbols;
 pub mod watch;
+pub mod watchdog;

@@ -13,9 +13,11 @@ use super::admin::{AdminServer, AdminSettings};
 use super::fleet::{Fleet, FleetSettings};
 use super::gateway::{AccessLogs, Gateway, ReloadRequest, open_all, shares};
 use super::notify::Notifier;
+use super::revivals::{self, Revivals};
 use super::signals::{Event, Signals};
 use super::source::{ConfigSource, Ready};
 use super::watch::FileWatch;
+use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, Workers};
 use crate::limits::RING_ENTRIES;
 use crate::policy::CompileEnv;
@@ -66,6 +68,7 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
+    revivals::log_panics();
     // Boxed: the control thread's whole life is a future of several KiB.
     runtime.block_on(async {
         match Box::pin(start(options)).await {
@@ -91,6 +94,9 @@ struct Running {
     server: model::Server,
     watch: bool,
     admin_stop: Option<oneshot::Sender<()>>,
+    /// Ends with the process; without it the workers are not watched.
+    watchdog: Option<Watchdog>,
+    revivals: Revivals,
 }
 
 async fn start(options: RunOptions) -> Result<Running, StartError> {
@@ -129,7 +135,24 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     let admin_stop = admin.map(|admin| serve_admin(admin, gateway.clone()));
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watch = ready.loaded.config.reload.watch;
-    Ok(Running { gateway, requests, source: options.source, env, logs, notifier, signals, server, watch, admin_stop })
+    let watchdog = Watchdog::start(gateway.fleet().board().clone());
+    let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
+    let revivals = Revivals::default();
+    let source = options.source;
+    Ok(Running {
+        gateway,
+        requests,
+        source,
+        env,
+        logs,
+        notifier,
+        signals,
+        server,
+        watch,
+        admin_stop,
+        watchdog,
+        revivals,
+    })
 }
 
 /// One worker for each core that this process may use: affinity and control groups count.
@@ -244,6 +267,8 @@ impl Running {
                 },
                 Some(request) = self.requests.recv() => self.reload(Some(request)).await,
                 () = changed(&mut watch) => self.reload(None).await,
+                death = self.gateway.fleet().next_death() => self.revivals.add(death),
+                worker = self.revivals.due() => self.revive(worker).await,
                 () = sleep(interval) => self.check_workers(),
             }
         }
@@ -260,6 +285,13 @@ impl Running {
         if let Some(request) = request {
             // The client that asked may have gone.
             let _ = request.send(outcome);
+        }
+    }
+
+    async fn revive(&mut self, worker: u32) {
+        self.revivals.done(worker);
+        if let Err(error) = self.gateway.fleet().revive(worker, self.logs.worker(worker)).await {
+            log::error("worker cannot be started again", &[("worker", &worker), ("error", &error)]);
         }
     }
 
@@ -287,6 +319,7 @@ impl Running {
         let ended = timeout(Duration::from_secs(1), all_ended(&self.gateway)).await.is_ok();
         drop(self.admin_stop.take());
         self.logs.finish(LOG_FINISH);
+        drop(self.watchdog.take());
         log::info("stopped", &[("drained", &drained), ("workers_ended", &ended)]);
         log::flush(Duration::from_secs(1));
         ExitCode::SUCCESS

@@ -123,6 +123,13 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_range",
+        causes: &["Many or overlapping ranges: an attack on memory, or a broken download manager."],
+        remedies: &[LOOK_AT_CLIENT],
+        keys: &[],
+        metrics: &[],
+    },
+    Page {
         word: "version_unsupported",
         causes: &["HTTP/0.9, or HTTP/2 without its negotiation.", SCANNER],
         remedies: &[LOOK_AT_CLIENT],
@@ -285,6 +292,26 @@ pub const PAGES: &[Page] = &[
         metrics: &["gateway_rate_limit_hits_total"],
     },
     Page {
+        word: "concurrency_limited",
+        causes: &[
+            "More requests at once than the service or the policy allows, and the queue is full.",
+            "A slow endpoint.",
+        ],
+        remedies: &["Find out why requests take long.", "Raise the limit or the queue where endpoints bear more."],
+        keys: &[(SERVICE, "limits")],
+        metrics: &["gateway_backend_duration_seconds"],
+    },
+    Page {
+        word: "queue_timeout",
+        causes: &["More requests than endpoints can serve: those that wait too long are sent away."],
+        remedies: &[
+            "Add endpoints, or make answers faster.",
+            "Raise `queue_timeout` only where clients wait that long.",
+        ],
+        keys: &[(SERVICE, "limits")],
+        metrics: &["gateway_backend_duration_seconds"],
+    },
+    Page {
         word: "no_endpoint",
         causes: &["The service has no endpoints.", "None of them can take another request."],
         remedies: &[
@@ -418,6 +445,13 @@ pub const PAGES: &[Page] = &[
             LOOK_AT_ENDPOINT,
             "The log's detail says what is wrong. An answer that is ambiguous is not guessed at.",
         ],
+        keys: &[],
+        metrics: BACKENDS,
+    },
+    Page {
+        word: "upstream_bad_chunk",
+        causes: &["The endpoint, or a proxy behind the gateway, writes broken chunk sizes or ends."],
+        remedies: &[LOOK_AT_ENDPOINT, "The log's detail says what is wrong."],
         keys: &[],
         metrics: BACKENDS,
     },

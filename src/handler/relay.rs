@@ -87,15 +87,15 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         x.request_bytes = sent;
         return without_body(sink, sender, receiver, x, out, terms, on_head).await;
     }
-    drop(sender.send(out, terms.rules.send_timeout_ms).await?);
-    if let Some(rest) = rest {
-        drop(sender.send(rest, terms.rules.send_timeout_ms).await?);
-    }
-    if expects_continue {
+    let taken = begin(sender, out, rest, terms).await?;
+    if expects_continue && taken {
         sink.send_continue().await?;
     }
+    // A client that was not told to continue sends nothing that could be drained.
+    let awaited = !expects_continue || taken;
     let (response_done, waiting) = (Cell::new(false), Cell::new(Some(receiver.waiting())));
-    let up = Upload { chunked, sent, terms, response_done, waiting, head_due: Cell::new(terms.due) };
+    let head_due = Cell::new(terms.due);
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done, waiting, head_due };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, on_head, up)).await
 }
@@ -134,13 +134,13 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
             }
         }
         match received {
-            Ok(Soon::Late) => {
-                final_head(receiver, sink, x, terms, &Cell::new(due)).await.map_err(|failure| terms.explain(failure))?
-            }
+            Ok(Soon::Late) => final_head(receiver, sink, x, terms, &Cell::new(due), 0)
+                .await
+                .map_err(|failure| terms.explain(failure))?,
             Ok(Soon::Received) if is_final(x.response.status) => {}
             Ok(Soon::Received) => {
                 interim(sink, x).await?;
-                final_head(receiver, sink, x, terms, &Cell::new(due))
+                final_head(receiver, sink, x, terms, &Cell::new(due), 1)
                     .await
                     .map_err(|failure| terms.explain(failure))?;
             }
@@ -150,6 +150,24 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
+/// Sends the head and what of the body came with it. Returns whether the endpoint takes more: one that has closed may
+/// have answered before, and its answer is still there to be read.
+async fn begin<W: WriteHalf>(
+    sender: &mut Sender<W>,
+    out: Buf,
+    rest: Option<Buf>,
+    terms: &Terms<'_>,
+) -> Result<bool, Failure> {
+    for part in [Some(out), rest].into_iter().flatten() {
+        match sender.send(part, terms.rules.send_timeout_ms).await {
+            Ok(_) => {}
+            Err(failure) if failure.reason == Reason::UpstreamReset => return Ok(false),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(true)
+}
+
 fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
     if bytes > terms.body_bytes_max { Err(Reason::BodyTooLarge.into()) } else { Ok(()) }
 }
@@ -157,6 +175,8 @@ fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
 struct Upload<'a> {
     chunked: bool,
     sent: u64,
+    taken: bool,
+    awaited: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
     /// The deadline of the wait for the response's head, until that is there or the endpoint has the request.
@@ -174,17 +194,23 @@ impl Upload<'_> {
         sender: &mut Sender<W>,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
-        let mut taken = true;
+        let mut taken = self.taken;
         bytes.set(self.sent);
-        taken &= self.pass_up(body, sender, bytes).await?;
-        while !body.is_done() {
+        if self.taken {
+            taken = self.pass_up(body, sender, bytes).await?;
+        }
+        while self.awaited && !body.is_done() {
             if self.response_done.get() {
                 taken = false;
             }
             if !taken {
                 body.begin_drain();
             }
-            let chunk = body.next().await?;
+            let chunk = match body.next().await {
+                // What is only drained is no part of the exchange any more; the connection ends with it.
+                Err(_) if !taken => return Ok(false),
+                chunk => chunk?,
+            };
             bytes.set(bytes.get() + chunk.data.len() as u64);
             if taken {
                 check_size(bytes.get(), self.terms)?;
@@ -303,7 +329,7 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 ) -> Result<(), Failure> {
     let terms = upload.terms;
     let asked = terms.timers.known_now();
-    let head = final_head(receiver, sink, x, terms, &upload.head_due).await;
+    let head = final_head(receiver, sink, x, terms, &upload.head_due, 0).await;
     upload.waiting.take();
     head.map_err(|failure| terms.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
@@ -360,15 +386,16 @@ async fn pass_down<S: ResponseSink, R: ReadHalf>(
     }
 }
 
-/// Passes interim responses on, within their bound, until the final head is there (F35).
+/// Passes interim responses on, within their bound, until the final head is there (F35). So many have been already.
 async fn final_head<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
     due: &Cell<Now>,
+    interims: u32,
 ) -> Result<(), Failure> {
-    for _ in 0..=INTERIM_RESPONSES_MAX {
+    for _ in interims..=INTERIM_RESPONSES_MAX {
         receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due.get()).await?;
         if is_final(x.response.status) {
             return Ok(());

@@ -154,6 +154,10 @@ impl Interrupt for Both {
     fn is_quiet(&self) -> bool {
         self.0.is_quiet() && self.1.is_quiet()
     }
+
+    fn has_left(&self) -> bool {
+        self.0.has_left() || self.1.has_left()
+    }
 }
 
 impl<'t> Life<'t> {

@@ -19,6 +19,12 @@ pub trait Downstream {
 
     /// Both parts.
     fn split(&mut self) -> (&mut Self::Body, &mut Self::Response);
+
+    /// Whether the client is gone, as far as can be told without reading: asked while a request waits in a queue. A
+    /// client that has closed its sending side counts as gone.
+    fn has_left(&self) -> bool {
+        false
+    }
 }
 
 /// The request body.

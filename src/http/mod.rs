@@ -10,3 +10,5 @@ pub mod message;
 pub mod name;
 pub mod pace;
 pub mod path;
+pub mod range;
+pub mod reading;

@@ -84,6 +84,9 @@ pub trait Interrupt {
     fn local_addr(&self) -> Option<SocketAddr> {
         None
     }
+
+    /// Whether the peer has closed its sending side or reset the connection, whatever has arrived before.
+    fn has_left(&self) -> bool;
 }
 
 /// Opens connections to endpoints.

@@ -110,6 +110,10 @@ impl Interrupt for SharedStream {
     fn local_addr(&self) -> Option<SocketAddr> {
         SharedStream::local_addr(self).ok()
     }
+
+    fn has_left(&self) -> bool {
+        SharedStream::has_left(self)
+    }
 }
 
 /// Connects over TCP, with TCP_NODELAY.

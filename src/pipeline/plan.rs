@@ -46,6 +46,7 @@ impl<I: Io> Plan<I> {
         tick: Tick,
         seed: u64,
     ) -> Self {
+        let worker = slots.worker();
         let routes = snapshot.routes.iter().map(|route| RoutePlan {
             chain: slots.prepare(&route.chain, tick),
             stats: metrics.route(&route.name, &route.pattern),
@@ -55,7 +56,8 @@ impl<I: Io> Plan<I> {
         let services = snapshot.services.iter().map(|spec| {
             let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
             let stats = metrics.service(&spec.name, labels);
-            Service::new(spec, old.get(&*spec.name).copied(), stats, seed)
+            let old = old.get(&*spec.name).copied();
+            Service::new(spec, old, stats, seed).limited(spec, old, worker)
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }
@@ -64,6 +66,12 @@ impl<I: Io> Plan<I> {
     /// Fits living state to this plan's configuration.
     pub fn commit(&self, slots: &mut Slots) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
+        self.services.iter().for_each(Service::commit);
+    }
+
+    /// Closes the upstream connections that are idle.
+    pub fn close_idle(&self) {
+        self.services.iter().for_each(Service::close_idle);
     }
 
     /// Closes upstream connections that have been idle for too long.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::concurrency::{Gate, Terms};
 use crate::limits;
 use crate::policy::slots::Chain;
 use crate::proto::h1::parse::HeadLimits;
@@ -231,6 +232,17 @@ pub struct Service {
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
+    /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
+    pub limits: Option<ServiceLimits>,
+}
+
+/// A limit on the requests of a service in the whole node (F13).
+#[derive(Clone)]
+pub struct ServiceLimits {
+    /// Its numbers.
+    pub terms: Terms,
+    /// What all workers share; the same over reloads, and for all variants of a service.
+    pub gate: Arc<Gate>,
 }
 
 /// Times and bounds of a service. Defaults stand in `limits.rs`.

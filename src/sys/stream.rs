@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,6 +41,14 @@ impl Drop for SharedStream {
     fn drop(&mut self) {
         OPEN.set(OPEN.get().saturating_sub(1));
     }
+}
+
+/// Takes a stream off this thread's driver, so that another thread can serve it. It must be fresh: nothing runs on it
+/// and no copy of its handle exists, as just after the accept.
+pub fn into_std(stream: TcpStream) -> std::net::TcpStream {
+    let fd = stream.into_raw_fd();
+    // SAFETY: the descriptor is open, and the call before gave up its ownership to this one.
+    unsafe { std::net::TcpStream::from_raw_fd(fd) }
 }
 
 impl SharedStream {
@@ -180,6 +188,14 @@ impl SharedStream {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let peeked = self.with_socket(|s| s.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT));
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has closed its sending side or reset the connection. Bytes that arrived before do not hide it.
+    pub fn has_left(&self) -> bool {
+        let mut asked = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: `asked` is one valid entry for the whole call, which does not wait; the descriptor is ours and open.
+        let count = unsafe { libc::poll(&mut asked, 1, 0) };
+        count > 0 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
     }
 
     /// Sets TCP_NODELAY.

@@ -3,15 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::conn;
+use super::placement::Seat;
 use super::run::Shared;
 use crate::http::exchange::ShortText;
 use crate::limits::CONNECTIONS_PER_WORKER_MAX;
 use crate::net::tcp::Tcp;
 use crate::snapshot::Listener;
+use crate::sys::ring;
 use crate::telemetry::metrics::instruments::Refusal;
 
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
@@ -26,6 +29,8 @@ pub struct Socket {
     pub port_text: ShortText,
     listener: RefCell<Rc<Listener>>,
     control: TcpListener,
+    /// The descriptor that is accepted from.
+    accepting: RawFd,
     closed: Cell<bool>,
 }
 
@@ -45,6 +50,7 @@ impl Socket {
             port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
             control,
+            accepting: stream.as_raw_fd(),
             closed: Cell::new(false),
         });
         monoio::spawn(accept_all(shared.clone(), this.clone(), stream));
@@ -61,6 +67,13 @@ impl Socket {
         self.listener.replace(Rc::new(listener.clone()));
     }
 
+    /// Accepts no more on this worker, and leaves the socket open for its successor (F05).
+    pub fn abandon(&self) {
+        self.closed.set(true);
+        // The accept under way ends with an error. On epoll there is none under way: the task is only never woken.
+        ring::cancel_all(self.accepting);
+    }
+
     /// Accepts no more.
     pub fn close(&self) {
         self.closed.set(true);
@@ -75,7 +88,9 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
         match stream.accept().await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
-                admit(&shared, &socket, connection, peer);
+                if let Some((connection, seat)) = shared.seat(&socket, connection, peer) {
+                    admit(&shared, &socket, connection, peer, seat);
+                }
             }
             Err(_) if socket.closed.get() => break,
             Err(error) if is_passing(&error) => {}
@@ -88,7 +103,14 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
     }
 }
 
-fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStream, peer: SocketAddr) {
+/// Serves a connection, if the bounds let it in.
+pub(super) fn admit(
+    shared: &Rc<Shared>,
+    socket: &Rc<Socket>,
+    stream: monoio::net::TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+) {
     if shared.connections.get() >= CONNECTIONS_PER_WORKER_MAX {
         shared.refused(Refusal::Connections);
         return;
@@ -100,7 +122,7 @@ fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStrea
         },
         None => None,
     };
-    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, place));
+    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (place, seat)));
 }
 
 /// The client left before it was accepted, or a signal came: nothing is wrong here.

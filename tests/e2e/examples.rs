@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::support::gateway::{Plan, example_path};
-use crate::support::{Gateway, Origin, Step, eventually};
+use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
 const EXERCISED: &[&str] = &[
@@ -12,6 +12,7 @@ const EXERCISED: &[&str] = &[
     "api_gateway",
     "behind_a_proxy",
     "canary",
+    "concurrency",
     "headers",
     "limits",
     "load_balancing",
@@ -70,7 +71,8 @@ fn routing() {
         .start();
     assert_eq!(gateway.get("/api/users/7?x=y").text(), "GET /users/7?x=y");
     let post = gateway.ask("POST /api/users/7 HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(post.text(), "Nothing here.\n", "the default route takes what no route does");
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD, PUT, DELETE")), "a known path");
+    assert_eq!(gateway.get("/nowhere").text(), "Nothing here.\n", "the default route takes what no route knows");
     assert_eq!(get(&gateway, "/api/users/7", "API-Version: 2\r\n").text(), "next");
     assert_eq!(next.last().path(), "/v2/users/7");
     assert_eq!(gateway.get("/api/orders/9").text(), "GET /9");
@@ -114,6 +116,38 @@ fn load_balancing() {
         used.extend(names);
     }
     assert_eq!(used.len(), 2);
+}
+
+#[test]
+fn concurrency() {
+    let (send, go) = std::sync::mpsc::channel();
+    let go = std::sync::Mutex::new(Some(go));
+    let api = Origin::start(move |seen| match seen.path() {
+        "/api/report" => {
+            let wait = go.lock().expect("the gate").take();
+            wait.map(Step::Await).into_iter().chain(ok("report")).collect()
+        }
+        _ => ok("ok"),
+    });
+    let search = Origin::fixed("found");
+    let gateway = Plan::example("concurrency").env("API", api.address).env("SEARCH", search.address).start();
+    let mut first = gateway.connect();
+    first.send("GET /api/report HTTP/1.1\r\nHost: t\r\n\r\n");
+    eventually("the report is under way", || {
+        (gateway.metric("ringway_limit_requests_in_flight", &["limit=\"route:report/"]) == 1.0).then_some(())
+    });
+    let refused = gateway.get("/api/report");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(gateway.get("/api/users").text(), "ok");
+    send.send(()).expect("the origin waits");
+    assert_eq!(first.response().text(), "report");
+    assert_eq!(gateway.get("/api/report").text(), "report");
+    assert_eq!(gateway.get("/search").text(), "found");
+    let services = gateway.ask_admin("GET", "/services").json();
+    assert_eq!(
+        (&services[0]["limits"]["requests_max"], &services[1]["limits"]["adaptive"]),
+        (&100.into(), &true.into())
+    );
 }
 
 #[test]

@@ -129,6 +129,8 @@ pub struct ServiceReport {
     pub between_bytes_timeout_ms: u64,
     /// Attempts, the first one counted.
     pub attempts_max: u32,
+    /// How many requests at once, where that is configured.
+    pub requests: Option<String>,
 }
 
 /// An endpoint of a service.
@@ -193,7 +195,7 @@ pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_ma
         return Ok(report);
     }
     report.request = Some(typed(asked, &request.x));
-    let decided = drive::decide(snapshot, &snapshot.table, &mut request);
+    let decided = drive::decide(snapshot, &snapshot.table, listener.rules.path_policy, &mut request);
     consider(snapshot, &request.x, shown_max, &mut report);
     if request.x.route != Exchange::NO_ROUTE {
         report.route = Some(taken(snapshot, listener, &request));
@@ -240,13 +242,18 @@ fn changes(sent: &str, canonical: &[u8]) -> Vec<&'static str> {
     if sent.contains('%') {
         changes.push("percent escapes normalised");
     }
+    if sent.contains(['"', '<', '>', '[', '\\', ']', '^', '`', '{', '|', '}']) {
+        changes.push("illegal characters escaped");
+    }
     changes
 }
 
 /// Names the routes that do not take the request.
 fn consider(snapshot: &Snapshot, x: &Exchange, shown_max: usize, report: &mut Report) {
     let explanation = snapshot.table.explain(&Input(x));
-    let others = explanation.considered.iter().filter(|one| one.verdict != Verdict::Won);
+    // The route that takes the path as it stands is no answer where another reading takes another one (F49).
+    let taken = x.route != Exchange::NO_ROUTE;
+    let others = explanation.considered.iter().filter(|one| !taken || one.verdict != Verdict::Won);
     report.candidates_left_out = others.clone().count().saturating_sub(shown_max);
     report.candidates = others.take(shown_max).map(|one| candidate(snapshot, one.route, &one.verdict)).collect();
 }
@@ -254,7 +261,7 @@ fn consider(snapshot: &Snapshot, x: &Exchange, shown_max: usize, report: &mut Re
 fn candidate(snapshot: &Snapshot, id: RouteId, verdict: &Verdict) -> Candidate {
     let (name, pattern) = named(snapshot, id.0);
     let why = match verdict {
-        Verdict::Won => String::new(),
+        Verdict::Won => "takes the path as it stands, but not in every reading".to_owned(),
         Verdict::LostTo { winner, why } => format!("{why} than {}", named(snapshot, winner.0).0),
         Verdict::Failed(failure) => failed(&snapshot.table, id, failure),
     };
@@ -382,6 +389,7 @@ fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64
         first_byte_timeout_ms: spec.rules.first_byte_timeout_ms,
         between_bytes_timeout_ms: spec.rules.between_bytes_timeout_ms,
         attempts_max: spec.rules.attempts_max,
+        requests: spec.limits.as_ref().map(|limits| limits.terms.text()),
     }
 }
 

@@ -357,7 +357,9 @@ impl<I: Io> Connection<I> {
     pub async fn close(mut self) {
         let target = self.read_deadline.target();
         match self.keep {
-            Keep::Alive | Keep::Close if self.carry.is_empty() => {}
+            Keep::Alive if self.carry.is_empty() => {}
+            // Bytes that nobody has read (a pipelined request behind the last one) would make the close a reset.
+            Keep::Close if self.carry.is_empty() && target.is_quiet() => {}
             Keep::Abort => target.reset(),
             _ => {
                 target.shutdown(std::net::Shutdown::Write);
@@ -438,6 +440,10 @@ impl<'c, I: Io> Downstream for Http1<'c, I> {
     fn split(&mut self) -> (&mut Self::Body, &mut Self::Response) {
         (&mut self.body, &mut self.response)
     }
+
+    fn has_left(&self) -> bool {
+        self.response.deadline.target().has_left()
+    }
 }
 
 /// The request body on an HTTP/1 connection.
@@ -462,13 +468,19 @@ impl<R: ReadHalf> Body<'_, R> {
 
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
-            BodyError::Broken(what) => Failure::with(Reason::BadChunk, what),
+            BodyError::Broken(what) => broken_body(what),
             _ if self.deadline.saw_movement() => Reason::BodyTooSlow.into(),
             _ if self.deadline.fired() => Reason::BodyTimeout.into(),
             BodyError::Truncated => Failure::with(Reason::ClientClosed, "request body ended early"),
             BodyError::Io(_) => Failure::with(Reason::ClientClosed, "reading the request body failed"),
         }
     }
+}
+
+/// A trailer section over its bounds is a header section too large (F40); all else is a broken coding.
+fn broken_body(what: &'static str) -> Failure {
+    let of_trailers = matches!(what, "over trailer_bytes_max" | "over fields_max");
+    Failure::with(if of_trailers { Reason::HeaderTooLarge } else { Reason::BadChunk }, what)
 }
 
 impl<R: ReadHalf> RequestBody for Body<'_, R> {
