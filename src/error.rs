@@ -2,6 +2,8 @@
 //!
 //! A [`Failure`] is made where the fault is seen and becomes a response at one place, `pipeline::reply`.
 
+pub mod pages;
+
 use std::fmt;
 
 /// Whose fault it was.
@@ -15,7 +17,18 @@ pub enum Origin {
     Upstream,
 }
 
-/// May the same request be sent again, elsewhere?
+impl Origin {
+    /// `client`, `gateway` or `upstream`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Downstream => "client",
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// May the gateway send the same request again, elsewhere?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retry {
     /// Never.
@@ -24,6 +37,17 @@ pub enum Retry {
     Unsent,
     /// The request may have been acted on: idempotent methods only (RFC 9110 section 9.2.2).
     IfIdempotent,
+}
+
+impl Retry {
+    /// `never`, `safe` or `idempotent`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::No => "never",
+            Self::Unsent => "safe",
+            Self::IfIdempotent => "idempotent",
+        }
+    }
 }
 
 macro_rules! reasons {
@@ -110,10 +134,14 @@ reasons! {
     TunnelTimeout = "tunnel_timeout", 408, Downstream, No, "Tunnel timeout";
     /// The body paused longer than `body_timeout`.
     BodyTimeout = "body_timeout", 408, Downstream, No, "Request body timeout";
+    /// The body came slower than `body_rate_min` for longer than `rate_grace` (F39).
+    BodyTooSlow = "body_too_slow", 408, Downstream, No, "Request body too slow";
     /// The client closed or reset before its answer was complete. Never sent; logged as 499.
     ClientClosed = "client_closed", 499, Downstream, No, "Client closed the connection";
     /// The client did not read its answer within `write_timeout`. Never sent.
     ClientStalled = "client_stalled", 499, Downstream, No, "Client stopped reading";
+    /// The client took its answer slower than `write_rate_min` for longer than `rate_grace` (F39). Never sent.
+    ClientTooSlow = "client_too_slow", 499, Downstream, No, "Client reads too slowly";
     /// No route matches (R21, C19).
     NoRoute = "no_route", 404, Gateway, No, "Route not found";
     /// An address rule refused the client (R71).
@@ -160,6 +188,22 @@ reasons! {
     UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
     UpstreamTruncated = "upstream_truncated", 502, Upstream, No, "Bad gateway";
+}
+
+impl Reason {
+    /// Whether the client may send the same request again, later: what a problem document says as `retry`. The gateway
+    /// itself is stricter, as it would do so at once ([`Self::retry`]).
+    pub const fn repeat(self) -> Retry {
+        match (self.retry(), self.origin(), self.status()) {
+            (Retry::Unsent, ..) => Retry::Unsent,
+            // Part of it may have reached an endpoint.
+            (Retry::IfIdempotent, ..) | (_, Origin::Upstream, _) | (_, _, 499) => Retry::IfIdempotent,
+            _ if matches!(self, Self::BodyTimeout | Self::BodyTooSlow) => Retry::IfIdempotent,
+            // Refused for now, and nothing was done.
+            (_, _, 408 | 429 | 503) => Retry::Unsent,
+            _ => Retry::No,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -226,6 +270,35 @@ mod tests {
         let words: HashSet<_> = Reason::ALL.iter().map(|r| r.word()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().all(|r| (400..600).contains(&r.status())));
+    }
+
+    #[test]
+    fn clients_are_told_whether_to_repeat() {
+        let said = |reason: Reason| (reason.origin().word(), reason.repeat().word());
+        assert_eq!(said(Reason::BadHeader), ("client", "never"));
+        assert_eq!(said(Reason::BodyTooSlow), ("client", "idempotent"));
+        assert_eq!(said(Reason::HeaderTimeout), ("client", "safe"));
+        assert_eq!(said(Reason::RateLimited), ("gateway", "safe"));
+        assert_eq!(said(Reason::Internal), ("gateway", "never"));
+        assert_eq!(said(Reason::ConnectRefused), ("upstream", "safe"));
+        assert_eq!(said(Reason::UpstreamTimeout), ("upstream", "idempotent"));
+        // What the gateway may do at once, a client may do later.
+        for reason in Reason::ALL {
+            assert!(reason.retry() == Retry::No || reason.retry() == reason.repeat(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_one_page_that_helps() {
+        let words: Vec<_> = pages::PAGES.iter().map(|page| page.word).collect();
+        for word in Reason::ALL.iter().map(|reason| reason.word()) {
+            let count = words.iter().filter(|page| **page == word).count();
+            assert_eq!(count, 1, "`{word}` has {count} pages in src/error/pages.rs");
+        }
+        for page in pages::PAGES {
+            assert!(Reason::ALL.iter().any(|reason| reason.word() == page.word), "`{}` is no reason", page.word);
+            assert!(!page.causes.is_empty() && !page.remedies.is_empty(), "{} helps nobody", page.word);
+        }
     }
 
     #[test]

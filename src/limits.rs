@@ -68,6 +68,10 @@ pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
 /// Pause between two writes to a client that does not read.
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
+/// Bytes that a client must bring or take in a second while it is waited for (F39; `body_rate_min`, `write_rate_min`).
+pub const RATE_BYTES_MIN: u64 = 256;
+/// Waiting for a client that its rate does not count (`rate_grace`), in milliseconds.
+pub const RATE_GRACE_MS: u64 = 10_000;
 /// Requests on one downstream connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.

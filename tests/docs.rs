@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use ringway::control::source::ConfigSource;
-use ringway::error::{Origin, Reason, Retry};
+use ringway::error::Reason;
+use ringway::error::pages::{PAGES, Page};
 use ringway::policy::CompileEnv;
 
 fn root(relative: &str) -> PathBuf {
@@ -119,33 +120,100 @@ fn meaning(source: &str, word: &str) -> String {
     docs.join(" ")
 }
 
-#[test]
-fn reasons_page_is_current() {
-    let mut page = "# Reasons\n\nThis page is made from `src/error.rs` by the test `reasons_page_is_current`; change \
-                    that instead.\n\nEach answer that the gateway makes itself because something went wrong has one of \
-                    these reasons. The word stands in the error body (`reason`), in the access log and in the metric \
-                    `gateway_errors_total` (`error_type`). It does not change between versions.\n\n- *Origin*: whose \
-                    fault it is.\n- *Retry*: whether the gateway may send the request to another endpoint: `no`; \
-                    `unsent`, always, as nothing of it left the gateway; `idempotent`, if the method may be repeated and \
-                    none of the body is gone.\n- Status 499 is only logged: there is nobody left to answer.\n\n\
-                    | reason | status | origin | retry | meaning |\n|---|---|---|---|---|\n"
+/// The index, and one page for each reason.
+fn reason_pages() -> Vec<(String, String)> {
+    let mut index = "# Reasons\n\nThis page and those below `reasons/` are made from `src/error.rs` and \
+                     `src/error/pages.rs` by the test `reasons_pages_are_current`; change those instead.\n\nEach answer \
+                     that the gateway makes itself because something went wrong has one of these reasons. The word \
+                     stands in the error body (`reason`), in the access log and in the metric `gateway_errors_total` \
+                     (`error_type`). It does not change between versions.\n\n- *Origin*: whose fault it is.\n- *Retry*: \
+                     whether the gateway may send the request to another endpoint: `never`; `safe`, always, as nothing \
+                     of it left the gateway; `idempotent`, if the method may be repeated and none of the body is gone. \
+                     What a client may do later stands on the reason's page, and as `retry` in a problem document.\n- \
+                     Status 499 is only logged: there is nobody left to answer.\n\n\
+                     | reason | status | origin | retry | meaning |\n|---|---|---|---|---|\n"
         .to_owned();
     let source = read(&root("src/error.rs"));
+    let mut all = Vec::new();
     for reason in Reason::ALL {
-        let origin = match reason.origin() {
-            Origin::Downstream => "client",
-            Origin::Gateway => "gateway",
-            Origin::Upstream => "endpoint",
-        };
-        let retry = match reason.retry() {
-            Retry::No => "no",
-            Retry::Unsent => "unsent",
-            Retry::IfIdempotent => "idempotent",
-        };
-        let (word, status, meaning) = (reason.word(), reason.status(), meaning(&source, reason.word()));
-        writeln!(page, "| `{word}` | {status} | {origin} | {retry} | {meaning} |").expect("memory");
+        let (word, meaning) = (reason.word(), meaning(&source, reason.word()));
+        let (status, origin, retry) = (reason.status(), reason.origin().word(), reason.retry().word());
+        writeln!(index, "| [`{word}`](reasons/{word}.md) | {status} | {origin} | {retry} | {meaning} |")
+            .expect("memory");
+        let page = PAGES.iter().find(|page| page.word == word);
+        let page = page.unwrap_or_else(|| panic!("`{word}` has no page in src/error/pages.rs"));
+        all.push((format!("docs/reasons/{word}.md"), reason_page(*reason, &meaning, page)));
     }
-    golden("docs/reasons.md", &page);
+    all.push(("docs/reasons.md".to_owned(), index));
+    all
+}
+
+fn reason_page(reason: Reason, meaning: &str, page: &Page) -> String {
+    let sent =
+        if reason.status() == 499 { "nothing: nobody is left to answer; the log has 499" } else { reason.text() };
+    let mut text = format!(
+        "# `{word}`\n\n{meaning}\n\n| | |\n|---|---|\n| status | {status} |\n| the client reads | {sent} |\n| whose \
+         fault | {origin} |\n| the gateway tries elsewhere | {retry} |\n| the client may try again | {repeat} |\n| \
+         problem type | `urn:ringway:reason:{word}` |\n",
+        word = page.word,
+        status = reason.status(),
+        origin = reason.origin().word(),
+        retry = reason.retry().word(),
+        repeat = reason.repeat().word(),
+    );
+    for (title, items) in [("Usual causes", page.causes), ("What to do", page.remedies)] {
+        write!(text, "\n## {title}\n\n").expect("memory");
+        items.iter().for_each(|item| writeln!(text, "- {item}").expect("memory"));
+    }
+    text.push_str("\n## Where to look\n\n");
+    for (section, key) in page.keys {
+        let at = if section.is_empty() { String::new() } else { format!(" of `{section}`") };
+        writeln!(text, "- [`{key}`](../reference/configuration.md){at}").expect("memory");
+    }
+    writeln!(text, "- metric `gateway_errors_total{{error_type=\"{}\"}}`", page.word).expect("memory");
+    page.metrics.iter().for_each(|metric| writeln!(text, "- metric `{metric}`").expect("memory"));
+    text.push_str("- the access log, by its fields `reason` and `request_id`\n\n[All reasons](../reasons.md)\n");
+    text
+}
+
+#[test]
+fn reasons_pages_are_current() {
+    let all = reason_pages();
+    if std::env::var_os("RINGWAY_BLESS").is_some() {
+        std::fs::create_dir_all(root("docs/reasons")).expect("writable");
+        for path in stale(&all) {
+            std::fs::remove_file(path).expect("writable");
+        }
+    }
+    all.iter().for_each(|(path, text)| golden(path, text));
+    assert_eq!(stale(&all), Vec::<PathBuf>::new(), "pages of no reason");
+}
+
+/// Files beside the pages that belong to no reason.
+fn stale(all: &[(String, String)]) -> Vec<PathBuf> {
+    let known: Vec<_> = all.iter().map(|(path, _)| root(path)).collect();
+    files(&root("docs/reasons"), "md").into_iter().filter(|path| !known.contains(path)).collect()
+}
+
+/// Keys and metrics that the pages name exist.
+#[test]
+fn reasons_pages_name_what_exists() {
+    let reference = read(&root("docs/reference/configuration.md"));
+    let section = |name: &str| {
+        let rest = reference.split_once(&format!("### `{name}`\n")).map(|(_, rest)| rest);
+        rest.and_then(|rest| rest.split("\n##").next()).unwrap_or_else(|| panic!("no section `{name}`"))
+    };
+    let telemetry: String = files(&root("src/telemetry/metrics"), "rs").iter().map(|path| read(path)).collect();
+    for page in PAGES {
+        for (place, key) in page.keys {
+            assert!(section(place).contains(&format!("\n| `{key}` |")), "{}: `{place}` has no `{key}`", page.word);
+        }
+        for metric in page.metrics {
+            let own = metric.strip_prefix("ringway_worker_").unwrap_or(metric);
+            let is_there = [*metric, own].iter().any(|name| telemetry.contains(&format!("\"{name}\"")));
+            assert!(is_there, "{}: no metric `{metric}`", page.word);
+        }
+    }
 }
 
 fn pages() -> Vec<PathBuf> {

@@ -127,6 +127,17 @@ const BANS: &[Ban] = &[
         why: "time is passed in, so that runs repeat",
     },
     Ban { what: "SystemTime::now(", allowed: &["src/time.rs"], why: "one module reads the clocks" },
+    // The wall clock may jump (F17): what is limited or waits goes by the monotonic one.
+    Ban {
+        what: "unix_ms()",
+        allowed: &["src/time.rs", "src/telemetry/", "src/worker/run.rs", "src/control/admin/"],
+        why: "the wall clock is for dates, certificates and tokens",
+    },
+    Ban {
+        what: "unix_seconds()",
+        allowed: &["src/time.rs", "src/pipeline/reply.rs", "src/control/gateway.rs"],
+        why: "the wall clock is for dates, certificates and tokens",
+    },
     Ban { what: "to_socket_addrs(", allowed: &["src/control/"], why: "it asks a resolver and waits for it" },
     Ban { what: "println!(", allowed: &["src/cli/", "src/main.rs"], why: "what the process says goes through its log" },
     Ban {

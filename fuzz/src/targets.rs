@@ -3,18 +3,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use ringway::config::compile::{Inputs, compile};
 use ringway::config::load_str;
 use ringway::handler::forward;
 use ringway::http::exchange::{Exchange, RequestId, ShortText};
+use ringway::http::fields::Fields;
+use ringway::http::hop;
 use ringway::http::message::{BodyLength, Method, RequestHead, ResponseHead};
+use ringway::http::name::Name;
 use ringway::http::path::{PathPolicy, canonicalise, is_canonical};
+use ringway::net::io::{Io, send_all};
+use ringway::net::mem::{self, Faults};
 use ringway::policy::{self, CompileEnv};
+use ringway::proto::h1::body::BodyReader;
 use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
 use ringway::proto::h1::server::ServerRules;
-use ringway::proto::h1::{request, response};
+use ringway::proto::h1::{request, response, serialise};
 use ringway::proto::proxy_protocol::{self, Version};
 use ringway::route::{
     Captures, HostPattern, Order, PathPattern, Rewrite, RouteId, RouteInput, RouteSpec, RouteTable, Spellings, Verdict,
@@ -32,6 +39,9 @@ pub const TARGETS: &[Target] = &[
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
+    ("relayed_body", relayed_body),
+    ("client_address", client_address),
+    ("substitution", substitution),
     ("path", path),
     ("config", config),
     ("route", route),
@@ -112,6 +122,155 @@ fn decode(body: &[u8], piece: usize) -> Option<(Vec<u8>, usize, bool)> {
         decoder.take_trailers().ok()?;
     }
     Some((payload, used, decoder.is_done()))
+}
+
+/// A body as it is relayed: read from a connection in pieces, sent on in chunks. The first byte says how it is framed,
+/// the second how it is torn. What goes out has an end exactly if what came in had one, and says the same.
+pub fn relayed_body(data: &[u8]) {
+    let [how, torn, raw @ ..] = data else { return };
+    let length = match how % 3 {
+        0 => BodyLength::Streamed,
+        1 => BodyLength::Known(u64::from(*how)),
+        _ => BodyLength::UntilClose,
+    };
+    let faults = Faults { seed: 1, read_bytes_max: usize::from(torn % 32) + 1, ..Faults::NONE };
+    let (near, far) = mem::pair(1 << 20, &faults);
+    let ((mut read, ..), (_far_read, mut write, _)) = (near.split(), far.split());
+    let raw = &raw[..raw.len().min(1 << 19)];
+    run(send_all(&mut write, Buf::copy_of(raw))).expect("room for all");
+    drop(write);
+    let mut reader = BodyReader::new(length, Buf::empty());
+    let (mut payload, mut out, mut trailers) = (Vec::new(), Vec::new(), Vec::new());
+    while !reader.is_done() {
+        let Ok(chunk) = run(reader.next(&mut read)) else { break };
+        assert_eq!(chunk.end, reader.is_done());
+        payload.extend_from_slice(chunk.data.as_slice());
+        let lines = chunk.trailers.iter().flat_map(|fields| fields.iter());
+        trailers.extend(lines.map(|(name, value)| (name.to_ascii_lowercase(), value.to_vec())));
+        out.extend_from_slice(serialise::chunk(chunk).as_slice());
+    }
+    if let BodyLength::Known(length) = length {
+        assert_eq!((payload.len() as u64 == length, payload.len() as u64 <= length), (reader.is_done(), true));
+    }
+    let again = rechunked(&out);
+    assert_eq!(again.2, reader.is_done(), "an end that was not there, or was lost: {}", out.escape_ascii());
+    assert_eq!((again.0, again.1), (payload, trailers));
+}
+
+type Lines = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A second reading of the chunked coding: payload, trailers, and whether it ended.
+fn rechunked(mut out: &[u8]) -> (Vec<u8>, Lines, bool) {
+    let mut payload = Vec::new();
+    while !out.is_empty() {
+        let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(out) else {
+            panic!("no chunk size: {}", out.escape_ascii());
+        };
+        out = &out[line..];
+        if size == 0 {
+            let mut table = [httparse::EMPTY_HEADER; 512];
+            let parsed = httparse::parse_headers(out, &mut table);
+            let Ok(httparse::Status::Complete((used, fields))) = parsed else { panic!("trailers: {parsed:?}") };
+            assert_eq!(used, out.len(), "bytes behind the end");
+            let lines = fields.iter().map(|field| (field.name.to_ascii_lowercase().into(), field.value.to_vec()));
+            return (payload, lines.collect(), true);
+        }
+        let (data, rest) = out.split_at(size as usize);
+        payload.extend_from_slice(data);
+        assert!(rest.starts_with(b"\r\n"));
+        out = &rest[2..];
+    }
+    (payload, Vec::new(), false)
+}
+
+/// Polls a future that the memory network alone drives.
+fn run<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+    }
+}
+
+/// Lines: values of X-Forwarded-For. From a trusted peer the client is the first address from the right that is not
+/// trusted; what stands to the left of it, or of something that is no address, decides nothing (C15, F51).
+pub fn client_address(data: &[u8]) {
+    let trusted = |ip: IpAddr| matches!(ip, IpAddr::V4(four) if four.octets()[0] == 10);
+    let mut fields = Fields::default();
+    for line in data.split(|&byte| byte == b'\n').take(8) {
+        let _ = fields.append(b"X-Forwarded-For", line);
+    }
+    let stranger = IpAddr::from([192, 0, 2, 1]);
+    assert_eq!(hop::client_ip(&fields, stranger, trusted), stranger, "a stranger is believed");
+    let proxy = IpAddr::from([10, 0, 0, 1]);
+    let client = hop::client_ip(&fields, proxy, trusted);
+    let all: Vec<&[u8]> = fields.values(Name::XForwardedFor).collect();
+    let joined = all.join(&b","[..]);
+    let said: Vec<_> = joined.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).collect();
+    let is = |text: &&[u8]| {
+        let text = String::from_utf8_lossy(text);
+        text.contains(&client.to_string()) || text.parse() == Ok(client) || text.contains([':', '['])
+    };
+    assert!(client == proxy || said.iter().any(is), "{client} out of {}", joined.escape_ascii());
+    // Whatever a client puts in front of what the proxies saw changes nothing, once an untrusted address is found.
+    if !trusted(client) {
+        let mut forged = Fields::default();
+        forged.append(b"X-Forwarded-For", b"6.6.6.6, nonsense").expect("legal");
+        all.iter().for_each(|line| forged.append(b"X-Forwarded-For", line).expect("legal before"));
+        assert_eq!(hop::client_ip(&forged, proxy, trusted), client, "a forged address is believed");
+    }
+}
+
+/// A text of a configuration with `${...}` in it: what comes out is what a second reading makes of it, and no value of
+/// a variable becomes a part of the document.
+pub fn substitution(data: &[u8]) {
+    const EVIL: &str = "\"}}], admin: {enabled: false}, ${NAME} # $$";
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let vars = [("NAME", "value"), ("EMPTY", ""), ("EVIL", EVIL)];
+    let document = serde_json::json!({
+        "listeners": ["127.0.0.1:0"], "routes": [{ "path": "/*", "respond": { "body": text } }]
+    });
+    let loaded = load_str("fuzz.json", &document.to_string(), &FixedEnv::of(&vars), policy::SCHEMA);
+    match (loaded, substituted(text, &vars)) {
+        (Ok(loaded), Some(want)) => {
+            let effective = loaded.effective();
+            assert_eq!(effective["routes"][0]["respond"]["body"], want.as_str());
+            assert_eq!(effective["routes"].as_array().map(Vec::len), Some(1));
+            assert_eq!(effective["admin"]["enabled"], true);
+        }
+        (Ok(_), None) => panic!("taken, and wrong: {text:?}"),
+        // A text may be refused for other reasons, such as characters that YAML does not know.
+        (Err(diagnostics), _) => assert!(!diagnostics.render().is_empty()),
+    }
+}
+
+fn substituted(text: &str, vars: &[(&str, &str)]) -> Option<String> {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(first) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix("${") {
+            let (inside, behind) = after.split_once('}')?;
+            let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, or)| (name, Some(or)));
+            let is_name = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit());
+            if !is_name || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return None;
+            }
+            let value = vars.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            out += match (value, default) {
+                (Some(""), Some(default)) | (None, Some(default)) => default,
+                (value, _) => value?,
+            };
+            rest = behind;
+        } else {
+            out.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    Some(out)
 }
 
 #[path = "bypass.rs"]

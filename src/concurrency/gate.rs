@@ -446,7 +446,7 @@ mod tests {
         let place = match gate.enter(0, terms, worker, Now(turn)) {
             Entered::In(place) => place,
             Entered::Full => return,
-            Entered::Queued { place, id, .. } if turn % 5 == 0 && gate.withdraw(place, id, false) => return,
+            Entered::Queued { place, id, .. } if turn.is_multiple_of(5) && gate.withdraw(place, id, false) => return,
             Entered::Queued { place, granted, .. } => {
                 while !granted.load(Ordering::Acquire) {
                     std::thread::yield_now();

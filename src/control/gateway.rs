@@ -18,7 +18,7 @@ use super::source::{ConfigSource, Ready};
 use crate::net::listener;
 use crate::policy::{self, CompileEnv};
 use crate::snapshot::Snapshot;
-use crate::telemetry::access_log::AccessLogWriter;
+use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
@@ -326,7 +326,7 @@ impl AdminBackend for Gateway {
                 last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
                 reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
                 reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
-                log_write_errors: 0,
+                log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
                 workers: self.fleet.fates(),

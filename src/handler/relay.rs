@@ -13,7 +13,7 @@ use crate::http::message::{BodyLength, Version};
 use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::splice::{Stopped, carry};
-use crate::net::timer::Timers;
+use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::h1::client::{ClientConnection, Receiver, Sender, Soon};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
@@ -93,9 +93,11 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
     }
     // A client that was not told to continue sends nothing that could be drained.
     let awaited = !expects_continue || taken;
-    let up = Upload { chunked, sent, taken, awaited, terms, response_done: Cell::new(false) };
+    let (response_done, waiting) = (Cell::new(false), Cell::new(Some(receiver.waiting())));
+    let head_due = Cell::new(terms.due);
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done, waiting, head_due };
     // Boxed: most requests have no body and should not carry the room for one.
-    Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
+    Box::pin(both(body, sink, sender, receiver, x, on_head, up)).await
 }
 
 /// Sends a request that is whole in `out` and waits for the response at the same time. The end of the sending is looked
@@ -132,13 +134,15 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
             }
         }
         match received {
-            Ok(Soon::Late) => {
-                final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?
-            }
+            Ok(Soon::Late) => final_head(receiver, sink, x, terms, &Cell::new(due), 0)
+                .await
+                .map_err(|failure| terms.explain(failure))?,
             Ok(Soon::Received) if is_final(x.response.status) => {}
             Ok(Soon::Received) => {
                 interim(sink, x).await?;
-                final_head(receiver, sink, x, terms, due, 1).await.map_err(|failure| terms.explain(failure))?;
+                final_head(receiver, sink, x, terms, &Cell::new(due), 1)
+                    .await
+                    .map_err(|failure| terms.explain(failure))?;
             }
             Err(failure) => return Err(terms.explain(failure)),
         }
@@ -175,6 +179,10 @@ struct Upload<'a> {
     awaited: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
+    /// The deadline of the wait for the response's head, until that is there or the endpoint has the request.
+    waiting: Cell<Option<Deadline>>,
+    /// When the head must be there.
+    head_due: Cell<Now>,
 }
 
 impl Upload<'_> {
@@ -209,8 +217,23 @@ impl Upload<'_> {
                 let sent = sender.send_body(chunk, self.chunked, self.terms.rules.send_timeout_ms).await;
                 taken = sent.is_ok();
             }
+            if !taken {
+                self.expect_head();
+            }
         }
+        self.expect_head();
         Ok(taken)
+    }
+
+    /// From here on the endpoint owes an answer: it has the request, or takes no more of it.
+    fn expect_head(&self) {
+        if let Some(waiting) = self.waiting.take()
+            && !waiting.fired()
+        {
+            let due = self.terms.until(self.terms.rules.first_byte_timeout_ms);
+            self.head_due.set(due);
+            waiting.arm(due, OnExpiry::ShutBoth);
+        }
     }
 
     /// Passes the rest of a long body on inside the kernel, where it can be. Returns whether the endpoint takes more.
@@ -246,16 +269,17 @@ async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     sender: &mut Sender<W>,
     receiver: &mut Receiver<R>,
     x: &mut Exchange,
-    terms: &Terms<'_>,
     on_head: &mut dyn FnMut(&mut Exchange),
     upload: Upload<'_>,
 ) -> Result<(), Failure> {
     let bytes = Cell::new(0);
     let interrupt = sender.interrupter();
+    let drain_limit = body.drain_limit();
     let mut response = None;
     let mut uploaded = None;
+    let mut cut_short = false;
     {
-        let mut down = pin!(respond(receiver, sink, x, terms, on_head));
+        let mut down = pin!(respond(receiver, sink, x, &upload, on_head));
         let mut up = pin!(upload.run(body, sender, &bytes));
         poll_fn(|cx| {
             if response.is_none()
@@ -263,6 +287,10 @@ async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
             {
                 // What still goes up has no reader: an upload that waits for the endpoint is let go.
                 upload.response_done.set(true);
+                if uploaded.is_none() {
+                    cut_short = true;
+                    drain_limit();
+                }
                 interrupt.shutdown_if(uploaded.is_none());
                 response = Some(result);
             }
@@ -279,8 +307,8 @@ async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
     }
     x.request_bytes = bytes.get();
     match (response, uploaded) {
-        // The client's own fault explains the endpoint's, unless the answer was complete before.
-        (Some(Err(_)), Some(Err(failure))) => Err(failure),
+        // The client's own fault explains the endpoint's, unless that came first.
+        (Some(Err(_)), Some(Err(failure))) if !cut_short => Err(failure),
         (Some(Ok(())), Some(Ok(true))) => Ok(()),
         (Some(Ok(())), _) => {
             receiver.spoil();
@@ -296,12 +324,14 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
-    terms: &Terms<'_>,
+    upload: &Upload<'_>,
     on_head: &mut dyn FnMut(&mut Exchange),
 ) -> Result<(), Failure> {
+    let terms = upload.terms;
     let asked = terms.timers.known_now();
-    let due = terms.until(terms.rules.first_byte_timeout_ms);
-    final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?;
+    let head = final_head(receiver, sink, x, terms, &upload.head_due, 0).await;
+    upload.waiting.take();
+    head.map_err(|failure| terms.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
@@ -362,11 +392,11 @@ async fn final_head<S: ResponseSink, R: ReadHalf>(
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
-    due: Now,
+    due: &Cell<Now>,
     interims: u32,
 ) -> Result<(), Failure> {
     for _ in interims..=INTERIM_RESPONSES_MAX {
-        receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
+        receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due.get()).await?;
         if is_final(x.response.status) {
             return Ok(());
         }

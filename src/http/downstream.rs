@@ -61,6 +61,10 @@ pub trait RequestBody {
     /// From now on the body is only read so that the connection can go on or close cleanly: within this bound of bytes
     /// and time it may end, else it fails.
     fn begin_drain(&mut self);
+
+    /// To be called while a `next` is under way and the response is complete: that wait then takes no longer than a
+    /// drain may.
+    fn drain_limit(&self) -> Box<dyn Fn()>;
 }
 
 /// The response's way out.

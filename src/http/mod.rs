@@ -8,6 +8,7 @@ pub mod hop;
 pub mod ipset;
 pub mod message;
 pub mod name;
+pub mod pace;
 pub mod path;
 pub mod range;
 pub mod reading;

@@ -81,6 +81,12 @@ pub trait Interrupt {
     /// Ends a `recv_idle` that is under way.
     fn release(&self);
 
+    /// Bytes that were sent and that the peer has not acknowledged yet. None where that cannot be known. A system call:
+    /// for waits that have become long.
+    fn unsent_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
     fn is_quiet(&self) -> bool;
 

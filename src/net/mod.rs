@@ -4,6 +4,7 @@ pub mod duplex;
 pub mod io;
 pub mod listener;
 pub mod mem;
+pub mod pace;
 pub mod splice;
 pub mod tcp;
 pub mod timer;

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::pace::Pace;
 use super::timer::{Deadline, OnExpiry};
 use crate::limits::SPLICE_STEPS_MAX;
 use crate::sys::pipe::Pipe;
@@ -25,6 +26,8 @@ pub struct End<'a> {
     pub timeout_ms: u64,
     /// When all waits must be over.
     pub due: Now,
+    /// How slow it may be.
+    pub pace: Option<Pace>,
 }
 
 /// Which end stopped the carrying.
@@ -42,23 +45,45 @@ pub enum Stopped {
 /// The end that stopped it; its deadline tells whether it was too slow.
 pub async fn carry(
     pipe: &mut Pipe,
-    source: End<'_>,
-    destination: End<'_>,
+    mut source: End<'_>,
+    mut destination: End<'_>,
     bytes: u64,
     moved: &Cell<u64>,
 ) -> Result<(), Stopped> {
+    // What the end that was waited for last has had, or given, up to then.
+    let (mut waited_ns, mut before) = (None, 0);
     loop {
         // What cannot be asked for its mode, or made not to block, is a connection that is gone.
         let pause = source.stream.without_blocking(|from| {
             let done = destination.stream.without_blocking(|to| Ok(burst(pipe, from, to, bytes, moved)));
             Ok(done.unwrap_or(Err(Stopped::Destination)))
         });
-        match pause.unwrap_or(Err(Stopped::Source))? {
+        let pause = pause.unwrap_or(Err(Stopped::Source))?;
+        match waited_ns.take() {
+            Some(Waited::Source(ns)) if !source.keeps_up(ns, moved.get() - before) => return Err(Stopped::Source),
+            Some(Waited::Destination(ns)) if !destination.keeps_up(ns, moved.get() - pipe.held() as u64 - before) => {
+                return Err(Stopped::Destination);
+            }
+            _ => {}
+        }
+        match pause {
             Pause::Done => return Ok(()),
-            Pause::Source => source.readable().await.map_err(|_| Stopped::Source)?,
-            Pause::Destination => destination.writable().await.map_err(|_| Stopped::Destination)?,
+            Pause::Source => {
+                before = moved.get();
+                waited_ns = Some(Waited::Source(source.readable().await.map_err(|_| Stopped::Source)?));
+            }
+            Pause::Destination => {
+                before = moved.get() - pipe.held() as u64;
+                waited_ns = Some(Waited::Destination(destination.writable().await.map_err(|_| Stopped::Destination)?));
+            }
         }
     }
+}
+
+/// Which end was waited for, in nanoseconds.
+enum Waited {
+    Source(u64),
+    Destination(u64),
 }
 
 /// Why a burst of steps came to a pause.
@@ -104,17 +129,31 @@ impl End<'_> {
         self.deadline.arm(self.deadline.in_ms(self.timeout_ms).min(self.due), self.on_expiry);
     }
 
-    async fn readable(&self) -> io::Result<()> {
+    /// Waits, and says for how long, in nanoseconds.
+    async fn readable(&self) -> io::Result<u64> {
         self.arm();
+        let asked = self.deadline.known_now();
         let ready = self.stream.readable().await;
         self.deadline.disarm();
-        ready
+        ready.map(|()| self.deadline.known_now().since_ns(asked))
     }
 
-    async fn writable(&self) -> io::Result<()> {
+    /// As [`Self::readable`].
+    async fn writable(&self) -> io::Result<u64> {
         self.arm();
+        let asked = self.deadline.known_now();
         let ready = self.stream.writable().await;
         self.deadline.disarm();
-        ready
+        ready.map(|()| self.deadline.known_now().since_ns(asked))
+    }
+
+    /// Whether the end is fast enough, after a wait that brought so many bytes.
+    fn keeps_up(&mut self, waited_ns: u64, bytes: u64) -> bool {
+        let keeps_up = self.pace.as_mut().is_none_or(|pace| pace.keeps_up(waited_ns, bytes as usize));
+        // A wait that ends with the deadline has that for its reason.
+        if !keeps_up && !self.deadline.fired() {
+            self.deadline.was_slow();
+        }
+        keeps_up || self.deadline.fired() && !self.deadline.saw_movement()
     }
 }

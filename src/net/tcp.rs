@@ -107,6 +107,10 @@ impl Interrupt for SharedStream {
         SharedStream::release(self);
     }
 
+    fn unsent_bytes(&self) -> Option<u64> {
+        SharedStream::unsent_bytes(self)
+    }
+
     fn is_quiet(&self) -> bool {
         SharedStream::is_quiet(self)
     }

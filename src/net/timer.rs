@@ -26,6 +26,8 @@ pub enum OnExpiry {
     ShutBoth,
     /// A pending `recv_idle` gives its buffer back.
     Release,
+    /// Both directions are shut, unless a second look shows that the peer takes what is sent: see [`Deadline::watch`].
+    ShutSlow,
     /// As `ShutBoth`, for the life of a tunnel: see [`Timers::close_tunnels`].
     EndTunnel,
 }
@@ -59,6 +61,15 @@ impl Waits {
     }
 }
 
+/// What a [`OnExpiry::ShutSlow`] deadline asks of the peer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// Ticks to the next look; 0 for none.
+    again_ticks: u64,
+    /// What the peer must have taken meanwhile.
+    bytes_min: u64,
+}
+
 struct Entry {
     due_tick: Cell<u64>,
     scheduled_tick: Cell<u64>,
@@ -68,6 +79,11 @@ struct Entry {
     waits: Cell<Option<Waits>>,
     /// Since when it waits.
     since: Cell<Now>,
+    watch: Cell<Watch>,
+    /// What the peer had yet to take at the last look of the present sending.
+    unsent_bytes: Cell<Option<u64>>,
+    /// At that look it had taken something, if too little.
+    moved: Cell<bool>,
     target: Rc<dyn Interrupt>,
 }
 
@@ -93,7 +109,8 @@ const SEARCH_AGE_MS_MAX: u64 = 1_000;
 /// searches for at most a few hundredths of its time.
 const SEARCH_ENTRIES_PER_MS: usize = 256;
 
-/// The deadline of one connection. Dropping it takes it off the wheel.
+/// The deadline of one connection. Dropping it and its clones takes it off the wheel.
+#[derive(Clone)]
 pub struct Deadline {
     entry: Rc<Entry>,
     timers: Rc<Timers>,
@@ -140,6 +157,9 @@ impl Timers {
             fired: Cell::new(false),
             waits: Cell::new(None),
             since: Cell::new(Now::default()),
+            watch: Cell::default(),
+            unsent_bytes: Cell::default(),
+            moved: Cell::default(),
             target,
         });
         Deadline { entry, timers: self.clone() }
@@ -235,11 +255,14 @@ impl Timers {
             entry.scheduled_tick.set(NEVER);
             match entry.due_tick.get() {
                 NEVER => {}
-                due if due <= tick => {
-                    entry.fire();
-                    fired += 1;
-                }
-                due => self.schedule(&entry, due),
+                due if due > tick => self.schedule(&entry, due),
+                _ => match entry.next_look(tick) {
+                    Some(due) => self.schedule(&entry, due),
+                    None => {
+                        entry.fire();
+                        fired += 1;
+                    }
+                },
             }
         }
         // The slot keeps its allocation, unless something was scheduled into it meanwhile.
@@ -293,12 +316,33 @@ impl Entry {
         self.target.shutdown(Shutdown::Both);
     }
 
+    /// When a deadline that has passed is to be looked at again, as it is a matter of how much the peer takes.
+    fn next_look(&self, tick: u64) -> Option<u64> {
+        let watch = self.watch.get();
+        self.moved.set(false);
+        if self.on_expiry.get() != OnExpiry::ShutSlow || watch.again_ticks == 0 {
+            return None;
+        }
+        // Where it cannot be known, nothing has moved.
+        let unsent = self.target.unsent_bytes().unwrap_or(u64::MAX);
+        let taken = self.unsent_bytes.replace(Some(unsent)).map(|before| before.saturating_sub(unsent));
+        self.moved.set(taken.is_some_and(|bytes| bytes > 0));
+        if taken.is_some_and(|bytes| bytes < watch.bytes_min) {
+            return None;
+        }
+        let due = tick + watch.again_ticks;
+        self.due_tick.set(due);
+        Some(due)
+    }
+
     fn fire(&self) {
         self.fired.set(true);
         self.due_tick.set(NEVER);
         match self.on_expiry.get() {
             OnExpiry::ShutRead => self.target.shutdown(Shutdown::Read),
-            OnExpiry::ShutBoth | OnExpiry::EndTunnel => self.target.shutdown(Shutdown::Both),
+            OnExpiry::ShutBoth | OnExpiry::ShutSlow | OnExpiry::EndTunnel => {
+                self.target.shutdown(Shutdown::Both);
+            }
             OnExpiry::Release => self.target.release(),
         }
     }
@@ -312,6 +356,9 @@ impl Deadline {
         self.entry.due_tick.set(tick);
         self.entry.on_expiry.set(on_expiry);
         self.entry.fired.set(false);
+        if on_expiry == OnExpiry::ShutSlow {
+            self.entry.unsent_bytes.set(None);
+        }
         if tick < self.entry.scheduled_tick.get() {
             self.move_up(tick);
         }
@@ -321,6 +368,36 @@ impl Deadline {
     #[inline]
     pub fn arm_in(&self, ms: u64, on_expiry: OnExpiry) {
         self.arm(self.timers.known_now().plus_ms(ms), on_expiry);
+    }
+
+    /// Rules for [`Self::arm_watched`]: at its deadline what the peer has yet to take is looked at, and again each
+    /// `again_ms`; the peer must have taken `bytes_min` from one look to the next. `again_ms` 0 means no such look.
+    pub fn watch(&self, again_ms: u64, bytes_min: u64) {
+        let again_ticks = again_ms.div_ceil(TICK_MS);
+        self.entry.watch.set(Watch { again_ticks, bytes_min });
+    }
+
+    /// Arms the deadline of a sending for a first look in `ms` milliseconds.
+    #[inline]
+    pub fn arm_watched(&self, ms: u64) {
+        self.arm_in(ms, OnExpiry::ShutSlow);
+    }
+
+    /// The peer takes or brings too little: as if the deadline had passed with that, without a shutdown.
+    pub fn was_slow(&self) {
+        self.entry.fired.set(true);
+        self.entry.moved.set(true);
+    }
+
+    /// Whether the last look at a watched sending saw that the peer had taken something, if too little.
+    pub fn saw_movement(&self) -> bool {
+        self.entry.moved.get()
+    }
+
+    /// The time that was read last.
+    #[inline]
+    pub fn known_now(&self) -> Now {
+        self.timers.known_now()
     }
 
     /// The time that was read last, and `ms` milliseconds.
@@ -387,6 +464,7 @@ mod tests {
     struct Probe {
         shut: Cell<u32>,
         released: Cell<u32>,
+        unsent: Cell<Option<u64>>,
     }
 
     impl Interrupt for Probe {
@@ -398,6 +476,9 @@ mod tests {
         }
         fn is_quiet(&self) -> bool {
             true
+        }
+        fn unsent_bytes(&self) -> Option<u64> {
+            self.unsent.get()
         }
         fn has_left(&self) -> bool {
             false
@@ -471,6 +552,30 @@ mod tests {
         drop(deadline);
         run_to(&timers, 20_000, 25_000);
         assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn a_watched_sending_ends_when_the_peer_takes_too_little() {
+        for (unsent_at_second, unsent_at_third, shut_by_ms, moved) in [
+            (Some(1_000), Some(1_000), 30_100, false),
+            (Some(950), Some(950), 30_100, true),
+            (Some(900), Some(850), 50_100, true),
+            (Some(900), Some(800), u64::MAX, true),
+            (None, None, 30_100, false),
+        ] {
+            let timers = Timers::new(Clock::stopped());
+            let (seen, deadline) = probe(&timers);
+            deadline.watch(20_000, 100);
+            seen.unsent.set(unsent_at_second.map(|_| 1_000));
+            deadline.arm_watched(10_000);
+            run_to(&timers, 0, 15_000);
+            seen.unsent.set(unsent_at_second);
+            run_to(&timers, 15_000, 40_000);
+            seen.unsent.set(unsent_at_third);
+            run_to(&timers, 40_000, 60_000);
+            assert_eq!((seen.shut.get() == 0, deadline.fired()), (shut_by_ms == u64::MAX, shut_by_ms != u64::MAX));
+            assert_eq!(deadline.saw_movement(), moved);
+        }
     }
 
     #[test]

@@ -359,8 +359,8 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
     let x = &mut request.x;
     x.failure = Some(failure);
     let (_, response) = down.split();
-    let answerable = !matches!(failure.reason, Reason::ClientClosed | Reason::ClientStalled);
-    if response.head_sent() || !answerable {
+    let gone = matches!(failure.reason, Reason::ClientClosed | Reason::ClientStalled | Reason::ClientTooSlow);
+    if response.head_sent() || gone {
         response.abort();
         return;
     }
@@ -421,6 +421,8 @@ fn count_own(own: &Instruments, x: &Exchange) {
         Reason::HeaderTimeout => Some(Deadline::Header),
         Reason::BodyTimeout => Some(Deadline::Body),
         Reason::ClientStalled => Some(Deadline::Write),
+        Reason::BodyTooSlow => Some(Deadline::BodyRate),
+        Reason::ClientTooSlow => Some(Deadline::WriteRate),
         Reason::ConnectTimeout => Some(Deadline::Connect),
         Reason::UpstreamTimeout if x.upstream_status == 0 => Some(Deadline::FirstByte),
         Reason::UpstreamTimeout => Some(Deadline::BetweenBytes),

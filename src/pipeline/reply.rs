@@ -68,8 +68,11 @@ fn error_body(x: &Exchange, status: u16, reason: Reason) -> (&'static [u8], Byte
         None => Default::default(),
     };
     if asks("application/problem+json") {
+        // The members of the one shape, and those of RFC 9457.
+        let (origin, retry) = (reason.origin().word(), reason.repeat().word());
         let body = format!(
-            "{{\"type\":\"urn:ringway:reason:{word}\",\"title\":\"{text}\",\"status\":{status},{limit}\
+            "{{\"type\":\"urn:ringway:reason:{word}\",\"title\":\"{text}\",\"status\":{status},\
+             {limit}\"error\":\"{text}\",\"reason\":\"{word}\",\"origin\":\"{origin}\",\"retry\":\"{retry}\",\
              \"request_id\":\"{id}\",\"timestamp\":{now}}}\n"
         );
         return (b"application/problem+json", body.into());
@@ -126,7 +129,18 @@ mod tests {
         assert!(json["request_id"].is_string() && json["timestamp"].is_u64());
         let (x, body) = composed("application/problem+json", Reason::RateLimited);
         assert_eq!(x.response.fields.get(Name::ContentType), Some(&b"application/problem+json"[..]));
-        assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
+        let problem: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        for (key, value) in [
+            ("type", "urn:ringway:reason:rate_limited"),
+            ("title", "Rate limit exceeded"),
+            ("error", "Rate limit exceeded"),
+            ("reason", "rate_limited"),
+            ("origin", "gateway"),
+            ("retry", "safe"),
+        ] {
+            assert_eq!(problem[key], value, "{key}");
+        }
+        assert!(problem["status"] == 429 && problem["request_id"].is_string() && problem["timestamp"].is_u64());
         assert!(composed("text/plain", Reason::NoRoute).1.starts_with(b"Route not found"));
     }
 

@@ -191,6 +191,14 @@ impl SharedStream {
         let _ = self.with_socket(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
+    /// Bytes in the kernel's send queue that the peer has not acknowledged.
+    pub fn unsent_bytes(&self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `self`; the request writes one int, which lives in this frame.
+        let done = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+        (done == 0).then(|| u64::try_from(bytes).unwrap_or(0))
+    }
+
     /// Whether an idle connection is still open and silent. One with unasked bytes, or closed, is not.
     pub fn is_quiet(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];

@@ -210,11 +210,26 @@ fn start_thread() -> Option<SyncSender<Message>> {
 }
 
 fn write_lines(queue: &Receiver<Message>) {
+    let mut reported = 0;
     while let Ok(message) = queue.recv() {
         match message {
-            Message::Line(line) => write_now(&line),
+            Message::Line(line) => {
+                write_now(&line);
+                report_dropped(&mut reported, dropped(), &mut |lines| {
+                    warn("Process log lines dropped", &[("dropped", &lines)]);
+                });
+            }
             Message::Flush(done) => _ = done.try_send(()),
         }
+    }
+}
+
+/// Says once how many lines were dropped since it was said last. The line takes the way of all others: where the queue
+/// is still full it is dropped itself, and counted with the next ones.
+fn report_dropped(reported: &mut u64, dropped: u64, say: &mut dyn FnMut(u64)) {
+    if dropped > *reported {
+        say(dropped - *reported);
+        *reported = dropped;
     }
 }
 
@@ -301,6 +316,15 @@ mod tests {
         assert_eq!(passed, SITE_LINES_MAX as usize);
         assert_eq!(site.pass(Now::from_ms(5 + SITE_WINDOW_MS)), Some(100 - u64::from(SITE_LINES_MAX)));
         assert_eq!(site.pass(Now::from_ms(6 + SITE_WINDOW_MS)), Some(0));
+    }
+
+    #[test]
+    fn what_was_dropped_is_said_once() {
+        let (mut reported, mut said) = (0, Vec::new());
+        for dropped in [0, 0, 7, 7, 7, 9] {
+            report_dropped(&mut reported, dropped, &mut |lines| said.push(lines));
+        }
+        assert_eq!(said, [7, 2]);
     }
 
     #[test]

@@ -431,8 +431,8 @@ impl Shared {
         drop(self.env.pin());
         self.env.metrics.borrow().own.generation.set(work.snapshot.generation as i64);
         if let Some(log) = work.access_log {
-            let mut old = self.env.access_log.replace(log);
-            old.flush();
+            let old = self.env.access_log.replace(log);
+            self.env.access_log.borrow_mut().succeed(old);
         }
         self.sockets.borrow_mut().retain(|socket| {
             let listener = work.snapshot.listeners.iter().find(|l| l.address == socket.address);

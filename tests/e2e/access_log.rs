@@ -182,3 +182,115 @@ fn a_full_device_stops_nothing() {
         assert_eq!(client.get("/a/x").status, 200);
     }
 }
+
+/// F78: whatever byte a client sends, a line stays a line, and nothing in it steers a terminal.
+#[test]
+fn no_byte_of_a_request_breaks_a_line() {
+    for format in ["json", "common", "combined"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("access.log");
+        let (mut gateway, _origin) = logging(format, &path);
+        for byte in 0..=255_u8 {
+            let at = |text: &str| [text.as_bytes(), &[byte], b"z"].concat();
+            let (target, agent) = (at("GET /a/"), at("\r\nUser-Agent: a"));
+            let referer = at(" HTTP/1.1\r\nHost: a\r\nReferer: http://r/");
+            // One request with the byte in its target, one with it in its fields.
+            for parts in [[&target[..], b"?q= HTTP/1.1\r\nHost: a", b""], [b"GET /a/b", &referer, &agent]] {
+                let mut client = gateway.connect();
+                client.send([&parts.concat()[..], b"\r\nConnection: close\r\n\r\n"].concat());
+                client.response();
+            }
+        }
+        gateway.signal("TERM");
+        assert_eq!(gateway.exit_code(), 0);
+        let text = String::from_utf8(std::fs::read(&path).expect("a log")).expect("UTF-8");
+        assert_eq!(text.lines().count(), 512, "{format}");
+        assert!(!text.lines().any(|line| line.chars().any(char::is_control)), "{format}: {text:?}");
+        if format == "json" {
+            text.lines().for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
+        }
+    }
+}
+
+/// A FIFO with a reader that does not read.
+fn unread_pipe(dir: &Path) -> (std::path::PathBuf, std::fs::File) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = dir.join("access.fifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+    assert!(made.success());
+    let reader = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    (path, reader.expect("a reader"))
+}
+
+/// F15: 4,000 requests are served while nobody reads the log; what was dropped is counted, and said when it recovers.
+#[test]
+fn a_pipe_that_nobody_reads_stops_nothing() {
+    use std::io::Read;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, mut reader) = unread_pipe(dir.path());
+    let (gateway, _origin) = logging("json", &path);
+    let mut client = gateway.connect();
+    let long = "x".repeat(1_000);
+    for number in 0..4_000 {
+        assert_eq!(client.get(&format!("/a/{number}/{long}")).status, 200);
+    }
+    let dropped = gateway.metric("ringway_worker_log_lines_dropped_total", &[]);
+    assert!(dropped > 0.0 && dropped < 4_000.0, "{dropped} lines dropped");
+    gateway.wait_idle();
+    // The reader comes back. One more request makes the line that tells what is missing.
+    let mut text = Vec::new();
+    let mut asked = false;
+    let lines = eventually("every line that was kept", || {
+        // At the end of what is there the pipe would block.
+        let _ = reader.read_to_end(&mut text);
+        let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let told: f64 =
+            lines.iter().filter_map(|line| serde_json::from_slice::<Value>(line).ok()?["dropped"].as_f64()).sum();
+        if !asked && text.len() > 512 * 1024 {
+            asked = true;
+            assert_eq!(client.get("/a/last").status, 200);
+        }
+        let is_last = lines.last().is_some_and(|line| memchr::memmem::find(line, b"/a/last").is_some());
+        (told == dropped && is_last).then_some(lines.len())
+    });
+    let notices = text
+        .split(|b| *b == b'\n')
+        .filter(|line| line.starts_with(b"{") && memchr::memmem::find(line, b"lines dropped").is_some());
+    assert_eq!(lines as f64, 4_001.0 - dropped + notices.count() as f64);
+    assert_eq!(gateway.metric("ringway_access_log_write_errors_total", &[]), 0.0, "a full pipe is no error");
+}
+
+/// F16: what cannot be written is tried again, counted, and said once; the old file stays where no new one can be made.
+#[test]
+fn a_disk_that_refuses_is_counted_and_said_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("access.log");
+    std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
+    let (gateway, _origin) = logging("json", &path);
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/a/1").status, 200);
+    eventually("errors are counted", || {
+        (gateway.metric("ringway_access_log_write_errors_total", &[]) >= 3.0).then_some(())
+    });
+    assert_eq!(gateway.logs("Access log cannot be written, trying again").len(), 1);
+    // Space again: what was held back is written, and the log says so once.
+    std::fs::remove_file(&path).expect("removed");
+    gateway.signal("USR1");
+    assert!(lines(&path, 1)[0].contains("/a/1"));
+    gateway.wait_log("Access log can be written again", 1);
+    // The file is deleted, and its name taken by a directory: the old one stays in use until a name is free again.
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::create_dir(&path).expect("a directory");
+    let before = gateway.metric("ringway_access_log_write_errors_total", &[]);
+    gateway.signal("USR1");
+    gateway.wait_log("Access log cannot be opened anew, the old file stays", 1);
+    assert_eq!(gateway.metric("ringway_access_log_write_errors_total", &[]), before + 1.0);
+    assert_eq!(client.get("/a/2").status, 200);
+    std::fs::remove_dir(&path).expect("removed");
+    gateway.signal("USR1");
+    eventually("a new file is there", || path.exists().then_some(()));
+    assert_eq!(client.get("/a/3").status, 200);
+    eventually("the next line is in it", || {
+        std::fs::read_to_string(&path).ok().filter(|text| text.contains("/a/3") && text.ends_with('\n'))
+    });
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test runs in real time")]
 
+mod slow;
 mod support;
 
 mod access_log;

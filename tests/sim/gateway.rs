@@ -123,7 +123,7 @@ impl Gateway {
         let plan = &self.world.clients[conn];
         self.handle.sleep(plan.start_ms).await;
         if self.world.draining.get() {
-            return;
+            return self.world.over.set(self.world.over.get() + 1);
         }
         let [to_client, to_gateway] = plan.faults.clone();
         let (theirs, ours) = pair_with(plan.capacity, to_client, to_gateway);
@@ -131,12 +131,13 @@ impl Gateway {
         let peer = bed::origin(&format!("192.0.2.{}:40000", conn + 1));
         serve_http1(&self.env, ours, peer, || self.listener.borrow().clone()).await;
         self.world.over_ms.set(self.handle.now_ms());
+        self.world.over.set(self.world.over.get() + 1);
         self.world.note(self.handle.now_ms(), format_args!("connection {conn} is over"));
     }
 
     /// Reloads now and then, and in some seeds drains in the middle of the work.
     pub async fn control(self: Rc<Self>, mut rng: Rng) {
-        if self.world.script.is_some() {
+        if !self.world.disturbed.get() {
             return;
         }
         for _ in 0..rng.below(4) {
@@ -185,7 +186,7 @@ impl Gateway {
             let plan = self.env.pin();
             plan.expire(self.env.timers.known_now());
             let idle: u64 = plan.services.iter().flat_map(|service| service.report()).map(|e| e.idle).sum();
-            if idle == 0 && self.handle.now_ms() > 60_000 {
+            if idle == 0 && self.world.over.get() == self.world.clients.len() {
                 return;
             }
         }

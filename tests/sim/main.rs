@@ -6,12 +6,15 @@
 #[path = "../support/bed.rs"]
 mod bed;
 mod client;
+mod everywhere;
 mod exec;
+mod forwarded;
 mod gateway;
 mod origin;
 mod plan;
 mod rng;
 mod scenarios;
+mod slow;
 mod wire;
 mod world;
 

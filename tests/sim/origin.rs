@@ -76,7 +76,7 @@ impl Origin {
         let number = self.world.attempts_of(conn, at).len();
         let mut rng = Rng::of(&[self.world.seed, conn as u64, at as u64, number as u64]);
         let drawn = Answer::draw(&mut rng, &self.world.scale);
-        let answer = self.world.script.map_or(drawn, |script| script(number));
+        let answer = self.world.script.as_ref().map_or(drawn, |script| script(number));
         self.note(format_args!("is asked {} {conn}/{at} ({number}): {answer:?}", head.start[0]));
         let has_body = head.start[0] != "HEAD" && !matches!(answer.status, 204 | 304);
         let body = if has_body { wire::body(&answer_tag(conn, at, number), answer.bytes) } else { Vec::new() };

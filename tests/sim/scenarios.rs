@@ -10,9 +10,10 @@ use crate::world::{Script, World};
 const SCALE: Scale = Scale { bytes_max: 300, torn_bytes: 4_096 };
 
 /// Runs clients against one script under many schedules and configurations.
-fn play(clients: &[Client], script: Script, check: impl Fn(&World)) {
+fn play(clients: &[Client], script: impl Fn(usize) -> Answer + 'static, check: impl Fn(&World)) {
+    let script: Script = Rc::new(script);
     for seed in 0..60 {
-        let world: Rc<World> = World::new(seed, SCALE, clients.to_vec(), Some(script), false);
+        let world: Rc<World> = World::new(seed, SCALE, clients.to_vec(), Some(script.clone()), false);
         run(&world);
         check(&world);
     }

@@ -12,7 +12,7 @@ const TRACE_MAX: usize = 4_000;
 const LATE_MS: u64 = 2_500;
 
 /// The answer to an attempt, by its number.
-pub type Script = fn(usize) -> Answer;
+pub type Script = Rc<dyn Fn(usize) -> Answer>;
 
 pub struct World {
     pub seed: u64,
@@ -27,8 +27,12 @@ pub struct World {
     pub connects: Cell<u64>,
     /// When the gateway was done with its last client, in milliseconds.
     pub over_ms: Cell<u64>,
+    /// Clients that it is done with.
+    pub over: Cell<usize>,
     /// What origins answer, where that is not drawn: a scenario of its own.
     pub script: Option<Script>,
+    /// Whether there are reloads and drains; a script has none unless it asks for them.
+    pub disturbed: Cell<bool>,
     trace: Option<RefCell<Vec<String>>>,
     digest: Cell<u64>,
 }
@@ -54,6 +58,8 @@ impl World {
             responses: Cell::default(),
             connects: Cell::default(),
             over_ms: Cell::default(),
+            over: Cell::default(),
+            disturbed: Cell::new(script.is_none()),
             script,
             trace: traced.then(RefCell::default),
             digest: Cell::default(),

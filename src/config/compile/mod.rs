@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::load::Loaded;
 use super::model;
 use crate::http::ipset::IpSet;
+use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
 use crate::limits::FIELDS_CEILING;
 use crate::policy::CompileEnv;
@@ -97,6 +98,7 @@ fn build_table(
 
 fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener {
     let limits = &written.limits;
+    let grace_ms = limits.rate_grace.as_millis() as u64;
     let rules = ServerRules {
         head: HeadLimits {
             header_bytes_max: limits.header_bytes_max.get() as usize,
@@ -108,6 +110,8 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
         idle_timeout_ms: limits.idle_timeout.as_millis() as u64,
         body_timeout_ms: limits.body_timeout.as_millis() as u64,
         write_timeout_ms: limits.write_timeout.as_millis() as u64,
+        body_rate: MinRate { bytes_per_s: limits.body_rate_min.get(), grace_ms },
+        write_rate: MinRate { bytes_per_s: limits.write_rate_min.get(), grace_ms },
         body_bytes_max: limits.body_bytes_max.get(),
         requests_max: limits.requests_max.get(),
         age_ms_max: limits.age_max.as_millis() as u64,

@@ -56,6 +56,12 @@ config_struct! {
         body_timeout: Duration = "30s",
         /// Between two parts of a response that the client takes.
         write_timeout: Duration = "30s",
+        /// A request body must bring so much in a second, else it is ended with 408; 0B for no such rule (F39).
+        body_rate_min: ByteSize = "256B",
+        /// A client must take so much of its response in a second, else it is cut off; 0B for no such rule (F39).
+        write_rate_min: ByteSize = "256B",
+        /// Waiting for a client that the two rates do not count; faster parts make up for slower ones up to this.
+        rate_grace: Duration = "10s",
         /// For a request head; more is answered 431.
         header_bytes_max: ByteSize = "32KiB",
         /// For one header field; more is answered 431.

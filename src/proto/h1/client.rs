@@ -109,7 +109,7 @@ impl<W: WriteHalf> Sender<W> {
     pub fn raw(&self, timeout_ms: u64) -> Option<End<'_>> {
         let stream = self.write.socket()?;
         let (deadline, on_expiry) = (&*self.deadline, OnExpiry::ShutBoth);
-        Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER })
+        Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER, pace: None })
     }
 
     /// A handle that ends whatever waits on the connection.
@@ -280,12 +280,17 @@ impl<R: ReadHalf> Receiver<R> {
         }
     }
 
+    /// A handle to put the deadline of a wait off that is under way.
+    pub fn waiting(&self) -> Deadline {
+        self.deadline.clone()
+    }
+
     /// Where the body's bytes can be taken as they stand, and how many are left; none of them has been read.
     pub fn raw(&self, timeout_ms: u64, due: Now) -> Option<(End<'_>, u64)> {
         let left = self.body.raw_left()?;
         let stream = self.read.socket()?;
         let (deadline, on_expiry) = (&self.deadline, OnExpiry::ShutBoth);
-        Some((End { stream, deadline, on_expiry, timeout_ms, due }, left))
+        Some((End { stream, deadline, on_expiry, timeout_ms, due, pace: None }, left))
     }
 
     /// So many of those bytes were taken.

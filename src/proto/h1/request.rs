@@ -339,8 +339,8 @@ fn host_length(authority: &[u8]) -> Option<usize> {
 
 /// Whether the digits behind the colon are a port; there may be none (RFC 3986 section 3.2.3).
 fn is_port(digits: &[u8]) -> bool {
-    let number = digits.iter().fold(0, |number: u32, digit| number * 10 + u32::from(digit.wrapping_sub(b'0')));
-    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number <= u32::from(u16::MAX)
+    let value = || digits.iter().fold(0, |number: u32, digit| number * 10 + u32::from(digit - b'0'));
+    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && value() <= u32::from(u16::MAX)
 }
 
 #[cfg(test)]

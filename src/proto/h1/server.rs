@@ -22,9 +22,11 @@ use crate::http::exchange::Exchange;
 use crate::http::ipset::IpSet;
 use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
+use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
-use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::io::{Io, ReadHalf, WriteHalf};
+use crate::net::pace::Pace;
 use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers, Waits};
 use crate::sys::buf::Buf;
@@ -43,6 +45,10 @@ pub struct ServerRules {
     pub body_timeout_ms: u64,
     /// Pause of a client that does not read, in milliseconds.
     pub write_timeout_ms: u64,
+    /// How slowly a request body may come (F39).
+    pub body_rate: MinRate,
+    /// How slowly a response may be taken (F39).
+    pub write_rate: MinRate,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
     /// Requests on one connection.
@@ -65,6 +71,8 @@ impl Default for ServerRules {
             idle_timeout_ms: limits::IDLE_TIMEOUT_MS,
             body_timeout_ms: limits::BODY_TIMEOUT_MS,
             write_timeout_ms: limits::WRITE_TIMEOUT_MS,
+            body_rate: MinRate::default(),
+            write_rate: MinRate::default(),
             body_bytes_max: limits::BODY_BYTES_MAX,
             requests_max: limits::REQUESTS_PER_CONNECTION_MAX,
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
@@ -76,6 +84,19 @@ impl Default for ServerRules {
 }
 
 impl ServerRules {
+    /// How long a sending may wait before its progress is looked at, in milliseconds.
+    fn first_look_ms(&self) -> u64 {
+        self.write_timeout_ms.min(self.write_rate.grace_ms.max(1))
+    }
+
+    /// From then on, what the client must take until the next look decides: within `write_timeout` in all something,
+    /// and as much as the rate asks for.
+    fn watch(&self, sending: &Deadline) {
+        let again_ms = self.write_timeout_ms - self.first_look_ms();
+        let bytes_min = self.write_rate.bytes_per_s.saturating_mul(again_ms) / 1_000;
+        sending.watch(again_ms, bytes_min.max(1));
+    }
+
     /// Gives the head whose lines were entered into `x.request` its meaning under these rules. `head` holds its bytes.
     ///
     /// # Errors
@@ -140,11 +161,13 @@ impl<I: Io> Connection<I> {
     /// Takes over an accepted connection.
     pub fn new(io: I, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Self {
         let (read, write, interrupt) = io.split();
+        let write_deadline = timers.deadline(interrupt.clone());
+        rules.watch(&write_deadline);
         Self {
             read,
             write,
-            read_deadline: timers.deadline(interrupt.clone()),
-            write_deadline: timers.deadline(interrupt),
+            read_deadline: timers.deadline(interrupt),
+            write_deadline,
             timers: timers.clone(),
             rules,
             carry: Buf::empty(),
@@ -159,6 +182,7 @@ impl<I: Io> Connection<I> {
     pub fn set_rules(&mut self, rules: &Arc<ServerRules>) {
         if !Arc::ptr_eq(&self.rules, rules) {
             self.rules = rules.clone();
+            rules.watch(&self.write_deadline);
         }
     }
 
@@ -308,6 +332,7 @@ impl<I: Io> Connection<I> {
                 read: &mut self.read,
                 deadline: &self.read_deadline,
                 timeout_ms: self.rules.body_timeout_ms,
+                pace: pace(&self.rules.body_rate),
                 // The route's bound is held where the body is used; this one is for draining.
                 bytes_left: u64::MAX,
                 draining: false,
@@ -315,7 +340,8 @@ impl<I: Io> Connection<I> {
             response: Response {
                 write: &mut self.write,
                 deadline: &self.write_deadline,
-                timeout_ms: self.rules.write_timeout_ms,
+                first_look_ms: self.rules.first_look_ms(),
+                pace: pace(&self.rules.write_rate),
                 version: x.request.version,
                 coding: Coding::Plain,
                 head_sent: false,
@@ -373,6 +399,11 @@ impl<I: Io> Connection<I> {
             }
         }
     }
+}
+
+#[inline]
+fn pace(rate: &MinRate) -> Pace {
+    Pace::new(rate.bytes_per_s, rate.grace_ms)
 }
 
 /// Parts a buffer at the end of its head. The smaller part is copied.
@@ -435,6 +466,7 @@ pub struct Body<'c, R> {
     read: &'c mut R,
     deadline: &'c Deadline,
     timeout_ms: u64,
+    pace: Pace,
     bytes_left: u64,
     draining: bool,
 }
@@ -451,6 +483,7 @@ impl<R: ReadHalf> Body<'_, R> {
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
             BodyError::Broken(what) => broken_body(what),
+            _ if self.deadline.saw_movement() => Reason::BodyTooSlow.into(),
             _ if self.deadline.fired() => Reason::BodyTimeout.into(),
             BodyError::Truncated => Failure::with(Reason::ClientClosed, "request body ended early"),
             BodyError::Io(_) => Failure::with(Reason::ClientClosed, "reading the request body failed"),
@@ -477,8 +510,13 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         if !self.draining {
             self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutRead);
         }
+        let asked = self.deadline.known_now();
         match self.reader.next(self.read).await {
             Ok(chunk) => {
+                let waited_ns = self.deadline.known_now().since_ns(asked);
+                if !self.pace.keeps_up(waited_ns, chunk.data.len()) && !chunk.end && !self.draining {
+                    return Err(Reason::BodyTooSlow.into());
+                }
                 // A drain has one deadline for all of it: a client that trickles does not renew it.
                 if !self.draining || chunk.end {
                     self.deadline.disarm();
@@ -492,8 +530,8 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
     fn raw(&self) -> Option<(End<'_>, u64)> {
         let left = self.reader.raw_left().filter(|_| !self.draining)?;
         let (stream, deadline) = (self.read.socket()?, self.deadline);
-        let on_expiry = OnExpiry::ShutRead;
-        Some((End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER }, left))
+        let (on_expiry, timeout_ms, due, pace) = (OnExpiry::ShutRead, self.timeout_ms, Now::NEVER, Some(self.pace));
+        Some((End { stream, deadline, on_expiry, timeout_ms, due, pace }, left))
     }
 
     fn raw_taken(&mut self, bytes: u64) {
@@ -515,6 +553,11 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
             self.deadline.arm_in(LINGER_MS, OnExpiry::ShutRead);
         }
     }
+
+    fn drain_limit(&self) -> Box<dyn Fn()> {
+        let deadline = self.deadline.clone();
+        Box::new(move || deadline.arm_in(LINGER_MS, OnExpiry::ShutRead))
+    }
 }
 
 /// How the response body is delimited.
@@ -530,7 +573,8 @@ enum Coding {
 pub struct Response<'c, W> {
     write: &'c mut W,
     deadline: &'c Deadline,
-    timeout_ms: u64,
+    first_look_ms: u64,
+    pace: Pace,
     version: Version,
     coding: Coding,
     head_sent: bool,
@@ -543,14 +587,35 @@ pub struct Response<'c, W> {
 const LOOK_BYTES: usize = 16 * 1024;
 
 impl<W: WriteHalf> Response<'_, W> {
-    async fn send(&mut self, buf: Buf) -> Result<Buf, Failure> {
-        self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutBoth);
-        let sent = send_all(self.write, buf).await;
-        self.deadline.disarm();
-        match sent {
-            Ok(buf) => Ok(buf),
-            Err(_) => Err(self.raw_failed()),
+    /// Sends all of it. A client that takes a part gets its time anew, as long as it is fast enough.
+    async fn send(&mut self, mut buf: Buf) -> Result<Buf, Failure> {
+        while !buf.is_empty() {
+            self.deadline.arm_watched(self.first_look_ms);
+            let asked = self.deadline.known_now();
+            let (sent, back) = self.write.send(buf).await;
+            buf = back;
+            match sent {
+                Ok(count) if count > 0 => {
+                    buf.consume(count);
+                    let waited_ns = self.deadline.known_now().since_ns(asked);
+                    if !self.pace.keeps_up(waited_ns, count) && !buf.is_empty() {
+                        return Err(self.give_up(Reason::ClientTooSlow));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                _ => return Err(self.raw_failed()),
+            }
         }
+        self.deadline.disarm();
+        buf.clear();
+        Ok(buf)
+    }
+
+    #[cold]
+    fn give_up(&mut self, reason: Reason) -> Failure {
+        self.deadline.disarm();
+        self.keep = Keep::Abort;
+        reason.into()
     }
 
     fn has_room(&mut self) -> bool {
@@ -561,15 +626,11 @@ impl<W: WriteHalf> Response<'_, W> {
     /// Waits until the client has read some of what the kernel holds for it, before the next piece is fetched: a client
     /// that does not read holds no buffer meanwhile (F11, F12).
     async fn wait_for_room(&mut self) -> Result<(), Failure> {
-        self.deadline.arm_in(self.timeout_ms, OnExpiry::ShutBoth);
+        self.deadline.arm_watched(self.first_look_ms);
         // What is wrong with the connection is found by the next send.
         let _ = self.write.writable().await;
         self.deadline.disarm();
-        if self.deadline.fired() {
-            self.keep = Keep::Abort;
-            return Err(Reason::ClientStalled.into());
-        }
-        Ok(())
+        if self.deadline.fired() { Err(self.raw_failed()) } else { Ok(()) }
     }
 
     /// Decides how the body is delimited and writes the fields that say so (RFC 9112 section 6.1).
@@ -680,13 +741,16 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
 
     fn raw(&self) -> Option<End<'_>> {
         let stream = self.write.socket().filter(|_| self.coding == Coding::Plain)?;
-        let (deadline, on_expiry) = (self.deadline, OnExpiry::ShutBoth);
-        Some(End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER })
+        let (deadline, on_expiry, timeout_ms) = (self.deadline, OnExpiry::ShutSlow, self.first_look_ms);
+        Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER, pace: Some(self.pace) })
     }
 
     fn raw_failed(&mut self) -> Failure {
-        self.keep = Keep::Abort;
-        if self.deadline.fired() { Reason::ClientStalled } else { Reason::ClientClosed }.into()
+        self.give_up(match (self.deadline.fired(), self.deadline.saw_movement()) {
+            (false, _) => Reason::ClientClosed,
+            (true, false) => Reason::ClientStalled,
+            (true, true) => Reason::ClientTooSlow,
+        })
     }
 
     async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {

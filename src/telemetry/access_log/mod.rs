@@ -15,7 +15,7 @@ mod writer;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use self::format::Line;
-pub use self::writer::{AccessLogWriter, Target};
+pub use self::writer::{AccessLogWriter, Target, write_errors};
 use super::stamp::Stamp;
 use crate::http::exchange::Exchange;
 use crate::time::Now;
@@ -166,6 +166,15 @@ impl AccessLog {
             }
             Err(_) => {}
         }
+    }
+
+    /// Takes the place of another log at a reload: hands its lines over and goes on with its counts. Lines that its
+    /// writer does not take are dropped.
+    pub fn succeed(&mut self, mut old: AccessLog) {
+        old.flush();
+        let left = memchr::memchr_iter(b'\n', &old.buffer).count() as u64;
+        self.dropped += old.dropped + left;
+        self.unreported += old.unreported + left;
     }
 
     /// Lines dropped since the start.

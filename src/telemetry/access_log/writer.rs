@@ -22,6 +22,14 @@ pub const RETRY_MS_MAX: u64 = 1_000;
 /// Permissions of a file that is made.
 const FILE_MODE: u32 = 0o640;
 
+/// Writes that failed since the start of the process, of all writers: a reload may make another one.
+static WRITE_ERRORS: AtomicU64 = AtomicU64::new(0);
+
+/// Writes and openings of access logs that failed since the start of the process; failed writes are repeated.
+pub fn write_errors() -> u64 {
+    WRITE_ERRORS.load(Ordering::Relaxed)
+}
+
 /// Where the access log goes.
 #[derive(Debug)]
 pub enum Target {
@@ -51,6 +59,13 @@ struct Flags {
     stop: AtomicBool,
     write_errors: AtomicU64,
     lost_batches: AtomicU64,
+}
+
+impl Flags {
+    fn count_error(&self) {
+        self.write_errors.fetch_add(1, Ordering::Relaxed);
+        WRITE_ERRORS.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl AccessLogWriter {
@@ -170,7 +185,7 @@ impl Writer {
         if error.as_ref().is_some_and(|error| error.kind() == ErrorKind::WouldBlock) {
             return;
         }
-        self.flags.write_errors.fetch_add(1, Ordering::Relaxed);
+        self.flags.count_error();
         if !std::mem::replace(&mut self.failing, true) {
             let cause = error.map_or_else(|| "nothing was written".to_owned(), |error| error.to_string());
             log::warn("Access log cannot be written, trying again", &[("cause", &cause)]);
@@ -210,7 +225,7 @@ impl Writer {
         match self.sink.reopen() {
             Ok(()) => true,
             Err(error) => {
-                self.flags.write_errors.fetch_add(1, Ordering::Relaxed);
+                self.flags.count_error();
                 log::warn("Access log cannot be opened anew, the old file stays", &[("cause", &error)]);
                 false
             }

@@ -107,6 +107,10 @@ words! {
         Body = "body",
         /// A client did not read.
         Write = "write",
+        /// A request body came too slowly.
+        BodyRate = "body_rate",
+        /// A client took its response too slowly.
+        WriteRate = "write_rate",
         /// Connecting to an endpoint took too long.
         Connect = "connect",
         /// The first byte of a response took too long.
