@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::snapshot::Snapshot;
 use crate::sys::ring::Driver;
 use crate::telemetry::access_log::AccessLog;
-use crate::worker::mailbox::{self, Command, ListeningSocket, Postbox, Preparation, Report};
+use crate::worker::mailbox::{self, Command, Drain, ListeningSocket, Postbox, Preparation, Report};
 use crate::worker::run::{self, Start, Started};
 
 /// How long the control thread waits for every worker's answer before it gives a reload up, in milliseconds.
@@ -164,9 +164,9 @@ impl Fleet {
         reports
     }
 
-    /// Accept no more and finish what runs.
-    pub fn drain(&self) {
-        self.tell_all(|| Command::Drain);
+    /// One more step towards the end.
+    pub fn drain(&self, step: Drain) {
+        self.tell_all(|| Command::Drain(step));
     }
 
     /// End now.

@@ -1,11 +1,17 @@
 //! The control thread: admin API, signals, service manager, file watch. It never touches the request path; workers are
 //! asked by message.
 
+pub mod activation;
 pub mod admin;
+pub mod door;
 pub mod fleet;
 pub mod gateway;
-pub mod source;
+pub mod listening;
 pub mod notify;
+pub mod outcome;
+mod running;
 pub mod serve;
 pub mod signals;
+pub mod source;
+pub mod upgrade;
 pub mod watch;

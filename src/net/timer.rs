@@ -48,6 +48,7 @@ pub struct Timers {
     tick: Cell<u64>,
     clock: Clock,
     known: Cell<Now>,
+    ending: Cell<bool>,
 }
 
 impl Timers {
@@ -55,7 +56,7 @@ impl Timers {
     pub fn new(clock: Clock) -> Rc<Self> {
         let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
         let now = clock.read();
-        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now) })
+        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now), ending: Cell::new(false) })
     }
 
     /// Reads the clock.
@@ -100,12 +101,18 @@ impl Timers {
         fired
     }
 
-    /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many.
+    /// Says that connections are to end: from now on each response announces its close.
+    pub fn end_soon(&self) {
+        self.ending.set(true);
+    }
+
+    /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many. One
+    /// whose request has arrived already can still be answered: only reading is shut.
     pub fn close_idle(&self) -> usize {
         let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
         let mut closed = 0;
         for entry in entries.iter().filter(|entry| entry.idle.get() && !entry.fired.get()) {
-            entry.on_expiry.set(OnExpiry::ShutBoth);
+            entry.on_expiry.set(OnExpiry::ShutRead);
             entry.fire();
             closed += 1;
         }
@@ -199,6 +206,12 @@ impl Deadline {
     #[inline]
     pub fn fired(&self) -> bool {
         self.entry.fired.get()
+    }
+
+    /// Whether connections are to end soon.
+    #[inline]
+    pub fn is_ending(&self) -> bool {
+        self.timers.ending.get()
     }
 
     /// Says whether the connection waits for its next request; a drain closes those that do.

@@ -7,5 +7,6 @@ pub mod buf;
 pub mod clock;
 pub mod limit;
 pub mod memory;
+pub mod process;
 pub mod ring;
 pub mod stream;

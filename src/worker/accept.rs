@@ -2,9 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{self, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
+
+use monoio::io::Canceller;
+use monoio::net::{TcpListener, TcpStream};
 
 use super::conn;
 use super::run::Shared;
@@ -17,6 +20,8 @@ use crate::telemetry::metrics::instruments::Refusal;
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
 const BACK_OFF_MS: u64 = 10;
 const BACK_OFF_MS_MAX: u64 = 500;
+/// Connections taken from a queue that is being closed: more than a queue holds.
+const QUEUE_TAKEN_MAX: usize = 2 * crate::net::listener::BACKLOG as usize;
 
 /// A listening socket of this worker.
 pub struct Socket {
@@ -25,8 +30,17 @@ pub struct Socket {
     /// The port that it got, as text.
     pub port_text: ShortText,
     listener: RefCell<Rc<Listener>>,
-    control: TcpListener,
-    closed: Cell<bool>,
+    accepting: RefCell<Option<Canceller>>,
+    closed: Cell<Option<Closing>>,
+}
+
+/// How a listening socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Connections that wait in its queue are taken first: to close it resets them.
+    TakeQueue,
+    /// Another process has the same socket and takes them.
+    LeaveQueue,
 }
 
 impl Socket {
@@ -34,20 +48,20 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket cannot be handed to the worker's runtime.
-    pub fn open(shared: &Rc<Shared>, listener: &Listener, socket: TcpListener, on_ring: bool) -> io::Result<Rc<Self>> {
-        let control = socket.try_clone()?;
+    pub fn open(shared: &Rc<Shared>, listener: &Listener, socket: net::TcpListener, on_ring: bool) -> io::Result<Rc<Self>> {
         let port_text = ShortText::of(&socket.local_addr()?.port());
         // On a ring a non-blocking socket would turn each accept into an error instead of a wait.
         socket.set_nonblocking(!on_ring)?;
-        let stream = monoio::net::TcpListener::from_std(socket)?;
+        let queue = socket.try_clone()?;
+        let stream = TcpListener::from_std(socket)?;
         let this = Rc::new(Self {
             address: listener.address,
             port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
-            control,
-            closed: Cell::new(false),
+            accepting: RefCell::new(Some(Canceller::new())),
+            closed: Cell::new(None),
         });
-        monoio::spawn(accept_all(shared.clone(), this.clone(), stream));
+        monoio::spawn(accept_all(shared.clone(), this.clone(), stream, queue));
         Ok(this)
     }
 
@@ -61,34 +75,66 @@ impl Socket {
         self.listener.replace(Rc::new(listener.clone()));
     }
 
-    /// Accepts no more.
-    pub fn close(&self) {
-        self.closed.set(true);
-        // The accept under way ends with an error; an error here means that it has ended already.
-        let _ = socket2::SockRef::from(&self.control).shutdown(std::net::Shutdown::Both);
+    /// Accepts no more. The socket is closed when nobody else has it; it is never shut down, as that would end it for
+    /// other processes too.
+    pub fn close(&self, how: Closing) {
+        if self.closed.get().is_none() {
+            self.closed.set(Some(how));
+        }
+        // An accept that completes at this moment is served.
+        drop(self.accepting.take().map(Canceller::cancel));
+    }
+
+    async fn accept(&self, stream: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        let handle = self.accepting.borrow().as_ref().map(Canceller::handle);
+        match handle {
+            Some(handle) => stream.cancelable_accept(handle).await,
+            None => Err(io::ErrorKind::Interrupted.into()),
+        }
     }
 }
 
-async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net::TcpListener) {
+async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener, queue: net::TcpListener) {
     let mut pause_ms = BACK_OFF_MS;
-    while !socket.closed.get() {
-        match stream.accept().await {
+    while socket.closed.get().is_none() {
+        match socket.accept(&stream).await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 admit(&shared, &socket, connection, peer);
             }
-            Err(_) if socket.closed.get() => break,
+            Err(_) if socket.closed.get().is_some() => break,
             Err(error) if is_passing(&error) => {}
             Err(error) => {
+                if error.kind() == io::ErrorKind::WouldBlock && shared.on_ring() {
+                    // Another process that has the same socket made it non-blocking: waiting needs it back.
+                    let _ = queue.set_nonblocking(false);
+                }
                 shared.refused(refusal(&error));
                 monoio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(BACK_OFF_MS_MAX);
             }
         }
     }
+    if socket.closed.get() == Some(Closing::TakeQueue) {
+        take_queue(&shared, &socket, &queue);
+    }
 }
 
-fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: monoio::net::TcpStream, peer: SocketAddr) {
+/// Takes what waits in a socket's queue, without waiting for more.
+fn take_queue(shared: &Rc<Shared>, socket: &Rc<Socket>, queue: &net::TcpListener) {
+    if queue.set_nonblocking(true).is_err() {
+        return;
+    }
+    for _ in 0..QUEUE_TAKEN_MAX {
+        let Ok((connection, peer)) = queue.accept() else { return };
+        let adopted = connection.set_nonblocking(!shared.on_ring()).and_then(|()| TcpStream::from_std(connection));
+        if let Ok(connection) = adopted {
+            admit(shared, socket, connection, peer);
+        }
+    }
+}
+
+fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr) {
     if shared.connections.get() >= CONNECTIONS_PER_WORKER_MAX {
         shared.refused(Refusal::Connections);
         return;

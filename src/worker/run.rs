@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use arc_swap::ArcSwap;
 use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
-use super::accept::Socket;
-use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
+use super::accept::{Closing, Socket};
+use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use crate::limits::{BUF_SPARE, TICK_MS};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
@@ -73,6 +74,11 @@ pub struct Shared {
     prepared: RefCell<Option<Preparation>>,
     seed: u64,
     on_ring: bool,
+    /// Ends the reading of commands.
+    bell: RefCell<Option<UnixStream>>,
+    /// Whether accepting has ended.
+    ending: Cell<bool>,
+    closes_idle: Cell<bool>,
     /// For so many seconds more memory is given back to the kernel.
     freed: Cell<u8>,
 }
@@ -120,6 +126,9 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
         prepared: RefCell::default(),
         seed,
         on_ring,
+        bell: RefCell::default(),
+        ending: Cell::new(false),
+        closes_idle: Cell::new(false),
         freed: Cell::new(0),
     });
     if let Err(error) = shared.open_sockets(&snapshot, sockets) {
@@ -137,32 +146,43 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
 async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
     let Mailbox { queue, bell } = mailbox;
     let ready = bell.set_nonblocking(!shared.on_ring);
-    let Ok(mut bell) = ready.and_then(|()| monoio::net::UnixStream::from_std(bell)) else { return };
+    let opened = ready.and_then(|()| {
+        shared.bell.replace(Some(bell.try_clone()?));
+        monoio::net::UnixStream::from_std(bell)
+    });
+    let Ok(mut bell) = opened else { return };
     let mut bytes = vec![0; 64];
     loop {
         let (count, back) = bell.read(bytes).await;
         bytes = back;
         for command in queue.try_iter() {
             match command {
-                Command::Drain => return drain(shared).await,
+                Command::Drain(step) => shared.drain(step),
                 Command::Stop => return,
                 other => shared.obey(other),
             }
         }
-        // The control thread is gone: so is the process, or it is about to be.
+        // The drain has ended; or the control thread is gone, and so is the process, or it is about to be.
         if !matches!(count, Ok(count) if count > 0) {
             return;
         }
     }
 }
 
-/// Accepts no more and waits for the requests under way. The control thread ends the process when they take too long.
-async fn drain(shared: &Rc<Shared>) {
-    shared.env.draining.set(true);
-    shared.sockets.borrow().iter().for_each(|socket| socket.close());
+/// Waits until no connection is left and then ends the thread. The control thread ends the process when that takes too
+/// long.
+async fn end_when_idle(shared: Rc<Shared>) {
+    // Whoever was accepted before the sockets were closed is served first.
+    monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
     while shared.connections.get() > 0 {
-        shared.env.timers.close_idle();
+        if shared.closes_idle.get() {
+            shared.env.timers.close_idle();
+        }
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+    }
+    if let Some(bell) = shared.bell.take() {
+        // The reading of commands ends, and with it the thread.
+        let _ = bell.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -202,6 +222,11 @@ impl Shared {
         Open(self.clone())
     }
 
+    /// Whether the worker runs on a ring.
+    pub fn on_ring(&self) -> bool {
+        self.on_ring
+    }
+
     /// Counts a connection that was not served.
     pub fn refused(&self, why: Refusal) {
         self.env.metrics.borrow().own.refused(why);
@@ -231,7 +256,24 @@ impl Shared {
                 drop(self.prepared.take());
             }
             Command::Report(answer) => drop(answer.send(self.report())),
-            Command::Drain | Command::Stop => {}
+            Command::Drain(step) => self.drain(step),
+            Command::Stop => {}
+        }
+    }
+
+    fn drain(self: &Rc<Self>, step: Drain) {
+        self.env.draining.set(true);
+        self.env.timers.end_soon();
+        let (closing, idle) = match step {
+            Drain::Announce => return,
+            Drain::Close => (Closing::TakeQueue, true),
+            Drain::LetGo => (Closing::LeaveQueue, false),
+            Drain::LetGoAndClose => (Closing::LeaveQueue, true),
+        };
+        self.closes_idle.set(self.closes_idle.get() || idle);
+        self.sockets.borrow_mut().drain(..).for_each(|socket| socket.close(closing));
+        if !self.ending.replace(true) {
+            monoio::spawn(end_when_idle(self.clone()));
         }
     }
 
@@ -252,7 +294,7 @@ impl Shared {
             let listener = work.snapshot.listeners.iter().find(|l| l.address == socket.address);
             match listener {
                 Some(listener) => socket.update(listener),
-                None => socket.close(),
+                None => socket.close(Closing::TakeQueue),
             }
             listener.is_some()
         });
