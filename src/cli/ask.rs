@@ -133,7 +133,9 @@ fn diagnostics(all: &Value) -> String {
         };
         format!("  {place}{}", one["message"].as_str().map_or_else(|| one.to_string(), str::to_owned))
     };
-    all.as_array().into_iter().flatten().map(line).collect::<Vec<_>>().join("\n")
+    // The compiler's findings come with their file, the system's refusals as they are.
+    let all = all["diagnostics"].as_array().or(all.as_array());
+    all.into_iter().flatten().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn ask(arguments: &Arguments, what: &str, path: &str, signal: Ask) -> Result<Value, String> {
@@ -216,6 +218,12 @@ mod tests {
                 json!({"result": "rejected", "generation": 1, "diagnostics": [{"message": "bad"}]}),
                 2,
                 "refused, generation 1 serves on\n  bad",
+            ),
+            (
+                json!({"result": "rejected", "generation": 1, "diagnostics": {"file": "a.yaml", "diagnostics": [
+                    {"file": "a.yaml", "line": 2, "column": 3, "message": "worse"}]}}),
+                2,
+                "refused, generation 1 serves on\n  a.yaml:2:3: worse",
             ),
         ] {
             assert_eq!((exit_code(&outcome), told(&outcome).as_str()), (code, words));

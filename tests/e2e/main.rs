@@ -16,3 +16,4 @@ mod policies;
 mod proxying;
 mod reload;
 mod routing;
+mod upgrade;
