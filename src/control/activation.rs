@@ -96,9 +96,11 @@ impl Inherited {
     }
 
     /// Takes the socket of the admin API out. Its address must be the configured one, whatever its name says: a manager
-    /// cannot open the admin API to strangers by mistake.
+    /// cannot open the admin API to strangers by mistake. A manager need not name it.
     pub fn for_admin(&mut self, address: SocketAddr) -> Option<TcpListener> {
-        self.extract(|given| given.address == address).into_iter().next()
+        let by_address = self.from_manager;
+        let fits = |given: &Given| given.address == address && (by_address || given.name == ADMIN_NAME);
+        self.extract(fits).into_iter().next()
     }
 
     fn extract(&mut self, fits: impl Fn(&Given) -> bool) -> Vec<TcpListener> {
@@ -263,8 +265,12 @@ mod tests {
             given("127.0.0.1:80", ""),
             given("[::]:82", ""),
             given("127.0.0.1:80", ADMIN_NAME),
+            given("127.0.0.1:83", ""),
         ];
         let mut inherited = Inherited { sockets, ..Inherited::default() };
+        assert!(inherited.for_admin(address("127.0.0.1:83")).is_none());
+        inherited.from_manager = true;
+        assert!(inherited.for_admin(address("127.0.0.1:83")).is_some());
         assert_eq!(inherited.for_listener(address("127.0.0.1:80"), "").len(), 2);
         assert_eq!(inherited.for_listener(address("127.0.0.1:80"), ADMIN_NAME).len(), 0);
         assert_eq!(inherited.for_listener(address("0.0.0.0:82"), "").len(), 1);
