@@ -67,7 +67,11 @@ fn finish(arguments: &Arguments, outcome: Result<Value, String>) -> ExitCode {
         Ok(outcome) => {
             let code = exit_code(&outcome);
             let text = if arguments.json { format!("{outcome:#}") } else { told(&outcome) };
-            if code == 0 { println!("{text}") } else { eprintln!("{text}") }
+            if code == 0 {
+                println!("{text}")
+            } else {
+                eprintln!("{text}")
+            }
             ExitCode::from(code)
         }
         Err(error) => {

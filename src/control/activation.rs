@@ -182,7 +182,8 @@ fn managed(variable: impl Fn(&str) -> Option<String>, own_id: u32) -> Result<Vec
 
 fn listener(number: RawFd) -> Result<TcpListener, Unusable> {
     let taken = process::take_inherited(number);
-    let socket = taken.map_err(|error| Unusable(format!("descriptor {number} was promised and is not there: {error}")))?;
+    let socket =
+        taken.map_err(|error| Unusable(format!("descriptor {number} was promised and is not there: {error}")))?;
     let is_listening = {
         let socket = SockRef::from(&socket);
         socket.is_listener().unwrap_or(false) && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)

@@ -79,8 +79,7 @@ impl Door {
             (None, Some(open)) => open.listener.try_clone().map_err(failed)?,
             (None, None) => TcpListener::bind(wanted.listen).map_err(failed)?,
         };
-        let settings =
-            AdminSettings { metrics_path: wanted.metrics_path.clone(), ..AdminSettings::on(wanted.listen) };
+        let settings = AdminSettings { metrics_path: wanted.metrics_path.clone(), ..AdminSettings::on(wanted.listen) };
         let server = AdminServer::on(settings, listener.try_clone().map_err(failed)?);
         let server = server.map_err(|error| error.to_string())?;
         Ok(Change::Open(Box::new(Prepared { wanted, listener, server })))

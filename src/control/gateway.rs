@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::admin::backend::{
-    AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome, UpgradeOutcome,
-};
 use super::activation::Inherited;
+use super::admin::backend::{
+    AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
+    UpgradeOutcome,
+};
 use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::listening::{Listening, Shares};
@@ -215,10 +216,7 @@ fn needs_restart(old: &Value, new: &Value) -> Vec<&'static str> {
 }
 
 /// Joins what each worker gets.
-pub fn shares(
-    sockets: Shares,
-    logs: Option<Vec<crate::telemetry::access_log::AccessLog>>,
-) -> Vec<Share> {
+pub fn shares(sockets: Shares, logs: Option<Vec<crate::telemetry::access_log::AccessLog>>) -> Vec<Share> {
     let mut logs = logs.into_iter().flatten();
     sockets.into_iter().map(|sockets| Share { sockets, access_log: logs.next() }).collect()
 }

@@ -159,10 +159,8 @@ impl Running {
         if let Some(error) = refusal {
             return self.refuse_upgrade(asker, error);
         }
-        let sockets = Sockets {
-            listeners: self.belongings.listening.all().collect(),
-            admin: self.belongings.door.listener(),
-        };
+        let sockets =
+            Sockets { listeners: self.belongings.listening.all().collect(), admin: self.belongings.door.listener() };
         match Successor::start(&sockets, self.gateway.upgrades() + 1) {
             Ok(successor) => {
                 log::info("upgrade begins", &[("pid", &successor.pid()), ("sockets", &sockets.listeners.len())]);

@@ -134,8 +134,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let drivers = started.iter().map(|worker| worker.driver.text().to_owned()).collect::<Vec<_>>();
     announce(&ready, &started, &belongings.listening.bound());
 
-    let (gateway, wishes) =
-        Gateway::new(fleet, drivers, ready.loaded.config.metrics.compat_names, inherited.upgrades);
+    let (gateway, wishes) = Gateway::new(fleet, drivers, ready.loaded.config.metrics.compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watched = options.source.path().filter(|_| ready.loaded.config.reload.watch);
@@ -238,11 +237,7 @@ fn check_descriptors(workers: u32, listeners: usize) -> Result<(), String> {
     Ok(())
 }
 
-fn announce(
-    ready: &Ready,
-    started: &[crate::worker::run::Started],
-    listening: &[SocketAddr],
-) {
+fn announce(ready: &Ready, started: &[crate::worker::run::Started], listening: &[SocketAddr]) {
     if !ready.warnings.sorted().is_empty() {
         log::warn("the configuration has warnings", &[("diagnostics", &ready.warnings.to_json())]);
     }

@@ -198,7 +198,8 @@ mod tests {
     use super::*;
 
     fn successor(script: &str) -> Successor {
-        let mut command = Command::new("sh");
+        // Other shells know descriptors of one digit only.
+        let mut command = Command::new("bash");
         command.args(["-c", script]);
         let link = equip(&mut command, &Sockets { listeners: Vec::new(), admin: None }, 1).expect("a link");
         link.set_nonblocking(true).expect("an option");
@@ -211,8 +212,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_successor_says_or_does_not_is_understood() {
         for (script, wanted) in [
-            ("eval \"echo ready >&$RINGWAY_UPGRADE_LINK\"; sleep 5", Ok(())),
-            ("eval \"echo failed no such port >&$RINGWAY_UPGRADE_LINK\"", Err("no such port")),
+            ("echo ready >&$RINGWAY_UPGRADE_LINK; sleep 5", Ok(())),
+            ("echo failed no such port >&$RINGWAY_UPGRADE_LINK", Err("no such port")),
             ("exit 3", Err("the new program ended before it was ready: exit status: 3")),
             ("kill -9 $$", Err("the new program ended before it was ready: signal: 9 (SIGKILL)")),
         ] {

@@ -44,9 +44,8 @@ pub fn take_inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
 fn close_all_at_exec() {
     let first = libc::STDERR_FILENO + 1;
     // SAFETY: close_range with integers touches no memory; with this flag it closes nothing now.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if done != 0 {
         for descriptor in first..DESCRIPTORS_CLOSED_MAX {
             // Most are not open.

@@ -48,7 +48,12 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket cannot be handed to the worker's runtime.
-    pub fn open(shared: &Rc<Shared>, listener: &Listener, socket: net::TcpListener, on_ring: bool) -> io::Result<Rc<Self>> {
+    pub fn open(
+        shared: &Rc<Shared>,
+        listener: &Listener,
+        socket: net::TcpListener,
+        on_ring: bool,
+    ) -> io::Result<Rc<Self>> {
         let port_text = ShortText::of(&socket.local_addr()?.port());
         // On a ring a non-blocking socket would turn each accept into an error instead of a wait.
         socket.set_nonblocking(!on_ring)?;

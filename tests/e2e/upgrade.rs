@@ -311,10 +311,13 @@ fn eight_reloads_close_nothing() {
     let gateway = Gateway::start(&yaml(&origin, 2));
     let load = Load::start(gateway.address, 4, 10, 5);
     for turn in 0..8 {
-        gateway.write_config(&format!("{}- {{path: /x{turn}, respond: 204}}\n", yaml(&origin, 2).replace(
-            "routes: [{name: all, path: /*, service: up}]",
-            "routes:\n- {name: all, path: /*, service: up}",
-        )));
+        gateway.write_config(&format!(
+            "{}- {{path: /x{turn}, respond: 204}}\n",
+            yaml(&origin, 2).replace(
+                "routes: [{name: all, path: /*, service: up}]",
+                "routes:\n- {name: all, path: /*, service: up}",
+            )
+        ));
         let whom = match turn % 2 {
             0 => ["--admin".to_owned(), gateway.admin.to_string()],
             _ => ["--pid".to_owned(), gateway.pid().to_string()],
