@@ -22,10 +22,10 @@ pub const UPGRADE_HELP: &str = "\
 Replace a running gateway by its program as it is on disk now, without losing a client.
 
 The running process starts its program anew, with the same arguments, and passes all its listening sockets on. The new
-process reads and checks its configuration and starts its workers; only when it says that it serves does the old one stop
-accepting. The old one finishes its requests, gives each kept connection one more response with `Connection: close`, and
-ends after `server.drain_timeout` at the latest. If the new one does not serve within 10 s, the old one goes on as before
-and this command tells why.
+process reads and checks its configuration and starts its workers; only when it says that it serves does the old one
+stop accepting. The old one finishes its requests, gives each kept connection one more response with
+`Connection: close`, and ends after `server.drain_timeout` at the latest. If the new one does not serve within 10 s, the
+old one goes on as before and this command tells why.
 
 Exit code 0: the new process serves; 1: it does not, the old one serves on; 3: no upgrade was begun (another one or a
 reload is under way, or the gateway stops); 4: nobody answered.

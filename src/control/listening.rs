@@ -72,8 +72,8 @@ impl Listening {
     }
 }
 
-/// Which worker accepts from which socket, as (worker, socket). Every worker has at least one socket and every socket at
-/// least one worker: one that nobody accepts from would keep its clients waiting.
+/// Which worker accepts from which socket, as (worker, socket). Every worker has at least one socket and every socket
+/// at least one worker: one that nobody accepts from would keep its clients waiting.
 fn share_out(sockets: usize, workers: usize) -> impl Iterator<Item = (usize, usize)> {
     let (sockets_max, workers_max) = (sockets.max(1), workers.max(1));
     (0..sockets.max(workers)).map(move |at| (at % workers_max, at % sockets_max))

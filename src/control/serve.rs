@@ -109,7 +109,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
 
     let replaces = inherited.link.is_some();
     let driver = match replaces && inherited.any_nonblocking() {
-        // The flag is shared with the process that is replaced: on a ring it would have to be taken away under its feet.
+        // The flag is shared with the process that is replaced: a ring would take it away under its feet.
         true => Driver::Epoll,
         false => options.driver,
     };

@@ -26,12 +26,12 @@ pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     Ok(all)
 }
 
-/// The sockets of one address for `workers` workers, beginning with those that were handed to this process: their queues
-/// hold clients, so that each of them must be used.
+/// The sockets of one address for `workers` workers, beginning with those that were handed to this process: their
+/// queues hold clients, so that each of them must be used.
 ///
-/// The kernel spreads clients evenly over the sockets of an address; where the number of workers has changed, sockets are
-/// added until all workers can have equally many. Where the kernel lets none be added (the socket is shared with nobody,
-/// or belongs to another user, as a service manager's does), those that are given are all there are.
+/// The kernel spreads clients evenly over the sockets of an address; where the number of workers has changed, sockets
+/// are added until all workers can have equally many. Where the kernel lets none be added (the socket is shared with
+/// nobody, or belongs to another user, as a service manager's does), those that are given are all there are.
 ///
 /// # Errors
 /// As [`open`], when none is given.

@@ -9,8 +9,9 @@ use std::process::Command;
 const DESCRIPTORS_CLOSED_MAX: RawFd = 65_536;
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Lets a program inherit descriptors, under the numbers that they have here, and no others beside the standard streams:
-/// runtimes open some that are not marked to be closed, and a client's connection must not stay open in another process.
+/// Lets a program inherit descriptors, under the numbers that they have here, and no others beside the standard
+/// streams: runtimes open some that are not marked to be closed, and a client's connection must not stay open in another
+/// process.
 pub fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep_open = move || {
         close_all_at_exec();
@@ -43,9 +44,9 @@ pub fn take_inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
 /// Marks every descriptor behind the standard streams as one that a new program does not get.
 fn close_all_at_exec() {
     let first = libc::STDERR_FILENO + 1;
+    let last = libc::c_uint::MAX;
     // SAFETY: close_range with integers touches no memory; with this flag it closes nothing now.
-    let done =
-        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, CLOSE_RANGE_CLOEXEC) };
     if done != 0 {
         for descriptor in first..DESCRIPTORS_CLOSED_MAX {
             // Most are not open.
