@@ -82,7 +82,7 @@ impl Running {
                     Wish::Upgrade(asker) => self.begin_upgrade(Some(asker)),
                 },
                 () = changed(&mut self.watch) => self.begin_reload(None),
-                compiled = compiled(&mut self.reload.compiling) => self.finish_reload(compiled).await,
+                compiled = compiled(&mut self.reload.compiling) => Box::pin(self.finish_reload(compiled)).await,
                 ready = ready(&mut self.upgrade) => {
                     if let Some(pid) = self.finish_upgrade(ready) {
                         return self.retire(pid).await;
@@ -116,7 +116,7 @@ impl Running {
         let outcome = match compiled {
             Some(compiled) => {
                 let settings = compiled.as_ref().ok().map(|ready| ready.loaded.config.clone());
-                let outcome = self.gateway.apply(compiled, &mut self.belongings).await;
+                let outcome = Box::pin(self.gateway.apply(compiled, &mut self.belongings)).await;
                 if let (ReloadOutcome::Applied { .. }, Some(settings)) = (&outcome, settings) {
                     self.follow(settings);
                 }

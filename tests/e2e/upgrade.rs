@@ -221,6 +221,19 @@ fn the_number_of_workers_may_change() {
 }
 
 #[test]
+fn every_driver_hands_over() {
+    let origin = origin();
+    for driver in ["epoll", "ring", "coop"] {
+        let mut bed = Upgraded::start(Plan::new(&yaml(&origin, 2)).arguments(&["--driver", driver]));
+        let load = Load::start(bed.gateway.address, 2, 2, 1);
+        bed.upgrade_well();
+        load.wait(40);
+        assert_eq!(bed.gateway.exit_code(), 0, "{driver}");
+        load.finish();
+    }
+}
+
+#[test]
 fn the_process_id_file_and_the_service_manager_follow() {
     let origin = origin();
     let dir = tempfile::tempdir().expect("a directory");

@@ -6,7 +6,7 @@ import threading
 import time
 
 CONFIG = """
-services: [{name: origin, endpoints: ["%s"], connections: {idle_timeout: 2s}}]
+services: [{name: origin, endpoints: ["%s"], pool: {idle_timeout: 2s}}]
 routes:
   - {path: "/slow/*", service: origin}
   - {prefix: /, respond: {body: here}}
