@@ -10,8 +10,8 @@ const DESCRIPTORS_CLOSED_MAX: RawFd = 65_536;
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
 /// Lets a program inherit descriptors, under the numbers that they have here, and no others beside the standard
-/// streams: runtimes open some that are not marked to be closed, and a client's connection must not stay open in another
-/// process.
+/// streams: runtimes open some that are not marked to be closed, and a client's connection must not stay open in
+/// another process.
 pub fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep_open = move || {
         close_all_at_exec();

@@ -1,7 +1,7 @@
 //! Replacing the running program, socket activation, and what reloads must not disturb (F01, F02, F03).
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -17,6 +17,7 @@ use crate::support::{Client, Gateway, Origin, eventually, ok};
 struct Upgraded {
     gateway: Gateway,
     program: PathBuf,
+    _dir: tempfile::TempDir,
 }
 
 impl Drop for Upgraded {
@@ -29,22 +30,27 @@ impl Drop for Upgraded {
 }
 
 impl Upgraded {
-    /// Starts a copy of the program, which can be replaced.
+    /// Starts the program under a name that can be given to another.
     fn start(plan: Plan) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let program = dir.keep().join("ringway");
-        std::fs::copy(BINARY, &program).expect("copied");
-        Self { gateway: plan.binary(&program).start(), program }
+        let program = dir.path().join("ringway");
+        symlink(BINARY, &program).expect("linked");
+        Self { gateway: plan.binary(&program).start(), program, _dir: dir }
     }
 
     /// Puts another program in the place of the running one's file.
     fn replace_program(&self, script: Option<&str>) {
         let next = self.program.with_extension("next");
         match script {
-            Some(script) => std::fs::write(&next, format!("#!/bin/sh\n{script}\n")).expect("written"),
-            None => drop(std::fs::copy(BINARY, &next).expect("copied")),
+            Some(script) => {
+                // Written by another process: what this one has open for writing cannot be run, and a child that
+                // another test starts at that moment has it open too.
+                let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+                let done = Command::new("sh").arg("-c").arg(write).arg(&next).arg(script).status().expect("sh runs");
+                assert!(done.success(), "{script}");
+            }
+            None => symlink(BINARY, &next).expect("linked"),
         }
-        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).expect("an option");
         std::fs::rename(&next, &self.program).expect("replaced");
     }
 
@@ -183,9 +189,8 @@ fn one_upgrade_at_a_time() {
     let origin = origin();
     let bed = Upgraded::start(Plan::new(&yaml(&origin, 1)));
     // The new program waits until the test lets it go on.
-    let (gate, real) = (bed.gateway.dir.path().join("gate"), bed.program.with_extension("real"));
-    std::fs::copy(BINARY, &real).expect("copied");
-    let script = format!("while [ ! -e {} ]; do sleep 0.02; done; exec {} \"$@\"", gate.display(), real.display());
+    let gate = bed.gateway.dir.path().join("gate");
+    let script = format!("while [ ! -e {} ]; do sleep 0.02; done; exec {BINARY} \"$@\"", gate.display());
     bed.replace_program(Some(&script));
     thread::scope(|scope| {
         let first = scope.spawn(|| bed.upgrade());
