@@ -93,6 +93,34 @@ pub const TICK_MS: u64 = 20;
 /// Body bytes that are copied behind a message head, so that both leave in one send. A longer body gets the head
 /// written before it in its own buffer.
 pub const COALESCE_BYTES_MAX: usize = 1024;
+/// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
+pub const HANDED_WAITING_MAX: usize = 256;
+/// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.
+pub const SEAT_TRIES_MAX: u32 = 16;
+/// How often the watchdog looks at the workers.
+pub const WATCHDOG_TURN_MS: u64 = 25;
+/// A worker without a turn for so long is warned of, with its stack (F06).
+pub const STUCK_WARN_MS: u64 = 100;
+/// A worker without a turn for so long is reported as an error and counted (F06).
+pub const STUCK_REPORT_MS: u64 = 1_000;
+/// A worker without a turn for so long ends the process, so that its supervisor starts another (F06).
+pub const STUCK_ABORT_MS: u64 = 5_000;
+/// A watchdog that is itself more late than this takes its lateness off: the process or the machine stood still (F18).
+pub const WATCHDOG_LATE_MS: u64 = 50;
+/// Frames of a stuck worker's stack that are written to the log.
+pub const STACK_FRAMES_MAX: usize = 64;
+/// A worker that died is started again after this, doubled for each time that it died within
+/// [`WORKER_STEADY_MS`] of its start; the first time at once (F05).
+pub const RESTART_BACK_OFF_MS: u64 = 100;
+/// Longest pause before a worker is started again.
+pub const RESTART_BACK_OFF_MS_MAX: u64 = 5_000;
+/// A worker that ran for so long is not dying again and again.
+pub const WORKER_STEADY_MS: u64 = 10_000;
+/// How long a dying worker may take to end its connections.
+pub const LAST_WORDS_MS: u64 = 500;
+/// A loop that was late by this has stood still with the process: what arrived meanwhile is read before deadlines are
+/// judged (F18).
+pub const STOOD_STILL_MS: u64 = 1_000;
 /// Entries of a worker's ring.
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).

@@ -265,6 +265,11 @@ impl AccessLogs {
         Ok(Some(logs))
     }
 
+    /// The log of one worker that is started again.
+    pub fn worker(&self, worker: u32) -> Option<crate::telemetry::access_log::AccessLog> {
+        self.present.as_ref().map(|(_, writer)| writer.worker(worker))
+    }
+
     /// Opens the log file anew.
     pub fn reopen(&self) {
         if let Some((_, writer)) = &self.present {
@@ -333,7 +338,11 @@ impl AdminBackend for Gateway {
             let reports = self.reports().await;
             let workers_up = reports.iter().flatten().count();
             let reports = worker_reports(reports);
-            let summary = self.exposition.lock().unwrap_or_else(PoisonError::into_inner).summary(&reports);
+            let summary = {
+                let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
+                self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
+                exposition.summary(&reports)
+            };
             let rate = |part: u64| if summary.requests == 0 { 0.0 } else { part as f64 / summary.requests as f64 };
             let average_ms = rate(summary.duration_ns) / 1e6;
             let error_rate = rate(summary.server_errors);
@@ -366,8 +375,10 @@ impl AdminBackend for Gateway {
                 upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
                 log_write_errors: 0,
                 process_log_dropped: log::dropped(),
+                workers: self.fleet.fates(),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
+            self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
             exposition.render(&reports, &ProcessFacts::read(), &facts)
         })
     }
@@ -424,10 +435,11 @@ impl AdminBackend for Gateway {
 
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async move {
-            let reports = self.reports().await;
+            let (reports, fates) = (self.reports().await, self.fleet.fates());
+            let restarts = |worker: usize| fates.get(worker).map_or(0, |fate| fate.restarts);
             let worker = |(index, report): (usize, &Option<Report>)| match report {
                 Some(report) => json!({
-                    "worker": index, "up": true, "driver": self.drivers.get(index),
+                    "worker": index, "up": true, "restarts": restarts(index), "driver": self.drivers.get(index),
                     "connections": report.connections, "active_requests": report.active_requests,
                     "generation": report.generation,
                 }),

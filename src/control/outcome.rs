@@ -2,8 +2,8 @@
 //!
 //! Who sends SIGHUP or SIGUSR2 gets no answer from the kernel. `ringway reload --pid` and `upgrade --pid` therefore
 //! bind a datagram socket under a name that belongs to the process that they ask, and the outcome goes there, if
-//! anybody listens. The name is abstract: nothing is left in a file system, and nothing is told but what the log says as
-//! well.
+//! anybody listens. The name is abstract: nothing is left in a file system, and nothing is told but what the log says
+//! as well.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

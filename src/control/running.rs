@@ -13,10 +13,12 @@ use super::admin::backend::{ReloadOutcome, UpgradeOutcome};
 use super::gateway::{Belongings, Compiled, Gateway, WISHES_WAITING_MAX, Wish};
 use super::notify::Notifier;
 use super::outcome;
+use super::revivals::Revivals;
 use super::signals::{Event, Signals};
 use super::source::ConfigSource;
 use super::upgrade::{Sockets, Successor};
 use super::watch::FileWatch;
+use super::watchdog::Watchdog;
 use crate::config::model;
 use crate::policy::CompileEnv;
 use crate::telemetry::log;
@@ -47,6 +49,9 @@ pub(super) struct Running {
     pub from_manager: bool,
     pub reload: Reload,
     pub upgrade: Option<Upgrade>,
+    /// Ends with the process; without it the workers are not watched.
+    pub watchdog: Option<Watchdog>,
+    pub revivals: Revivals,
 }
 
 /// A reload under way, and who waits for it.
@@ -68,6 +73,7 @@ impl Running {
     /// Obeys until the end.
     pub async fn serve(mut self) -> ExitCode {
         let interval = self.notifier.watchdog_interval().unwrap_or(Duration::from_secs(1));
+        let fleet = self.gateway.clone();
         loop {
             tokio::select! {
                 event = self.signals.next() => match event {
@@ -88,6 +94,8 @@ impl Running {
                         return self.retire(pid).await;
                     }
                 }
+                death = fleet.fleet().next_death() => self.revivals.add(death),
+                worker = self.revivals.due() => self.revive(worker).await,
                 () = sleep(interval) => self.check_workers(),
             }
         }
@@ -206,6 +214,14 @@ impl Running {
         Some(pid)
     }
 
+    async fn revive(&mut self, worker: u32) {
+        self.revivals.done(worker);
+        let log = self.belongings.logs.worker(worker);
+        if let Err(error) = self.gateway.fleet().revive(worker, log).await {
+            log::error("worker cannot be started again", &[("worker", &worker), ("error", &error)]);
+        }
+    }
+
     fn check_workers(&self) {
         match self.gateway.fleet().ended() {
             0 => self.notifier.watchdog(),
@@ -297,6 +313,7 @@ impl Running {
         let ended = timeout(END_WAIT, all_ended(&self.gateway)).await.is_ok();
         self.belongings.door.close().await;
         self.belongings.logs.finish(LOG_FINISH);
+        drop(self.watchdog.take());
         log::info("stopped", &[("drained", &drained), ("workers_ended", &ended)]);
         log::flush(Duration::from_secs(1));
         ExitCode::SUCCESS

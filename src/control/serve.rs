@@ -9,11 +9,13 @@ use super::activation::Inherited;
 use super::fleet::{Fleet, FleetSettings};
 use super::gateway::{Belongings, Gateway, shares};
 use super::notify::Notifier;
+use super::revivals::{self, Revivals};
 use super::running::{Reload, Running};
 use super::signals::Signals;
 use super::source::{ConfigSource, Ready};
 use super::upgrade::Predecessor;
 use super::watch::FileWatch;
+use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, Workers};
 use crate::limits::RING_ENTRIES;
 use crate::policy::CompileEnv;
@@ -62,6 +64,7 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
+    revivals::log_panics();
     let parent = std::os::unix::process::parent_id();
     let inherited = Inherited::take(|name| std::env::var(name).ok(), std::process::id(), parent);
     // Boxed: the control thread's whole life is a future of several KiB.
@@ -137,6 +140,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let (gateway, wishes) = Gateway::new(fleet, drivers, ready.loaded.config.metrics.compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
+    let watchdog = Watchdog::start(gateway.fleet().board().clone());
+    let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
     let watched = options.source.path().filter(|_| ready.loaded.config.reload.watch);
     Ok(Running {
         gateway,
@@ -152,6 +157,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         from_manager: inherited.from_manager,
         reload: Reload::default(),
         upgrade: None,
+        watchdog,
+        revivals: Revivals::default(),
     })
 }
 

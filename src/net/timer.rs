@@ -119,6 +119,15 @@ impl Timers {
         closed
     }
 
+    /// Interrupts every connection, up and down. Returns how many.
+    pub fn end_all(&self) -> usize {
+        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        for entry in &entries {
+            entry.target.shutdown(Shutdown::Both);
+        }
+        entries.len()
+    }
+
     /// Entries on the wheel, dead ones included until their slot is visited.
     pub fn len(&self) -> usize {
         self.slots.borrow().iter().map(Vec::len).sum()

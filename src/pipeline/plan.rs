@@ -64,6 +64,11 @@ impl<I: Io> Plan<I> {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
     }
 
+    /// Closes the upstream connections that are idle.
+    pub fn close_idle(&self) {
+        self.services.iter().for_each(Service::close_idle);
+    }
+
     /// Closes upstream connections that have been idle for too long.
     pub fn expire(&self, now: Now) {
         for (service, spec) in self.services.iter().zip(&self.snapshot.services) {

@@ -9,4 +9,6 @@ pub mod limit;
 pub mod memory;
 pub mod process;
 pub mod ring;
+pub mod stack;
 pub mod stream;
+pub mod thread;

@@ -2,6 +2,12 @@
 //!
 //! The flags are worth 5 to 15 % of a request (`PERF.md`), so the best set is tried first and each refusal falls back
 //! to the next. DEFER_TASKRUN runs completions only when the worker waits; COOP_TASKRUN at any return to the kernel.
+//!
+//! What a ring that runs short does (F20): a full submission queue is submitted at once; completions that do not fit
+//! the completion queue wait in the kernel (IORING_FEAT_NODROP); EAGAIN and EBUSY are tried again after the completions
+//! so far were taken. One hole in the runtime (monoio 0.2.4) is avoided: when it waits, an EBUSY ends its turn before
+//! completions are taken. Kernels before 5.13 answer so while completions overflow, and it would never go on; those get
+//! epoll.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -70,7 +76,7 @@ impl WorkerRuntime {
         for driver in Driver::ALL.into_iter().skip_while(|d| *d != first) {
             match Self::try_build(driver, entries) {
                 Ok(runtime) => return Ok((runtime, driver, refused)),
-                Err(error) => refused.push((driver, error)),
+                Err(error) => refused.push((driver, told(driver, error))),
             }
         }
         Err(refused.pop().map_or_else(|| io::Error::other("no driver to try"), |(_, error)| error))
@@ -79,8 +85,9 @@ impl WorkerRuntime {
     fn try_build(driver: Driver, entries: u32) -> io::Result<Self> {
         let mut ring = io_uring::IoUring::builder();
         match driver {
-            Driver::RingDeferTaskrun => ring.setup_single_issuer().setup_defer_taskrun(),
-            Driver::RingCoopTaskrun => ring.setup_single_issuer().setup_coop_taskrun(),
+            // SUBMIT_ALL: one operation that is refused does not keep those behind it in the queue.
+            Driver::RingDeferTaskrun => ring.setup_single_issuer().setup_defer_taskrun().setup_submit_all(),
+            Driver::RingCoopTaskrun => ring.setup_single_issuer().setup_coop_taskrun().setup_submit_all(),
             Driver::Ring => &mut ring,
             Driver::Epoll => {
                 let builder = RuntimeBuilder::<LegacyDriver>::new().enable_timer();
@@ -88,10 +95,12 @@ impl WorkerRuntime {
             }
         };
         ring.dontfork();
-        let builder = RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring).with_entries(entries).enable_timer();
+        let builder =
+            RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring.clone()).with_entries(entries).enable_timer();
         // One ring at a time, so that the new descriptor is this thread's.
         static BUILDING: Mutex<()> = Mutex::new(());
         let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        suffices(&ring)?;
         let before = ring_descriptors();
         let runtime = builder.build()?;
         let mut new = ring_descriptors().into_iter().filter(|fd| !before.contains(fd));
@@ -106,6 +115,49 @@ impl WorkerRuntime {
             Self::Epoll(runtime) => runtime.block_on(future),
         }
     }
+}
+
+/// Operations that the workers use, with the kernel that brought them.
+const OPERATIONS: [(u8, &str); 7] = [
+    (io_uring::opcode::Accept::CODE, "IORING_OP_ACCEPT (5.5)"),
+    (io_uring::opcode::Connect::CODE, "IORING_OP_CONNECT (5.5)"),
+    (io_uring::opcode::Recv::CODE, "IORING_OP_RECV (5.6)"),
+    (io_uring::opcode::Send::CODE, "IORING_OP_SEND (5.6)"),
+    (io_uring::opcode::PollAdd::CODE, "IORING_OP_POLL_ADD (5.1)"),
+    (io_uring::opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL (5.5)"),
+    (io_uring::opcode::Close::CODE, "IORING_OP_CLOSE (5.6)"),
+];
+
+/// Entries of the ring that the kernel is asked with.
+const PROBE_ENTRIES: u32 = 2;
+
+/// Whether rings of this kernel do what the workers need. The error names what is missing.
+fn suffices(ring: &io_uring::Builder) -> io::Result<()> {
+    let ring = ring.build(PROBE_ENTRIES)?;
+    let unsupported = |what: String| io::Error::new(io::ErrorKind::Unsupported, what);
+    if !ring.params().is_feature_nodrop() || !ring.params().is_feature_resource_tagging() {
+        return Err(unsupported("rings of this kernel may stall when completions overflow (fixed in 5.13)".to_owned()));
+    }
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    match OPERATIONS.iter().find(|(code, _)| !probe.is_supported(*code)) {
+        Some((_, name)) => Err(unsupported(format!("{name} is missing"))),
+        None => Ok(()),
+    }
+}
+
+/// A refusal with what it means and the kernel's version, so that it can be acted on.
+fn told(driver: Driver, error: io::Error) -> io::Error {
+    let means = match error.raw_os_error() {
+        _ if driver == Driver::Epoll => "",
+        Some(libc::EPERM | libc::EACCES) => ": forbidden by a seccomp filter or by kernel.io_uring_disabled",
+        Some(libc::ENOSYS) => ": this kernel has no io_uring, or a seccomp filter hides it",
+        Some(libc::ENOMEM) => ": not enough locked memory (LimitMEMLOCK=)",
+        Some(libc::EINVAL) => ": this kernel does not know the flags",
+        _ => "",
+    };
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    io::Error::new(error.kind(), format!("{error}{means} (kernel {})", kernel.trim()))
 }
 
 thread_local! {
@@ -185,6 +237,14 @@ pub fn cancel_all(fd: RawFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_it_means() {
+        let said = |code: i32| told(Driver::Ring, io::Error::from_raw_os_error(code)).to_string();
+        assert!(said(libc::EPERM).contains("seccomp") && said(libc::EPERM).contains("(kernel "));
+        assert!(said(libc::ENOMEM).contains("LimitMEMLOCK"));
+        assert!(!told(Driver::Epoll, io::Error::from_raw_os_error(libc::EPERM)).to_string().contains("uring"));
+    }
 
     #[test]
     fn every_driver_or_its_fallback_runs_a_future() {

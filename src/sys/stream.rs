@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +39,14 @@ impl Drop for SharedStream {
     fn drop(&mut self) {
         OPEN.set(OPEN.get().saturating_sub(1));
     }
+}
+
+/// Takes a stream off this thread's driver, so that another thread can serve it. It must be fresh: nothing runs on it
+/// and no copy of its handle exists, as just after the accept.
+pub fn into_std(stream: TcpStream) -> std::net::TcpStream {
+    let fd = stream.into_raw_fd();
+    // SAFETY: the descriptor is open, and the call before gave up its ownership to this one.
+    unsafe { std::net::TcpStream::from_raw_fd(fd) }
 }
 
 impl SharedStream {

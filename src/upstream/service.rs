@@ -127,6 +127,11 @@ impl<I: Io> Service<I> {
         });
     }
 
+    /// Closes the connections that are idle.
+    pub fn close_idle(&self) {
+        self.endpoints.iter().for_each(|endpoint| endpoint.pool.clear());
+    }
+
     /// What the endpoints are doing.
     pub fn report(&self) -> Vec<EndpointReport> {
         self.endpoints.iter().map(|endpoint| endpoint.report()).collect()

@@ -10,6 +10,7 @@ use monoio::io::Canceller;
 use monoio::net::{TcpListener, TcpStream};
 
 use super::conn;
+use super::placement::Seat;
 use super::run::Shared;
 use crate::http::exchange::ShortText;
 use crate::limits::CONNECTIONS_PER_WORKER_MAX;
@@ -105,7 +106,9 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener,
         match socket.accept(&stream).await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
-                admit(&shared, &socket, connection, peer);
+                if let Some((connection, seat)) = shared.seat(&socket, connection, peer) {
+                    admit(&shared, &socket, connection, peer, seat);
+                }
             }
             Err(_) if socket.closed.get().is_some() => break,
             Err(error) if is_passing(&error) => {}
@@ -133,13 +136,15 @@ fn take_queue(shared: &Rc<Shared>, socket: &Rc<Socket>, queue: &net::TcpListener
     for _ in 0..QUEUE_TAKEN_MAX {
         let Ok((connection, peer)) = queue.accept() else { return };
         let adopted = connection.set_nonblocking(!shared.on_ring()).and_then(|()| TcpStream::from_std(connection));
-        if let Ok(connection) = adopted {
-            admit(shared, socket, connection, peer);
+        let Ok(connection) = adopted else { continue };
+        if let Some((connection, seat)) = shared.seat(socket, connection, peer) {
+            admit(shared, socket, connection, peer, seat);
         }
     }
 }
 
-fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr) {
+/// Serves a connection, if the bounds let it in.
+pub(super) fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
     if shared.connections.get() >= CONNECTIONS_PER_WORKER_MAX {
         shared.refused(Refusal::Connections);
         return;
@@ -151,7 +156,7 @@ fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
         },
         None => None,
     };
-    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, place));
+    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (place, seat)));
 }
 
 /// The client left before it was accepted, or a signal came: nothing is wrong here.

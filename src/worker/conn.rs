@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::accept::Socket;
+use super::placement::Seat;
 use super::run::Shared;
 use crate::error::Reason;
 use crate::http::exchange::{Scheme, ShortText};
@@ -21,7 +22,13 @@ use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{ConnectionPlace, Listener};
 
 /// Serves a connection; a panic costs this connection only and is counted.
-pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _place: Option<ConnectionPlace>) {
+pub async fn serve(
+    shared: Rc<Shared>,
+    socket: Rc<Socket>,
+    io: Tcp,
+    peer: SocketAddr,
+    _places: (Option<ConnectionPlace>, Seat),
+) {
     let _open = shared.open();
     let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
     let future = serve_http1(&shared.env, io, origin, || socket.listener());
@@ -162,6 +169,8 @@ async fn answer_request<I: Io, C: Connect>(
     if env.draining.get() {
         connection.close_after();
     }
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    super::faults::strike(request.x.request.path());
     let mut down = connection.downstream(&request.x);
     match head {
         Ok(()) => drive::drive(&mut down, env, listener, request).await,

@@ -105,6 +105,14 @@ pub fn pair() -> io::Result<(Postbox, Mailbox)> {
 }
 
 impl Postbox {
+    /// Another descriptor of the bell, for workers that hand connections over.
+    ///
+    /// # Errors
+    /// What the system call gives.
+    pub fn bell(&self) -> io::Result<UnixStream> {
+        self.bell.try_clone()
+    }
+
     /// Sends a command. Returns whether the worker still listens.
     pub fn send(&self, command: Command) -> bool {
         if self.queue.send(command).is_err() {

@@ -2,5 +2,7 @@
 
 pub mod accept;
 pub mod conn;
+pub mod faults;
 pub mod mailbox;
+pub mod placement;
 pub mod run;

@@ -1,19 +1,27 @@
-//! A worker's thread: builds its runtime, takes commands, ticks, and ends when it is told to.
+//! A worker's thread: builds its runtime, takes commands, ticks, and ends when it is told to, or by a panic.
+//!
+//! A panic in a connection's task costs that connection. Any other ends the worker (F05): it closes its connections,
+//! leaves its listening sockets open, says what it had counted, and the control thread starts another in its place.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
-use super::accept::{Closing, Socket};
+use super::accept::{self, Closing, Socket};
 use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
-use crate::limits::{BUF_SPARE, TICK_MS};
+use super::placement::{Handed, Member, Seat};
+use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -22,10 +30,11 @@ use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
 use crate::sys::ring::{Driver, WorkerRuntime};
-use crate::sys::{buf, memory};
+use crate::sys::{buf, memory, stream, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
+use crate::telemetry::metrics::snapshot::WorkerSnapshot;
 use crate::time::{self, Clock, Now};
 use crate::upstream::service::EndpointReport;
 
@@ -49,8 +58,26 @@ pub struct Start {
     pub access_log: AccessLog,
     /// Its commands.
     pub mailbox: Mailbox,
+    /// Its place among the workers.
+    pub member: Member,
     /// Random bits.
     pub seed: u64,
+}
+
+/// How a worker's thread ended.
+#[derive(Debug)]
+pub enum End {
+    /// As it was told to, or it never served.
+    Told,
+    /// By a panic.
+    Died {
+        /// What the panic said.
+        panic: String,
+        /// What the worker had counted.
+        counted: Option<Box<WorkerSnapshot>>,
+        /// Connections that did not end in time.
+        left_behind: usize,
+    },
 }
 
 /// What a worker says once it serves.
@@ -72,6 +99,7 @@ pub struct Shared {
     pub connections: Cell<usize>,
     sockets: RefCell<Vec<Rc<Socket>>>,
     prepared: RefCell<Option<Preparation>>,
+    member: Member,
     seed: u64,
     on_ring: bool,
     /// Ends the reading of commands.
@@ -79,8 +107,12 @@ pub struct Shared {
     /// Whether accepting has ended.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
+    /// Processor time of the thread at the last second.
+    cpu_ns: Cell<(Now, u64)>,
     /// For so many seconds more memory is given back to the kernel.
     freed: Cell<u8>,
+    /// The worker died: it ticks no more.
+    died: Cell<bool>,
 }
 
 /// For how long memory is given back after buffers were freed: connections let go of theirs one after another.
@@ -96,21 +128,65 @@ impl Drop for Open {
     }
 }
 
-/// Runs a worker until it is told to end. `started` is answered once it serves, or with why it cannot.
-pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) {
+/// Runs a worker until it is told to end, or dies. `started` is answered once it serves, or with why it cannot.
+pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) -> End {
     let pinned = start.core.is_some_and(core_affinity::set_for_current);
-    match WorkerRuntime::build(start.driver, start.ring_entries) {
-        Ok((mut runtime, driver, refused)) => {
-            let started_as = Started { driver, refused, pinned };
-            runtime.block_on(serve(start, started_as, started));
+    let (mut runtime, driver, refused) = match WorkerRuntime::build(start.driver, start.ring_entries) {
+        Ok(built) => built,
+        Err(error) => {
+            drop(started.send(Err(error)));
+            return End::Told;
         }
-        Err(error) => drop(started.send(Err(error))),
+    };
+    let started_as = Started { driver, refused, pinned };
+    let place = RefCell::default();
+    let serving = AssertUnwindSafe(|| runtime.block_on(serve(start, started_as, started, &place)));
+    let outcome = catch_unwind(serving);
+    let shared: Option<Rc<Shared>> = place.take();
+    // Tasks that still wait keep what they share alive: the place among the workers is given up by hand.
+    shared.iter().for_each(|shared| shared.member.leave());
+    let end = match outcome {
+        Ok(()) => End::Told,
+        Err(panic) => last_words(&mut runtime, &*panic, shared),
+    };
+    // A panic in what is dropped here changes nothing any more.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(runtime)));
+    end
+}
+
+/// Ends the connections of a worker that died. The runtime is whole: the panic took one task out of it. Those that do
+/// not end in time are left behind with their descriptors; the kernel ends their operations with the thread.
+fn last_words(runtime: &mut WorkerRuntime, panic: &(dyn Any + Send), shared: Option<Rc<Shared>>) -> End {
+    let panic = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "a panic without a text".to_owned(),
+    };
+    let Some(shared) = shared else { return End::Died { panic, counted: None, left_behind: 0 } };
+    let ending = async move {
+        shared.end_all().await;
+        let (counted, left_behind) = (Box::new(shared.report().metrics), shared.connections.get());
+        drop(shared);
+        // What was dropped is closed by the ring, once more has been submitted.
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        (counted, left_behind)
+    };
+    // A second panic changes nothing: what is left is left behind.
+    match catch_unwind(AssertUnwindSafe(|| runtime.block_on(ending))) {
+        Ok((counted, left_behind)) => End::Died { panic, counted: Some(counted), left_behind },
+        Err(_) => End::Died { panic, counted: None, left_behind: 0 },
     }
 }
 
-async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Result<Started>>) {
+async fn serve(
+    start: Start,
+    as_what: Started,
+    started: oneshot::Sender<io::Result<Started>>,
+    place: &RefCell<Option<Rc<Shared>>>,
+) {
     let on_ring = as_what.driver != Driver::Epoll;
-    let Start { index, count, sockets, published, access_log, mailbox, seed, .. } = start;
+    let Start { index, count, sockets, published, access_log, mailbox, member, seed, .. } = start;
+    member.pulse().thread.store(thread::id(), Ordering::Relaxed);
     let snapshot = published.load_full();
     let timers = Timers::new(Clock::System);
     let mut metrics = WorkerMetrics::new(index, timers.now());
@@ -124,19 +200,24 @@ async fn serve(start: Start, as_what: Started, started: oneshot::Sender<io::Resu
         connections: Cell::new(0),
         sockets: RefCell::default(),
         prepared: RefCell::default(),
+        member,
         seed,
         on_ring,
         bell: RefCell::default(),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
+        cpu_ns: Cell::default(),
         freed: Cell::new(0),
+        died: Cell::new(false),
     });
+    place.replace(Some(shared.clone()));
     if let Err(error) = shared.open_sockets(&snapshot, sockets) {
         drop(started.send(Err(error)));
         return;
     }
     // The starter waits for this answer; if it is gone, so is the process.
     let _ = started.send(Ok(as_what));
+    shared.beat(shared.env.timers.now());
     monoio::spawn(tick_all(shared.clone()));
     obey(&shared, mailbox).await;
     shared.env.access_log.borrow_mut().flush();
@@ -162,6 +243,7 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
                 other => shared.obey(other),
             }
         }
+        shared.take_handed();
         // The drain has ended; or the control thread is gone, and so is the process, or it is about to be.
         if !matches!(count, Ok(count) if count > 0) {
             return;
@@ -174,7 +256,9 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
 async fn end_when_idle(shared: Rc<Shared>) {
     // Whoever was accepted before the sockets were closed is served first.
     monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
-    while shared.connections.get() > 0 {
+    // A connection on its way from another worker has its seat here already.
+    while shared.connections.get() > 0 || shared.member.connections() > 0 {
+        shared.take_handed();
         if shared.closes_idle.get() {
             shared.env.timers.close_idle();
         }
@@ -187,14 +271,23 @@ async fn end_when_idle(shared: Rc<Shared>) {
 }
 
 /// The worker's heartbeat: deadlines at each tick, the rest less often.
+///
+/// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
+/// are judged: an answer that is there is not a late one (F18).
 async fn tick_all(shared: Rc<Shared>) {
     let mut due = shared.env.timers.now();
     let mut count: u64 = 0;
     loop {
         due = due.plus_ms(TICK_MS).max(shared.env.timers.known_now());
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        if shared.died.get() {
+            return;
+        }
         let now = shared.env.timers.now();
-        shared.env.timers.advance(now);
+        shared.beat(now);
+        if now.since_ns(due) < STOOD_STILL_MS * 1_000_000 {
+            shared.env.timers.advance(now);
+        }
         shared.env.set_wall_clock(time::unix_ms());
         count += 1;
         if count.is_multiple_of(5) {
@@ -213,6 +306,67 @@ fn tick(timers: &Timers) -> Tick {
 }
 
 impl Shared {
+    fn beat(&self, now: Now) {
+        self.member.pulse().beat_ns.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Decides which worker serves a connection accepted here: returns it with its seat, or hands it over.
+    pub fn seat(
+        &self,
+        socket: &Socket,
+        connection: monoio::net::TcpStream,
+        peer: SocketAddr,
+    ) -> Option<(monoio::net::TcpStream, Seat)> {
+        let seat = self.member.seat();
+        if self.member.is_own(&seat) {
+            return Some((connection, seat));
+        }
+        let (stream, from_ring) = (stream::into_std(connection), self.on_ring);
+        match self.member.hand(Handed { stream, peer, listener: socket.address, from_ring, seat }) {
+            Ok(()) => {
+                self.env.metrics.borrow().own.handed_over.inc();
+                None
+            }
+            Err(back) => {
+                let seat = self.member.own_seat();
+                Some((monoio::net::TcpStream::from_std(back.stream).ok()?, seat))
+            }
+        }
+    }
+
+    /// Serves the connections that other workers handed over. One whose listener is gone is closed.
+    fn take_handed(self: &Rc<Self>) {
+        while let Some(Handed { stream, peer, listener, from_ring, seat }) = self.member.take() {
+            let socket = self.sockets.borrow().iter().find(|socket| socket.address == listener).cloned();
+            let Some(socket) = socket else { continue };
+            let fits = from_ring == self.on_ring || stream.set_nonblocking(!self.on_ring).is_ok();
+            match monoio::net::TcpStream::from_std(stream) {
+                Ok(stream) if fits => {
+                    self.env.metrics.borrow().own.taken_over.inc();
+                    accept::admit(self, &socket, stream, peer, seat);
+                }
+                _ => self.refused(Refusal::Descriptors),
+            }
+        }
+    }
+
+    /// Ends all connections at once, up and down, and waits for it, but not for long.
+    async fn end_all(&self) {
+        self.died.set(true);
+        self.env.draining.set(true);
+        self.sockets.borrow().iter().for_each(|socket| socket.close(Closing::LeaveQueue));
+        for _ in 0..LAST_WORDS_MS / TICK_MS {
+            self.env.timers.end_all();
+            monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            if self.connections.get() == 0 {
+                break;
+            }
+        }
+        self.sockets.borrow_mut().clear();
+        self.env.pin().close_idle();
+        self.env.access_log.borrow_mut().flush();
+    }
+
     /// Counts a connection as open.
     pub fn open(self: &Rc<Self>) -> Open {
         self.connections.set(self.connections.get() + 1);
@@ -271,7 +425,8 @@ impl Shared {
             Drain::LetGoAndClose => (Closing::LeaveQueue, true),
         };
         self.closes_idle.set(self.closes_idle.get() || idle);
-        self.sockets.borrow_mut().drain(..).for_each(|socket| socket.close(closing));
+        self.sockets.borrow().iter().for_each(|socket| socket.close(closing));
+        self.member.close();
         if !self.ending.replace(true) {
             monoio::spawn(end_when_idle(self.clone()));
         }
@@ -331,6 +486,9 @@ impl Shared {
     }
 
     fn once_a_second(&self, now: Now) {
+        let (since, used) = self.cpu_ns.replace((now, thread::cpu_ns()));
+        let busy = (self.cpu_ns.get().1 - used).saturating_mul(1_000_000_000) / now.since_ns(since).max(1);
+        self.env.metrics.borrow().own.busy.set(busy as i64);
         self.env.pin().expire(now);
         if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
             self.freed.set(FREED_SECONDS);

@@ -22,7 +22,7 @@ config_struct! {
         /// How long listeners stay open after a stop is asked for, while `/ready` already answers 503.
         drain_delay: Duration<0> = "0s",
         /// Entries of each worker's io_uring submission queue; chosen by the gateway when left out.
-        ring_entries: Option<Int<64, 32768>>,
+        ring_entries: Option<Int<256, 32768>>,
     }
 }
 

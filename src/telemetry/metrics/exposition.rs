@@ -39,6 +39,17 @@ pub struct ControlFacts {
     pub log_write_errors: u64,
     /// Lines of the process log that were dropped.
     pub process_log_dropped: u64,
+    /// By worker: how often it was started again after it had died, and how often it was found stuck.
+    pub workers: Vec<WorkerFate>,
+}
+
+/// What the control thread knows of a worker that the worker cannot tell itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerFate {
+    /// How often it was started again after it had died (F05).
+    pub restarts: u64,
+    /// How often it was found without a turn for [`STUCK_REPORT_MS`](crate::limits::STUCK_REPORT_MS) (F06).
+    pub stalls: u64,
 }
 
 /// One worker's answer to the question for its counters.
@@ -84,6 +95,35 @@ pub struct Exposition {
     admission: Admission,
     last: BTreeMap<u32, WorkerSnapshot>,
     retired: Totals,
+    carried: BTreeMap<u32, Carried>,
+}
+
+/// What a worker's earlier lives counted, in the families that have its number as label.
+#[derive(Debug)]
+struct Carried {
+    own: [i64; INSTRUMENTS.len()],
+    deadlines: [u64; Deadline::WORDS.len()],
+    refusals: [u64; Refusal::WORDS.len()],
+    protocols: [u64; 3],
+}
+
+impl Carried {
+    fn of(before: &WorkerSnapshot) -> Self {
+        let count = |at: usize| if INSTRUMENTS[at].2 == Kind::Count { before.own[at] } else { 0 };
+        Self {
+            own: std::array::from_fn(count),
+            deadlines: before.deadlines,
+            refusals: before.refusals,
+            protocols: before.protocols,
+        }
+    }
+
+    fn add_to(&self, snapshot: &mut WorkerSnapshot) {
+        snapshot.own.iter_mut().zip(self.own).for_each(|(count, more)| *count += more);
+        let tallies = snapshot.deadlines.iter_mut().zip(self.deadlines);
+        let tallies = tallies.chain(snapshot.refusals.iter_mut().zip(self.refusals));
+        tallies.chain(snapshot.protocols.iter_mut().zip(self.protocols)).for_each(|(count, more)| *count += more);
+    }
 }
 
 impl Exposition {
@@ -105,6 +145,7 @@ impl Exposition {
         self.connections(&mut page, reports);
         self.workers(&mut page);
         control_families(&mut page, control);
+        fate_families(&mut page, &control.workers);
         process_families(&mut page, process);
         page.into_text()
     }
@@ -121,12 +162,24 @@ impl Exposition {
         }
     }
 
+    /// Takes in what a worker had counted when it died, so that nothing counted since the last scrape is lost (F05).
+    pub fn last_words(&mut self, snapshot: &WorkerSnapshot) {
+        let snapshot = snapshot.clone();
+        self.take_in(&[WorkerReport { worker: snapshot.worker, snapshot: Some(snapshot) }]);
+    }
+
     fn take_in(&mut self, reports: &[WorkerReport]) {
         for snapshot in reports.iter().filter_map(|report| report.snapshot.as_ref()) {
-            let before = self.last.insert(snapshot.worker, snapshot.clone());
-            if let Some(before) = before.filter(|before| before.epoch != snapshot.epoch) {
-                self.retired.add(&mut self.admission, &before);
+            let worker = snapshot.worker;
+            if let Some(before) = self.last.get(&worker).filter(|before| before.epoch != snapshot.epoch) {
+                self.retired.add(&mut self.admission, before);
+                self.carried.insert(worker, Carried::of(before));
             }
+            let mut snapshot = snapshot.clone();
+            if let Some(carried) = self.carried.get(&worker) {
+                carried.add_to(&mut snapshot);
+            }
+            self.last.insert(worker, snapshot);
         }
     }
 
@@ -183,10 +236,11 @@ impl Exposition {
     fn workers(&self, page: &mut Page) {
         for (at, (name, help, kind)) in INSTRUMENTS.iter().enumerate() {
             let type_word = if *kind == Kind::Count { "counter" } else { "gauge" };
+            let is_scaled = matches!(kind, Kind::Nanoseconds | Kind::Share);
             page.family(&format!("ringway_worker_{name}"), type_word, help);
             for (number, snapshot) in &self.last {
                 let value = snapshot.own[at] as f64;
-                let value = if *kind == Kind::Nanoseconds { value / 1e9 } else { value };
+                let value = if is_scaled { value / 1e9 } else { value };
                 page.number(&[("worker", &number.to_string())], value);
             }
         }
@@ -292,6 +346,17 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
     page.count(&[], facts.log_write_errors);
     page.family("ringway_process_log_dropped_total", "counter", "Lines of the process log that were dropped.");
     page.count(&[], facts.process_log_dropped);
+}
+
+fn fate_families(page: &mut Page, fates: &[WorkerFate]) {
+    let mut family = |name: &str, help: &str, count: fn(&WorkerFate) -> u64| {
+        page.family(name, "counter", help);
+        for (worker, fate) in fates.iter().enumerate() {
+            page.count(&[("worker", &worker.to_string())], count(fate));
+        }
+    };
+    family("ringway_worker_restarts_total", "Times that a worker was started again after it had died.", |f| f.restarts);
+    family("ringway_worker_stalls_total", "Times that a worker took no turn for a second.", |f| f.stalls);
 }
 
 fn process_families(page: &mut Page, facts: &ProcessFacts) {

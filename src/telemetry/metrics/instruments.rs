@@ -11,6 +11,8 @@ pub enum Kind {
     Level,
     /// Nanoseconds that go up and down; shown in seconds.
     Nanoseconds,
+    /// Parts of a thousand million; shown as a share from 0 to 1.
+    Share,
 }
 
 /// A value of one worker: a counter or a level.
@@ -197,6 +199,12 @@ instruments! {
     loop_lag: Nanoseconds = "loop_lag_seconds", "How late the last timer tick was.";
     /// How late a timer tick was at worst.
     loop_lag_max: Nanoseconds = "loop_lag_max_seconds", "How late a timer tick was at worst since the start.";
+    /// Share of the last second in which the worker's thread ran.
+    busy: Share = "busy_share", "Share of the last second in which the worker's thread ran.";
+    /// Connections accepted here and handed to a calmer worker (D8).
+    handed_over: Count = "connections_handed_over_total", "Connections accepted here and handed to a calmer worker.";
+    /// Connections that other workers handed over.
+    taken_over: Count = "connections_taken_over_total", "Connections that other workers handed to this one.";
     /// Generation of the snapshot in use.
     generation: Level = "config_generation", "Generation of the configuration that the worker uses.";
 }

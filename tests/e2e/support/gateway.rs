@@ -26,6 +26,7 @@ pub struct Plan {
     descriptors: Option<u32>,
     binary: PathBuf,
     sockets: Vec<TcpListener>,
+    may_panic: bool,
 }
 
 /// A running gateway. Dropping it ends the process and fails the test if anything panicked.
@@ -41,6 +42,7 @@ pub struct Gateway {
     child: Child,
     stderr: Lines,
     stdout: Lines,
+    may_panic: bool,
 }
 
 /// A gateway that ended by itself.
@@ -55,7 +57,7 @@ impl Plan {
     pub fn new(yaml: &str) -> Self {
         let binary = PathBuf::from(BINARY);
         let (arguments, environment, sockets) = (Vec::new(), Vec::new(), Vec::new());
-        Self { yaml: complete(yaml), arguments, environment, descriptors: None, binary, sockets }
+        Self { yaml: complete(yaml), arguments, environment, descriptors: None, binary, sockets, may_panic: false }
     }
 
     /// The example `config/NAME.yaml` as it stands, at addresses of the system's choice.
@@ -122,6 +124,12 @@ impl Plan {
         shell
     }
 
+    /// Requests may ask for faults (`src/worker/faults.rs`), and panics are no failure of the test.
+    pub fn faults(mut self) -> Self {
+        self.may_panic = true;
+        self.env("RINGWAY_FAULTS", 1)
+    }
+
     fn spawn(&self, dir: &Path) -> Child {
         let file = dir.join("ringway.yaml");
         std::fs::write(&file, &self.yaml).expect("the configuration is written");
@@ -141,7 +149,16 @@ impl Plan {
         let stdout = collect(child.stdout.take().expect("a pipe"));
         let begun = Instant::now();
         let nobody: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let mut gateway = Gateway { address: nobody, addresses: Vec::new(), admin: nobody, dir, child, stderr, stdout };
+        let mut gateway = Gateway {
+            address: nobody,
+            addresses: Vec::new(),
+            admin: nobody,
+            dir,
+            child,
+            stderr,
+            stdout,
+            may_panic: self.may_panic,
+        };
         while gateway.find_log("ready").is_none() {
             let ended = gateway.child.try_wait().expect("a child");
             assert!(ended.is_none(), "ended at its start: {ended:?}\n{}\n{}", gateway.stderr(), self.yaml);
@@ -282,6 +299,12 @@ impl Gateway {
         page.lines().filter(is_wanted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
+    /// The values of a metric for each worker.
+    #[track_caller]
+    pub fn by_worker(&self, name: &str, workers: usize) -> Vec<f64> {
+        (0..workers).map(|worker| self.metric(name, &[&format!("worker=\"{worker}\"")])).collect()
+    }
+
     pub fn config_path(&self) -> PathBuf {
         self.dir.path().join("ringway.yaml")
     }
@@ -384,7 +407,7 @@ impl Drop for Gateway {
         if thread::panicking() {
             eprintln!("--- the gateway's log ---\n{text}\n---");
         } else {
-            assert!(!text.contains("panicked"), "the gateway panicked:\n{text}");
+            assert!(self.may_panic || !text.contains("panicked"), "the gateway panicked:\n{text}");
         }
     }
 }
