@@ -98,7 +98,7 @@ pub const HANDED_WAITING_MAX: usize = 256;
 /// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.
 pub const SEAT_TRIES_MAX: u32 = 16;
 /// How often the watchdog looks at the workers.
-pub const WATCHDOG_TURN_MS: u64 = 25;
+pub const WATCHDOG_TURN_MS: u64 = 50;
 /// A worker without a turn for so long is warned of, with its stack (F06).
 pub const STUCK_WARN_MS: u64 = 100;
 /// A worker without a turn for so long is reported as an error and counted (F06).

@@ -1,11 +1,14 @@
 //! Workers that died and wait to be started again, and what the process says of a panic.
 
+use std::fmt;
 use std::panic::PanicHookInfo;
 use std::thread;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::fleet::Death;
+use super::symbols;
+use crate::sys::stack;
 use crate::telemetry::log::{self, Level, Site};
 use crate::time::Now;
 
@@ -45,14 +48,19 @@ pub fn log_panics() {
         let text = text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a text");
         let place = info.location().map_or_else(String::new, ToString::to_string);
         let thread = thread::current().name().unwrap_or("unnamed").to_owned();
-        let backtrace = std::backtrace::Backtrace::capture();
-        let mut fields: Vec<log::Field<'_>> = vec![("thread", &thread), ("panic", &text), ("place", &place)];
-        // Only where RUST_BACKTRACE asks for it: to find the names takes long.
-        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-            fields.push(("backtrace", &backtrace));
-        }
+        let stack = Named(stack::own());
+        let fields: [log::Field<'_>; 4] = [("thread", &thread), ("panic", &text), ("place", &place), ("stack", &stack)];
         SITE.write(Level::Error, "panicked", &fields, Now::read());
     }));
+}
+
+/// A stack whose names are looked up only when the line is written.
+struct Named(Vec<usize>);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&symbols::describe(&self.0).join(" <- "))
+    }
 }
 
 #[cfg(test)]

@@ -31,9 +31,11 @@ pub fn describe(frames: &[usize]) -> Vec<String> {
         }
     };
     let all: Vec<_> = places.iter().map(text).collect();
-    // The walk begins in the handler: what is above the interrupted frame ends with libc's return from the signal.
-    let handler = all.iter().position(|text| text.contains("on_signal"));
-    all.into_iter().skip(handler.map_or(0, |at| at + 2)).collect()
+    // The walk begins in the handler: what is above the interrupted frame ends with libc's return from the signal. That
+    // of a panic begins in its machinery.
+    let handler = all.iter().position(|text| text.contains("on_signal")).map(|at| at + 2);
+    let panic = all.iter().rposition(|text| text.contains("panicking::panic_fmt")).map(|at| at + 1);
+    all.into_iter().skip(handler.or(panic).unwrap_or(0)).collect()
 }
 
 /// File and offset in it of an address.

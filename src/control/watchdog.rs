@@ -3,10 +3,11 @@
 //! supervisor starts another.
 //!
 //! ```text
-//! worker: a tick each 20 ms stores the time ──► watchdog: a look each 25 ms ──► late? ─ signal ─ stack ─ log
+//! worker: a tick each 20 ms stores the time ──► watchdog: a look each 50 ms ──► late? ─ signal ─ stack ─ log
 //! ```
 //! Time in which nobody could run is nobody's fault. What the watchdog itself comes late (SIGSTOP, a suspended machine,
-//! a debugger, a quota that is used up) is taken off; or what the thread waited for a processor, where that is more.
+//! a debugger, a quota that is used up) is taken off; or what the thread waited for a processor, where that is more,
+//! but at most half of the silence: a thread that the machine forgets for long is as bad as one that is stuck.
 
 use std::io;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ impl Watched {
             return None;
         }
         let waited_ns = waited();
-        let starved_ns = waited_ns.saturating_sub(*self.waited_ns.get_or_insert(waited_ns));
+        let starved_ns = waited_ns.saturating_sub(*self.waited_ns.get_or_insert(waited_ns)).min(silent_ns / 2);
         let stuck_ns = silent_ns.saturating_sub(starved_ns.max(self.excused_ns));
         let what = match stuck_ns / MS {
             STUCK_ABORT_MS.. => What::Abort,
@@ -210,7 +211,7 @@ fn waited_for_processor(thread: i32) -> u64 {
 mod tests {
     use super::*;
 
-    /// Looks every 25 ms from `from` to `to` ms at one worker whose last beat was at `beat` ms.
+    /// Looks at each turn from `from` to `to` ms at one worker whose last beat was at `beat` ms.
     fn looks(judge: &mut Judge, from: u64, to: u64, beat: u64, waited: impl Fn(u64) -> u64) -> Vec<(u64, What)> {
         let mut all = Vec::new();
         for ms in (from..=to).step_by(WATCHDOG_TURN_MS as usize) {
@@ -223,58 +224,59 @@ mod tests {
     #[test]
     fn silence_is_warned_of_reported_and_ended() {
         let mut judge = Judge::new(1, 1_000 * MS);
-        let said = looks(&mut judge, 1_025, 7_000, 1_000, |_| 0);
+        let said = looks(&mut judge, 1_050, 7_000, 1_000, |_| 0);
         assert_eq!(said, [(1_100, What::Warn), (2_000, What::Report), (6_000, What::Abort)]);
     }
 
     #[test]
     fn a_turn_ends_the_silence_and_is_told_once() {
         let mut judge = Judge::new(1, 1_000 * MS);
-        assert_eq!(looks(&mut judge, 1_025, 1_300, 1_000, |_| 0), [(1_100, What::Warn)]);
-        let verdicts = judge.turn(1_325 * MS, |_| 1_310 * MS, |_| 0);
+        assert_eq!(looks(&mut judge, 1_050, 1_300, 1_000, |_| 0), [(1_100, What::Warn)]);
+        let verdicts = judge.turn(1_350 * MS, |_| 1_310 * MS, |_| 0);
         assert_eq!(verdicts, [Verdict { worker: 0, stuck_ms: 310, what: What::Recovered }]);
-        assert_eq!(looks(&mut judge, 1_350, 1_400, 1_340, |_| 0), []);
-        assert_eq!(looks(&mut judge, 1_425, 1_450, 1_340, |_| 0), [(1_450, What::Warn)], "the next one is told again");
+        assert_eq!(looks(&mut judge, 1_400, 1_450, 1_390, |_| 0), []);
+        assert_eq!(looks(&mut judge, 1_500, 1_500, 1_390, |_| 0), [(1_500, What::Warn)], "the next one is told again");
     }
 
     #[test]
     fn a_stop_of_the_whole_process_is_forgiven() {
         let mut judge = Judge::new(1, 1_000 * MS);
-        assert_eq!(looks(&mut judge, 1_025, 1_050, 1_000, |_| 0), []);
+        assert_eq!(looks(&mut judge, 1_050, 1_050, 1_000, |_| 0), []);
         // 60 s later the watchdog wakes first; the worker has what was left to it.
-        assert_eq!(looks(&mut judge, 61_050, 61_050, 1_000, |_| 0), []);
-        assert_eq!(looks(&mut judge, 61_075, 61_125, 1_000, |_| 0), [(61_075, What::Warn)]);
-        let recovered = judge.turn(61_150 * MS, |_| 61_140 * MS, |_| 0);
-        assert_eq!(recovered, [Verdict { worker: 0, stuck_ms: 165, what: What::Recovered }]);
+        assert_eq!(looks(&mut judge, 61_050, 61_050, 1_040, |_| 0), []);
+        let awake = judge.turn(61_100 * MS, |_| 61_060 * MS, |_| 0);
+        assert_eq!(awake, []);
+        assert_eq!(looks(&mut judge, 61_150, 61_200, 61_060, |_| 0), [(61_200, What::Warn)]);
     }
 
     #[test]
     fn a_watchdog_that_is_late_again_and_again_still_ends_a_stuck_worker() {
-        // A quota lets the process run for 25 of each 150 ms: 5 s of its own time are 30 s.
+        // A quota lets the process run for 50 of each 150 ms: 5 s of its own time are 15 s.
         let mut judge = Judge::new(1, 1_000 * MS);
         let mut said = Vec::new();
         for ms in (1_150..60_000).step_by(150) {
             said.extend(judge.turn(ms * MS, |_| 1_000 * MS, |_| 0).into_iter().map(|verdict| (ms, verdict.what)));
         }
         let (ms, what) = *said.last().expect("some");
-        assert!(what == What::Abort && (30_000..32_000).contains(&ms), "{said:?}");
+        assert!(what == What::Abort && (15_500..16_500).contains(&ms), "{said:?}");
     }
 
     #[test]
-    fn a_thread_that_gets_no_processor_is_not_stuck() {
+    fn a_thread_that_gets_no_processor_has_twice_the_time() {
         let mut judge = Judge::new(1, 1_000 * MS);
-        // It waited all the time since it was first noticed, at 50 ms.
-        assert_eq!(looks(&mut judge, 1_025, 9_000, 1_000, |ms| ms), []);
+        // It waited all the time since it was first noticed.
+        let said = looks(&mut judge, 1_050, 12_000, 1_000, |ms| ms);
+        assert_eq!(said, [(1_100, What::Warn), (3_000, What::Report), (11_000, What::Abort)]);
         let mut judge = Judge::new(1, 1_000 * MS);
-        // Half of the time: the end comes after twice as long.
-        let said = looks(&mut judge, 1_025, 12_000, 1_000, |ms| ms / 2);
-        assert_eq!(said.last().expect("some").1, What::Abort);
-        assert!(said.last().expect("some").0 > 10_500, "{said:?}");
+        // A quarter of the time.
+        let said = looks(&mut judge, 1_050, 12_000, 1_000, |ms| ms / 4);
+        let (ms, what) = *said.last().expect("some");
+        assert!(what == What::Abort && (7_500..7_800).contains(&ms), "{said:?}");
     }
 
     #[test]
     fn workers_that_do_not_run_are_not_judged() {
         let mut judge = Judge::new(2, 1_000 * MS);
-        assert_eq!(looks(&mut judge, 1_025, 9_000, 0, |_| 0), []);
+        assert_eq!(looks(&mut judge, 1_050, 9_000, 0, |_| 0), []);
     }
 }

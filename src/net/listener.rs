@@ -2,9 +2,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+/// How long a taken port may take to become free.
+const PORT_RELEASE_MS_MAX: u64 = 1_000;
+/// How often it is tried meanwhile.
+const PORT_RETRY_MS: u64 = 10;
 /// Connections that the kernel holds until a worker accepts them.
 pub const BACKLOG: i32 = 4096;
 
@@ -16,7 +21,7 @@ pub const BACKLOG: i32 = 4096;
 /// # Errors
 /// What the system calls give, `AddrInUse` above all.
 pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    refuse_taken(address)?;
+    refuse_taken_for_long(address)?;
     let first = bind(address)?;
     let bound = first.local_addr()?;
     let mut all = vec![first];
@@ -50,6 +55,19 @@ pub fn complete(address: SocketAddr, given: Vec<TcpListener>, workers: usize) ->
         }
     }
     Ok(all)
+}
+
+/// The kernel takes a ring apart behind the end of its process: for some milliseconds after a `kill -9` the accepts
+/// that were under way keep the sockets of the dead one open (F07). So a taken port is tried again for a while.
+fn refuse_taken_for_long(address: SocketAddr) -> io::Result<()> {
+    for _ in 0..PORT_RELEASE_MS_MAX / PORT_RETRY_MS {
+        match refuse_taken(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+        std::thread::park_timeout(Duration::from_millis(PORT_RETRY_MS));
+    }
+    refuse_taken(address)
 }
 
 /// SO_REUSEPORT lets any process of the same user join a port. A probe without it fails when somebody is there already.
@@ -110,6 +128,18 @@ mod tests {
         let alone = TcpListener::bind("127.0.0.1:0").expect("a port");
         let bound = alone.local_addr().expect("bound");
         assert_eq!(complete(bound, vec![alone], 4).expect("one is enough").len(), 1);
+    }
+
+    #[test]
+    fn a_port_that_becomes_free_is_taken() {
+        let before = open(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("loopback can be bound");
+        let address = before[0].local_addr().expect("bound");
+        let freed = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(5 * PORT_RETRY_MS));
+            drop(before);
+        });
+        assert_eq!(open(address, 2).expect("free by then").len(), 2);
+        freed.join().expect("it ends");
     }
 
     #[test]

@@ -21,6 +21,10 @@ const ASKED: usize = 1;
 const WALKING: usize = 2;
 const DONE: usize = 3;
 
+// Answers to the unwinder: `_URC_NO_REASON` and `_URC_END_OF_STACK`.
+const GO_ON: c_int = 0;
+const END: c_int = 5;
+
 static STATE: AtomicUsize = AtomicUsize::new(IDLE);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static FRAMES: [AtomicUsize; STACK_FRAMES_MAX] = [const { AtomicUsize::new(0) }; STACK_FRAMES_MAX];
@@ -62,6 +66,24 @@ pub fn of(thread: i32) -> io::Result<Vec<usize>> {
     }
 }
 
+/// Return addresses of the calling thread, innermost first, at most [`STACK_FRAMES_MAX`].
+pub fn own() -> Vec<usize> {
+    extern "C" fn step(context: *mut c_void, argument: *mut c_void) -> c_int {
+        // SAFETY: the argument is the vector of the call below, which nobody else uses meanwhile; the unwinder gave
+        // the context for the duration of this call.
+        let (frames, frame) = unsafe { (&mut *argument.cast::<Vec<usize>>(), _Unwind_GetIP(context)) };
+        if frames.len() == frames.capacity() {
+            return END;
+        }
+        frames.push(frame);
+        GO_ON
+    }
+    let mut frames: Vec<usize> = Vec::with_capacity(STACK_FRAMES_MAX);
+    // SAFETY: the walk calls `step` with a pointer to the vector, which lives longer, and ends before it returns.
+    unsafe { _Unwind_Backtrace(step, (&raw mut frames).cast()) };
+    frames
+}
+
 fn signal() -> c_int {
     libc::SIGRTMIN() + 6
 }
@@ -100,8 +122,6 @@ extern "C" fn on_signal(_signal: c_int, _info: *mut libc::siginfo_t, _context: *
 }
 
 extern "C" fn step(context: *mut c_void, _argument: *mut c_void) -> c_int {
-    const GO_ON: c_int = 0;
-    const END: c_int = 5;
     let at = COUNT.load(Ordering::Relaxed);
     let Some(frame) = FRAMES.get(at) else { return END };
     // SAFETY: the unwinder gave this context for the duration of this call.
@@ -140,5 +160,14 @@ mod tests {
         let within = |frame: &usize| (spin as *const () as usize..spin as *const () as usize + 4_096).contains(frame);
         assert!(frames.len() > 3 && frames.iter().any(within), "{frames:x?}");
         assert!(of(i32::MAX).is_err(), "there is no such thread");
+    }
+
+    #[test]
+    fn the_own_stack_is_seen_and_bounded() {
+        fn deep(left: usize) -> usize {
+            if left == 0 { own().len() } else { std::hint::black_box(deep(left - 1)) }
+        }
+        assert!(own().len() > 3);
+        assert_eq!(deep(2 * STACK_FRAMES_MAX), STACK_FRAMES_MAX);
     }
 }

@@ -45,6 +45,7 @@ fn a_panic_costs_one_connection() {
     assert_eq!(gateway.metric("ringway_worker_restarts_total", &[]), 0.0);
     let line = &gateway.wait_log("panicked", 1)[0];
     assert_eq!(line["panic"], "a panic that was asked for");
+    assert!(line["stack"].as_str().is_some_and(|stack| stack.contains("faults::strike")), "{line}");
     assert!(line["place"].as_str().is_some_and(|place| place.contains("faults.rs")), "{line}");
     drop(bystanders);
     eventually("every place is given back", || {

@@ -6,13 +6,13 @@ import shutil
 import socket
 import subprocess
 
-from bed import Skipped, check
+from bed import Skipped, check, eventually
 
 SECONDS = 60
 SHORT = False
 
 CONFIG = """
-services: [{name: origin, endpoints: ["%s"]}]
+services: [{name: origin, endpoints: ["%s"], pool: {idle_timeout: 1s}}]
 routes: [{path: "/*", service: origin}]
 """
 CONNECTIONS = 1000
@@ -48,7 +48,8 @@ def read_response(client):
 
 def run(bed):
     env = {"LD_PRELOAD": shim(bed.folder), "RING_ENTRIES": "8", "RING_ENTER_FAIL": "5"}
-    gateway = bed.gateway(CONFIG % bed.origin(), env=env)
+    # Failing submits keep the loop a little busy for ever, so the bed does not judge its rest; this run does, below.
+    gateway = bed.gateway(CONFIG % bed.origin(), env=env, settles=False)
     driver = gateway.events("ringway starts")[0]["driver"]
     if "io_uring" not in driver:
         raise Skipped("this kernel has no io_uring")
@@ -64,4 +65,7 @@ def run(bed):
     for client in clients:
         client.close()
     check(answered == CONNECTIONS * ROUNDS, f"{answered} of {CONNECTIONS * ROUNDS} answered")
+    eventually("descriptors are back", lambda: gateway.fds() <= gateway.fds_before, 15)
+    share = gateway.cpu_share(1)
+    check(share < 0.05, f"{share:.1%} of a core is used at rest")
     return f"{answered} requests on {CONNECTIONS} connections answered, {driver}"
