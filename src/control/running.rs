@@ -79,8 +79,8 @@ impl Running {
                 event = self.signals.next() => match event {
                     Event::Reload => self.begin_reload(None),
                     Event::ReopenLogs => self.belongings.logs.reopen(),
-                    Event::StopGraceful => return self.stop(false).await,
-                    Event::StopFast | Event::StopNow => return self.stop(true).await,
+                    Event::StopGraceful => return Box::pin(self.stop(false)).await,
+                    Event::StopFast | Event::StopNow => return Box::pin(self.stop(true)).await,
                     Event::Upgrade => self.begin_upgrade(None),
                 },
                 Some(wish) = self.wishes.recv() => match wish {
@@ -91,7 +91,7 @@ impl Running {
                 compiled = compiled(&mut self.reload.compiling) => Box::pin(self.finish_reload(compiled)).await,
                 ready = ready(&mut self.upgrade) => {
                     if let Some(pid) = self.finish_upgrade(ready) {
-                        return self.retire(pid).await;
+                        return Box::pin(self.retire(pid)).await;
                     }
                 }
                 death = fleet.fleet().next_death() => self.revivals.add(death),
