@@ -34,7 +34,9 @@ fn exchange(text: &[u8]) -> Exchange {
 fn heads(c: &mut Criterion) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
     let rules = Arc::new(ServerRules::default());
-    let listener = Listener { name: "l".into(), address, rules, forwarded: false, via: None, connections: None };
+    let tunnels = Default::default();
+    let listener =
+        Listener { name: "l".into(), address, rules, forwarded: false, via: None, connections: None, tunnels };
     let x = exchange(REQUEST);
     let mut out = Buf::small();
     c.bench_function("serialise/request", |b| {

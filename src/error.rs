@@ -100,6 +100,10 @@ reasons! {
     BodyTooLarge = "body_too_large", 413, Downstream, No, "Request too large";
     /// The header section did not arrive in `header_timeout`.
     HeaderTimeout = "header_timeout", 408, Downstream, No, "Request header timeout";
+    /// The PROXY protocol header is malformed or missing, or its sender is not trusted (F59).
+    BadProxyHeader = "bad_proxy_header", 400, Downstream, No, "Invalid or unexpected PROXY protocol header";
+    /// A tunnel was idle or open for too long, or the gateway stopped. Never sent; for the log.
+    TunnelTimeout = "tunnel_timeout", 408, Downstream, No, "Tunnel timeout";
     /// The body paused longer than `body_timeout`.
     BodyTimeout = "body_timeout", 408, Downstream, No, "Request body timeout";
     /// The client closed or reset before its answer was complete. Never sent; logged as 499.
@@ -112,8 +116,15 @@ reasons! {
     IpDenied = "ip_denied", 403, Gateway, No, "Forbidden";
     /// A rate limit refused the request (R89).
     RateLimited = "rate_limited", 429, Gateway, No, "Rate limit exceeded";
+    /// As many requests as allowed are in flight, and as many as allowed wait: `limits` of the service, or a
+    /// `concurrency_limit` (F13, F14).
+    ConcurrencyLimited = "concurrency_limited", 503, Gateway, No, "Too many requests in flight";
+    /// The request waited longer than `queue_timeout` for others to end (F13).
+    QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// The listener has as many tunnels open as it may (`tunnels_max`).
+    TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.
     Overloaded = "overloaded", 503, Gateway, No, "Gateway overloaded";
     /// The gateway is stopping.

@@ -15,6 +15,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | ground | [`sys`], [`error`], [`limits`], [`time`] | the system, reasons, bounds, clocks |
+//! | shared bounds | [`concurrency`] | how many requests at once, over all workers; who waits |
 //! | messages | [`net`], [`http`], [`proto`] | bytes, heads, bodies, wires |
 //! | decisions | [`route`], [`policy`], [`upstream`] | which route, whether, where to; pure but for pools |
 //! | answers | [`handler`], [`snapshot`], [`pipeline`] | the life of a request |
@@ -35,6 +36,8 @@ pub mod sys;
 pub mod error;
 pub mod limits;
 pub mod time;
+
+pub mod concurrency;
 
 pub mod http;
 pub mod net;

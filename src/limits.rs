@@ -16,6 +16,17 @@ pub const BUF_SMALL_BYTES: usize = 8192 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTE
 /// Usable size of a large pooled buffer: what one relayed read may bring, and the most that a client who does not read
 /// its response can hold (F11).
 pub const BUF_LARGE_BYTES: usize = 32 * 1024;
+/// A body with so many bytes left is passed from socket to socket inside the kernel, where both ends are plain TCP and
+/// the bytes go on as they are.
+pub const SPLICE_BYTES_MIN: u64 = 32 * 1024;
+/// What one pipe may hold on its way: kernel memory that a client who does not read its response keeps.
+pub const SPLICE_STEP_BYTES: usize = 256 * 1024;
+/// Steps of one such body in a row, before the worker's other connections have their turn.
+pub const SPLICE_STEPS_MAX: u32 = 4;
+/// Pipes (two descriptors each) that a worker uses at once; further bodies are copied.
+pub const PIPES_MAX: usize = 128;
+/// Free pipes that a worker keeps.
+pub const PIPES_FREE_MAX: usize = 32;
 /// Free small buffers that a worker keeps; more are given back to the allocator. Those that a second did not need are
 /// given back as well.
 pub const BUF_SMALL_FREE_MAX: usize = 4096;
@@ -71,6 +82,14 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an
+/// endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
+/// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
+pub const ENDPOINT_REQUESTS_MAX: u32 = 4_096;
+/// Requests that wait for a place at a limit, where one is configured (`pending_max`; F13).
+pub const PENDING_MAX: u32 = 128;
+/// How long one waits (`queue_timeout`).
+pub const QUEUE_TIMEOUT_MS: u64 = 1_000;
 /// Idle upstream connections kept by one worker for one endpoint.
 pub const POOL_IDLE_MAX: usize = 128;
 /// While load is high, idle connections are kept up to so many times `POOL_IDLE_MAX`: those over it are closed once
@@ -121,6 +140,20 @@ pub const LAST_WORDS_MS: u64 = 500;
 /// A loop that was late by this has stood still with the process: what arrived meanwhile is read before deadlines are
 /// judged (F18).
 pub const STOOD_STILL_MS: u64 = 1_000;
+/// Tunnels of one listener at once (`tunnels_max`).
+pub const TUNNELS_MAX: u64 = 10_000;
+/// A tunnel without a byte in either direction (`idle_timeout` of a route's `tunnel`).
+pub const TUNNEL_IDLE_TIMEOUT_MS: u64 = 3_600_000;
+/// A tunnel from its opening to its end (`duration_max` of a route's `tunnel`).
+pub const TUNNEL_DURATION_MS_MAX: u64 = 86_400_000;
+/// How long a worker that is told to end waits for its tunnels to write their log lines.
+pub const TUNNEL_STOP_MS: u64 = 200;
+/// A PROXY protocol header in text form, its CRLF counted (version 1).
+pub const PROXY_V1_BYTES_MAX: usize = 107;
+/// The declared length of a binary PROXY protocol header (version 2): addresses and TLVs (F59).
+pub const PROXY_V2_LENGTH_MAX: usize = 4096;
+/// A whole PROXY protocol header, from the acceptance of its connection.
+pub const PROXY_TIMEOUT_MS: u64 = 5_000;
 /// Entries of a worker's ring.
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).

@@ -15,6 +15,9 @@ use crate::sys::clock;
 pub struct Now(pub u64);
 
 impl Now {
+    /// Later than any other.
+    pub const NEVER: Now = Now(u64::MAX);
+
     /// Reads the clock.
     #[inline]
     pub fn read() -> Self {

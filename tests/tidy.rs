@@ -22,19 +22,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["limits"]),
     ("time", &["sys"]),
     ("schema", &[]),
-    ("http", &["error", "limits", "sys", "time"]),
+    // Permits are part of an exchange, so that they are given back however it ends.
+    ("concurrency", &["time"]),
+    ("http", &["concurrency", "error", "limits", "net", "sys", "time"]),
     ("net", &["limits", "sys", "time"]),
     ("proto", &["error", "http", "limits", "net", "sys", "time"]),
     ("route", &["http"]),
     ("telemetry", &["error", "http", "limits", "sys", "time"]),
-    ("policy", &["error", "http", "limits", "schema", "time"]),
+    ("policy", &["concurrency", "error", "http", "limits", "schema", "time"]),
     // The balancer and the rules of services are part of both the snapshot and what runs it.
-    ("upstream", &["error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time"]),
-    ("snapshot", &["limits", "policy", "proto", "route", "upstream"]),
+    ("upstream", &["concurrency", "error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time"]),
+    ("snapshot", &["concurrency", "limits", "policy", "proto", "route", "upstream"]),
     ("handler", &["error", "http", "limits", "net", "proto", "snapshot", "sys", "time", "upstream"]),
     (
         "pipeline",
         &[
+            "concurrency",
             "error",
             "handler",
             "http",
@@ -53,6 +56,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
+            "concurrency",
             "error",
             "http",
             "limits",
@@ -67,10 +71,14 @@ const LAYERS: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("config", &["error", "http", "limits", "policy", "proto", "route", "schema", "snapshot", "upstream"]),
+    (
+        "config",
+        &["concurrency", "error", "http", "limits", "policy", "proto", "route", "schema", "snapshot", "upstream"],
+    ),
     (
         "control",
         &[
+            "concurrency",
             "config",
             "error",
             "http",
@@ -131,7 +139,8 @@ const BANS: &[Ban] = &[
     Ban { what: "unimplemented!(", allowed: &[], why: "what is not built is a diagnostic" },
     Ban {
         what: "std::sync::Mutex",
-        allowed: &["src/control/", "src/telemetry/", "src/cli/"],
+        // The queue of a limit that is configured and reached is the one thing that workers wait for together.
+        allowed: &["src/control/", "src/telemetry/", "src/cli/", "src/concurrency/gate.rs"],
         why: "workers share nothing",
     },
     Ban { what: "std::sync::RwLock", allowed: &["src/control/"], why: "workers share nothing" },

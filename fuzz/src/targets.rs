@@ -15,6 +15,7 @@ use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
 use ringway::proto::h1::server::ServerRules;
 use ringway::proto::h1::{request, response};
+use ringway::proto::proxy_protocol::{self, Version};
 use ringway::route::{
     Captures, HostPattern, Order, PathPattern, Rewrite, RouteId, RouteInput, RouteSpec, RouteTable, Verdict,
 };
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("rewrite", rewrite),
     ("forwarded_request", forwarded_request),
     ("access_log_escape", access_log_escape),
+    ("proxy_header", proxy_header),
 ];
 
 const POLICIES: [PathPolicy; 3] = [PathPolicy::Strict, PathPolicy::Merge, PathPolicy::Preserve];
@@ -249,7 +251,8 @@ pub fn forwarded_request(data: &[u8]) {
         let x = exchange(head);
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let rules = Arc::new(ServerRules::default());
-        let listener = Listener { name: "l".into(), address, rules, forwarded: trusted, via: None, connections: None };
+        let (forwarded, tunnels) = (trusted, Default::default());
+        let listener = Listener { name: "l".into(), address, rules, forwarded, via: None, connections: None, tunnels };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());
@@ -312,6 +315,29 @@ pub fn access_log_escape(data: &[u8]) {
                 serde_json::from_str::<String>(&format!("\"{text}\"")).expect("a JSON string");
             } else {
                 assert!(!text.contains('"'));
+            }
+        }
+    }
+}
+
+/// A PROXY protocol header: whatever is accepted ends where its own length says, means the same with anything behind
+/// it, and was no header at any earlier byte; and what it tells is told on unchanged.
+pub fn proxy_header(data: &[u8]) {
+    let read = proxy_protocol::parse(data);
+    let with_more = proxy_protocol::parse(&[data, b"GET / HTTP/1.1\r\n\r\n"].concat());
+    match read {
+        Err(_) => assert!(with_more.is_err(), "more bytes mend a header"),
+        Ok(None) => assert!(data.len() < proxy_protocol::HEADER_BYTES_MAX, "a header without end"),
+        Ok(Some(header)) => {
+            assert!(header.bytes <= data.len() && header.bytes <= proxy_protocol::HEADER_BYTES_MAX);
+            assert_eq!(with_more, Ok(Some(header)));
+            for cut in (0..header.bytes).step_by(1 + header.bytes / 256) {
+                assert_eq!(proxy_protocol::parse(&data[..cut]), Ok(None), "a header that ends before its end");
+            }
+            for version in [Version::V1, Version::V2] {
+                let told = proxy_protocol::written(version, header.addresses);
+                let again = proxy_protocol::parse(&told).ok().flatten().expect("what is written is a header");
+                assert_eq!((again.addresses, again.bytes), (header.addresses, told.len()));
             }
         }
     }

@@ -96,6 +96,11 @@ fn check_trust(listener: &Listener, cx: &mut Cx) {
         cx.report(codes::TRUSTS_EVERYONE, range.span, "everyone is trusted to name the client's address")
             .hint("anyone can then forge X-Forwarded-For and slip past address lists and limits; name your proxies");
     }
+    let senders = listener.proxy_protocol.as_ref().map_or(&[][..], |from| &from.trusted);
+    for range in senders.iter().filter(|range| range.is_everyone()) {
+        cx.report(codes::TRUSTS_EVERYONE, range.span, "everyone is trusted to name the client's address")
+            .hint("anyone can then send a forged PROXY header; name your load balancers");
+    }
 }
 
 fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
@@ -173,6 +178,18 @@ fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
     if answered_here && (route.strip_prefix || route.rewrite.is_some()) {
         cx.report(codes::NO_EFFECT, place, "the path of a request that is not passed on is changed in vain")
             .hint("take `strip_prefix` or `rewrite` out");
+    }
+    check_upgrade(route, answered_here, cx);
+}
+
+fn check_upgrade(route: &Route, answered_here: bool, cx: &mut Cx) {
+    if let Some(first) = route.upgrade.first().filter(|_| answered_here) {
+        cx.report(codes::NO_EFFECT, first.span, "no tunnel is opened where the gateway answers itself")
+            .hint("take `upgrade` out");
+    }
+    if let Some(tunnel) = route.tunnel.as_ref().filter(|_| route.upgrade.is_empty()) {
+        cx.report(codes::NO_EFFECT, tunnel.span, "`tunnel` has no effect on a route without `upgrade`")
+            .hint("add `upgrade: [websocket]`");
     }
 }
 

@@ -16,6 +16,7 @@ use super::admin::backend::{
 };
 use super::door::Door;
 use super::fleet::{Fleet, Share};
+use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
 use crate::policy::{self, CompileEnv};
@@ -376,6 +377,7 @@ impl AdminBackend for Gateway {
                 log_write_errors: 0,
                 process_log_dropped: log::dropped(),
                 workers: self.fleet.fates(),
+                limits: limits::facts(&snapshot),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
@@ -419,6 +421,7 @@ impl AdminBackend for Gateway {
                     "name": service.name,
                     "load_balancer": service.balancer.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
+                    "limits": limits::of_service(service),
                 })
             };
             Value::Array(snapshot.services.iter().map(service).collect())

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod door;
 pub mod fleet;
 pub mod gateway;
+mod limits;
 pub mod listening;
 pub mod notify;
 pub mod outcome;

@@ -1,10 +1,13 @@
 //! The request as it goes upstream: written from the typed form, with the fields that tell where it came from.
 
+use std::net::SocketAddr;
+
 use crate::http::exchange::Exchange;
 use crate::http::hop;
 use crate::http::message::BodyLength;
 use crate::http::name::{Name, NameSet};
 use crate::proto::h1::serialise;
+use crate::proto::proxy_protocol::{self, Version};
 use crate::snapshot::{HostRule, Listener};
 use crate::sys::buf::Buf;
 
@@ -106,6 +109,14 @@ fn write_forwarded(out: &mut Buf, x: &Exchange, authority: &[u8]) {
     out.extend(b"\r\n");
 }
 
+/// Writes the header that tells an endpoint of the client before the request does. `local` is the address that the
+/// client connected to. The client's port is known only where it is the peer itself.
+pub fn write_proxy_header(out: &mut Buf, version: Version, x: &Exchange, local: Option<SocketAddr>) {
+    let port = if x.client_ip == x.peer.ip() { x.peer.port() } else { 0 };
+    let source = SocketAddr::new(x.client_ip, port);
+    out.extend(&proxy_protocol::written(version, local.map(|to| proxy_protocol::Addresses { source, to })));
+}
+
 /// The Host that the endpoint sees (R22). A client of HTTP/1.0 may have sent none; then the endpoint's own is used.
 pub fn host<'a>(x: &'a Exchange, rule: &'a HostRule, endpoint: &'a str) -> &'a [u8] {
     match rule {
@@ -151,6 +162,7 @@ mod tests {
             forwarded,
             via: None,
             connections: None,
+            tunnels: Default::default(),
         }
     }
 

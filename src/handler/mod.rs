@@ -3,3 +3,5 @@
 pub mod forward;
 pub mod proxy;
 pub mod relay;
+pub mod tunnel;
+pub mod upgrade;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::forward;
 use super::relay::{self, Terms};
+use super::upgrade::Upgrade;
 use crate::error::{Failure, Reason, Retry};
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
@@ -35,6 +36,8 @@ pub struct Proxy<'a, C: Connect> {
     pub due: Now,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
+    /// What the request needs to become a tunnel, where it asks for one and may.
+    pub upgrade: Option<&'a Upgrade<C::Io>>,
 }
 
 /// How one attempt ended.
@@ -115,6 +118,8 @@ impl<C: Connect> Proxy<'_, C> {
         let (body, sink) = down.split();
         // What cannot be sent twice goes only over a connection that is known to be open.
         let must_live = !x.request.method.is_idempotent() || !body.is_done();
+        // A tunnel has a connection of its own, and so has a client that the endpoint is told of.
+        let fresh = fresh || self.upgrade.is_some() || self.spec.proxy_protocol.is_some();
         let reused = if fresh { None } else { visit.reuse(self.timers.known_now(), &self.spec.rules, must_live) };
         let was_reused = reused.is_some();
         let mut upstream = match reused {
@@ -125,6 +130,9 @@ impl<C: Connect> Proxy<'_, C> {
             },
         };
         let mut out = Buf::small();
+        if let Some(version) = self.spec.proxy_protocol {
+            forward::write_proxy_header(&mut out, version, x, sink.local_addr());
+        }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.authority));
         let terms = Terms {
             rules: &self.spec.rules,
@@ -133,6 +141,11 @@ impl<C: Connect> Proxy<'_, C> {
             room: visit.room(),
             timers: self.timers,
         };
+        if let Some(upgrade) = self.upgrade {
+            // Boxed, since it is rare.
+            let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
+            return changed.map_or_else(Attempt::Failed, |()| Attempt::Done);
+        }
         match relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await {
             Ok(()) => {
                 visit.learn(x.response_bytes);

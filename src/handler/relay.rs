@@ -3,18 +3,21 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Failure, Reason};
 use crate::http::downstream::{RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
-use crate::limits::INTERIM_RESPONSES_MAX;
+use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
+use crate::net::splice::{Stopped, carry};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::{ClientConnection, Receiver, Sender, Soon};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
+use crate::sys::pipe::Pipe;
 use crate::time::Now;
 
 /// The rules of one exchange with an endpoint.
@@ -28,17 +31,17 @@ pub struct Terms<'a> {
     /// Room for the response's first read, in bytes.
     pub room: usize,
     /// The worker's clock.
-    pub timers: &'a Timers,
+    pub timers: &'a Rc<Timers>,
 }
 
 impl Terms<'_> {
     /// When an operation that may take `ms` from now must be over.
-    fn until(&self, ms: u64) -> Now {
+    pub(super) fn until(&self, ms: u64) -> Now {
         self.timers.known_now().plus_ms(ms).min(self.due)
     }
 
     /// The whole deadline has a reason of its own.
-    fn explain(&self, failure: Failure) -> Failure {
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
         if failure.reason == Reason::UpstreamTimeout && self.timers.now() >= self.due {
             return Reason::RequestTimeout.into();
         }
@@ -166,6 +169,7 @@ impl Upload<'_> {
     ) -> Result<bool, Failure> {
         let mut taken = true;
         bytes.set(self.sent);
+        taken &= self.pass_up(body, sender, bytes).await?;
         while !body.is_done() {
             if self.response_done.get() {
                 taken = false;
@@ -182,6 +186,31 @@ impl Upload<'_> {
             }
         }
         Ok(taken)
+    }
+
+    /// Passes the rest of a long body on inside the kernel, where it can be. Returns whether the endpoint takes more.
+    async fn pass_up<B: RequestBody, W: WriteHalf>(
+        &self,
+        body: &mut B,
+        sender: &mut Sender<W>,
+        bytes: &Cell<u64>,
+    ) -> Result<bool, Failure> {
+        let moved = Cell::new(0);
+        let carried = {
+            let ends = (body.raw(), sender.raw(self.terms.rules.send_timeout_ms));
+            let (Some((source, left)), Some(destination)) = ends else { return Ok(true) };
+            check_size(bytes.get() + left, self.terms)?;
+            let long = left >= SPLICE_BYTES_MIN && !self.chunked;
+            let Some(mut pipe) = (if long { Pipe::take() } else { None }) else { return Ok(true) };
+            carry(&mut pipe, source, destination, left, &moved).await
+        };
+        body.raw_taken(moved.get());
+        bytes.set(bytes.get() + moved.get());
+        match carried {
+            Ok(()) => Ok(true),
+            Err(Stopped::Source) => Err(body.raw_failed()),
+            Err(Stopped::Destination) => Ok(false),
+        }
     }
 }
 
@@ -252,7 +281,7 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 }
 
 /// Sends the response on whose head was received.
-async fn deliver<S: ResponseSink, R: ReadHalf>(
+pub(super) async fn deliver<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
@@ -266,6 +295,9 @@ async fn deliver<S: ResponseSink, R: ReadHalf>(
     on_head(x);
     let mut ended = first.end;
     sink.send_head(x, first).await?;
+    if !ended {
+        ended = Box::pin(pass_down(receiver, sink, x, terms)).await?;
+    }
     while !ended {
         let due = terms.until(terms.rules.between_bytes_timeout_ms);
         let chunk = receiver.next_body(due).await.map_err(|failure| terms.explain(failure))?;
@@ -274,6 +306,29 @@ async fn deliver<S: ResponseSink, R: ReadHalf>(
         drop(sink.send_body(chunk).await?);
     }
     Ok(())
+}
+
+/// Passes the rest of a long response on inside the kernel, where it can be. Returns whether that was all of it.
+async fn pass_down<S: ResponseSink, R: ReadHalf>(
+    receiver: &mut Receiver<R>,
+    sink: &mut S,
+    x: &mut Exchange,
+    terms: &Terms<'_>,
+) -> Result<bool, Failure> {
+    let moved = Cell::new(0);
+    let carried = {
+        let source = receiver.raw(terms.rules.between_bytes_timeout_ms, terms.due);
+        let (Some((source, left)), Some(destination)) = (source, sink.raw()) else { return Ok(false) };
+        let Some(mut pipe) = (if left >= SPLICE_BYTES_MIN { Pipe::take() } else { None }) else { return Ok(false) };
+        carry(&mut pipe, source, destination, left, &moved).await
+    };
+    receiver.raw_taken(moved.get());
+    x.response_bytes += moved.get();
+    match carried {
+        Ok(()) => Ok(true),
+        Err(Stopped::Source) => Err(terms.explain(receiver.raw_failed())),
+        Err(Stopped::Destination) => Err(sink.raw_failed()),
+    }
 }
 
 /// Passes interim responses on, within their bound, until the final head is there (F35).
@@ -291,15 +346,17 @@ async fn final_head<S: ResponseSink, R: ReadHalf>(
         }
         interim(sink, x).await?;
     }
-    Err(Failure::with(Reason::UpstreamInvalid, "too many interim responses"))
+    Err(TOO_MANY_INTERIM)
 }
 
-const fn is_final(status: u16) -> bool {
+pub(super) const TOO_MANY_INTERIM: Failure = Failure::with(Reason::UpstreamInvalid, "too many interim responses");
+
+pub(super) const fn is_final(status: u16) -> bool {
     status >= 200
 }
 
 /// Passes an interim response on, or drops it.
-async fn interim<S: ResponseSink>(sink: &mut S, x: &mut Exchange) -> Result<(), Failure> {
+pub(super) async fn interim<S: ResponseSink>(sink: &mut S, x: &mut Exchange) -> Result<(), Failure> {
     match x.response.status {
         // The gateway has answered the expectation itself.
         100 => Ok(()),

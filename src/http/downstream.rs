@@ -1,9 +1,12 @@
 //! What the pipeline needs of a wire on the client's side. An HTTP/1 connection implements it, later an HTTP/2 or
 //! HTTP/3 stream; tests implement it in memory.
 
+use std::net::SocketAddr;
+
 use super::body::Chunk;
 use super::exchange::Exchange;
-use crate::error::Failure;
+use crate::error::{Failure, Reason};
+use crate::net::splice::End;
 use crate::sys::buf::Buf;
 
 /// One request's client side, in two parts that are used at the same time: the body comes in while the response goes
@@ -16,6 +19,12 @@ pub trait Downstream {
 
     /// Both parts.
     fn split(&mut self) -> (&mut Self::Body, &mut Self::Response);
+
+    /// Whether the client is gone, as far as can be told without reading: asked while a request waits in a queue. A
+    /// client that has closed its sending side counts as gone.
+    fn has_left(&self) -> bool {
+        false
+    }
 }
 
 /// The request body.
@@ -32,6 +41,19 @@ pub trait RequestBody {
     /// # Errors
     /// A broken body, a body over its bound, a client that stalls or leaves.
     async fn next(&mut self) -> Result<Chunk, Failure>;
+
+    /// Where the body's bytes can be taken as they stand, and how many are left; none of them has been read.
+    fn raw(&self) -> Option<(End<'_>, u64)> {
+        None
+    }
+
+    /// So many of those bytes were taken.
+    fn raw_taken(&mut self, _bytes: u64) {}
+
+    /// What it means that taking them stopped.
+    fn raw_failed(&self) -> Failure {
+        Reason::ClientClosed.into()
+    }
 
     /// Whether the end was handed out.
     fn is_done(&self) -> bool;
@@ -67,6 +89,25 @@ pub trait ResponseSink {
     /// # Errors
     /// The client left or stalls.
     async fn send_body(&mut self, chunk: Chunk) -> Result<Buf, Failure>;
+
+    /// Where the body's bytes can be put as they are.
+    fn raw(&self) -> Option<End<'_>> {
+        None
+    }
+
+    /// Putting them there stopped. Returns what that means.
+    fn raw_failed(&mut self) -> Failure {
+        Reason::ClientClosed.into()
+    }
+
+    /// Sends the 101 in `x.response`, which opens the tunnel that `x.request.upgrade` asks for.
+    ///
+    /// # Errors
+    /// The client left or stalls.
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure>;
+
+    /// The address that the client connected to, where it is known.
+    fn local_addr(&self) -> Option<SocketAddr>;
 
     /// Whether a final response head was sent.
     fn head_sent(&self) -> bool;

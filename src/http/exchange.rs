@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::fields::Fields;
 use super::message::{RequestHead, ResponseHead};
+use crate::concurrency::Permit;
 use crate::error::{Failure, Reason};
 use crate::time::Now;
 
@@ -196,8 +197,22 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Response body bytes sent to the client.
     pub response_bytes: u64,
+    /// Places under limits on requests in flight, given back when the exchange is cleared or dropped: a panic too gives
+    /// them back.
+    pub permits: Vec<Permit>,
     /// A value from the worker's generator, new for every request: policies and balancers that need chance take it.
     pub random: u64,
+}
+
+/// How an endpoint did with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointWork {
+    /// It was not asked, or what became of it says nothing about it.
+    Unknown,
+    /// It answered: nanoseconds to the response head.
+    Took(u64),
+    /// It failed as an overloaded one does.
+    Strained,
 }
 
 impl Exchange {
@@ -205,6 +220,24 @@ impl Exchange {
     pub const NO_ROUTE: u32 = u32::MAX;
     /// `service` when none was asked.
     pub const NO_SERVICE: u32 = u32::MAX;
+
+    /// How the endpoint did, for limits that learn from it. Timeouts, refused connections and its own 503 are what an
+    /// overloaded one gives; other failures, as that of a client that left, say nothing.
+    pub fn endpoint_work(&self) -> EndpointWork {
+        let strained = self.failure.is_some_and(|failure| {
+            let at_connect = matches!(failure.reason, Reason::ConnectRefused | Reason::ConnectFailed);
+            let late =
+                matches!(failure.reason, Reason::ConnectTimeout | Reason::UpstreamTimeout | Reason::RequestTimeout);
+            at_connect || late
+        });
+        match (self.attempts, self.upstream_status) {
+            (0, _) => EndpointWork::Unknown,
+            _ if strained => EndpointWork::Strained,
+            (_, 503) => EndpointWork::Strained,
+            (_, 0) => EndpointWork::Unknown,
+            _ => EndpointWork::Took(self.upstream_ns),
+        }
+    }
 
     /// Empties the exchange for the next request, keeping the allocated tables.
     pub fn clear(&mut self) {
@@ -221,6 +254,7 @@ impl Exchange {
         self.failure = None;
         self.request_bytes = 0;
         self.response_bytes = 0;
+        self.permits.clear();
     }
 }
 
@@ -248,6 +282,7 @@ impl Default for Exchange {
             failure: None,
             request_bytes: 0,
             response_bytes: 0,
+            permits: Vec::new(),
             random: 0,
         }
     }

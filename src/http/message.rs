@@ -138,6 +138,8 @@ pub struct RequestHead {
     pub body: BodyLength,
     /// The client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// The one protocol that the client would change to (RFC 9110 section 7.8), where its request may ask for it.
+    pub upgrade: Option<Text>,
     /// The path that goes upstream when a route rewrote it.
     pub forward_path: Option<Text>,
     /// The query that goes upstream, when a route or policy changed it.
@@ -159,6 +161,7 @@ impl RequestHead {
         self.host = Text::EMPTY;
         self.body = BodyLength::None;
         self.expects_continue = false;
+        self.upgrade = None;
         self.forward_path = None;
         self.forward_query = None;
         self.fields.clear();
@@ -203,6 +206,8 @@ pub struct ResponseHead {
     pub body: BodyLength,
     /// The Content-Length that the endpoint declared, also where the response has no body (HEAD, 304).
     pub declared_length: Option<u64>,
+    /// The one protocol that a lawful 101 changes to (RFC 9110 section 15.2.2).
+    pub upgrade: Option<Text>,
     /// Header section.
     pub fields: Fields,
 }
@@ -214,6 +219,7 @@ impl ResponseHead {
         self.version = Version::Http11;
         self.body = BodyLength::None;
         self.declared_length = None;
+        self.upgrade = None;
         self.fields.clear();
     }
 }

@@ -9,6 +9,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 
 use crate::sys::buf::Buf;
+use crate::sys::stream::SharedStream;
 
 /// A count or an error, and the buffer back.
 pub type Done = (io::Result<usize>, Buf);
@@ -36,6 +37,11 @@ pub trait ReadHalf: 'static {
 
     /// Waits, without a buffer, until there is something to read, the end included.
     async fn readable(&mut self) -> io::Result<()>;
+
+    /// The socket, where the bytes of the message are those on the socket and may bypass the gateway's buffers.
+    fn socket(&self) -> Option<&SharedStream> {
+        None
+    }
 }
 
 /// The writing half of a connection.
@@ -43,6 +49,11 @@ pub trait ReadHalf: 'static {
 pub trait WriteHalf: 'static {
     /// Sends the buffer's window; may send less.
     async fn send(&mut self, buf: Buf) -> Done;
+
+    /// As [`ReadHalf::socket`].
+    fn socket(&self) -> Option<&SharedStream> {
+        None
+    }
 }
 
 /// Ends operations that wait on a connection.
@@ -62,6 +73,14 @@ pub trait Interrupt {
 
     /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
     fn is_quiet(&self) -> bool;
+
+    /// The address of this end, where the system tells it.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Whether the peer has closed its sending side or reset the connection, whatever has arrived before.
+    fn has_left(&self) -> bool;
 }
 
 /// Opens connections to endpoints.

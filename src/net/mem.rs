@@ -279,6 +279,11 @@ impl Interrupt for Mem {
         let pipe = self.incoming.borrow();
         pipe.bytes.is_empty() && !pipe.ended && !pipe.refused && !pipe.reset
     }
+
+    fn has_left(&self) -> bool {
+        let pipe = self.incoming.borrow();
+        pipe.ended || pipe.reset
+    }
 }
 
 #[cfg(test)]

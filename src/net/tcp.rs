@@ -58,6 +58,10 @@ impl ReadHalf for TcpRead {
     async fn readable(&mut self) -> io::Result<()> {
         self.0.readable().await
     }
+
+    fn socket(&self) -> Option<&SharedStream> {
+        Some(&self.0)
+    }
 }
 
 /// The writing half of a TCP connection.
@@ -66,8 +70,20 @@ pub struct TcpWrite(Rc<SharedStream>);
 impl WriteHalf for TcpWrite {
     #[inline]
     async fn send(&mut self, buf: Buf) -> Done {
-        self.0.send(buf).await
+        let (sent, buf) = self.0.send(buf).await;
+        (sent.map_err(uncancelled), buf)
     }
+
+    fn socket(&self) -> Option<&SharedStream> {
+        Some(&self.0)
+    }
+}
+
+/// A release of the reading half may cancel all that waits on the descriptor. A send that it met has sent nothing, and
+/// is to be made again.
+#[cold]
+fn uncancelled(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::ECANCELED) { io::ErrorKind::Interrupted.into() } else { error }
 }
 
 impl Interrupt for SharedStream {
@@ -85,6 +101,14 @@ impl Interrupt for SharedStream {
 
     fn is_quiet(&self) -> bool {
         SharedStream::is_quiet(self)
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        SharedStream::local_addr(self).ok()
+    }
+
+    fn has_left(&self) -> bool {
+        SharedStream::has_left(self)
     }
 }
 

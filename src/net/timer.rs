@@ -25,6 +25,8 @@ pub enum OnExpiry {
     ShutBoth,
     /// A pending `recv_idle` gives its buffer back.
     Release,
+    /// As `ShutBoth`, for the life of a tunnel: see [`Timers::close_tunnels`].
+    EndTunnel,
 }
 
 struct Entry {
@@ -128,6 +130,13 @@ impl Timers {
         entries.len()
     }
 
+    /// Ends every tunnel: the drain's time is over. Returns how many.
+    pub fn close_tunnels(&self) -> usize {
+        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        let is_tunnel = |e: &&Rc<Entry>| e.on_expiry.get() == OnExpiry::EndTunnel && !e.fired.get();
+        entries.iter().filter(is_tunnel).map(|entry| entry.fire()).count()
+    }
+
     /// Entries on the wheel, dead ones included until their slot is visited.
     pub fn len(&self) -> usize {
         self.slots.borrow().iter().map(Vec::len).sum()
@@ -180,7 +189,7 @@ impl Entry {
         self.due_tick.set(NEVER);
         match self.on_expiry.get() {
             OnExpiry::ShutRead => self.target.shutdown(Shutdown::Read),
-            OnExpiry::ShutBoth => self.target.shutdown(Shutdown::Both),
+            OnExpiry::ShutBoth | OnExpiry::EndTunnel => self.target.shutdown(Shutdown::Both),
             OnExpiry::Release => self.target.release(),
         }
     }
@@ -205,6 +214,12 @@ impl Deadline {
         self.arm(self.timers.known_now().plus_ms(ms), on_expiry);
     }
 
+    /// The time that was read last, and `ms` milliseconds.
+    #[inline]
+    pub fn in_ms(&self, ms: u64) -> Now {
+        self.timers.known_now().plus_ms(ms)
+    }
+
     /// Disarms the deadline.
     #[inline]
     pub fn disarm(&self) {
@@ -227,6 +242,11 @@ impl Deadline {
     #[inline]
     pub fn set_idle(&self, idle: bool) {
         self.entry.idle.set(idle);
+    }
+
+    /// The connection's interrupt, to be kept.
+    pub fn interrupt(&self) -> Rc<dyn Interrupt> {
+        self.entry.target.clone()
     }
 
     /// The connection's interrupt.
@@ -273,6 +293,9 @@ mod tests {
         }
         fn is_quiet(&self) -> bool {
             true
+        }
+        fn has_left(&self) -> bool {
+            false
         }
     }
 

@@ -10,9 +10,11 @@ use bytes::Bytes;
 
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
-use super::reply;
+use super::tunnel::Tunnel;
+use super::{reply, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::proxy::Proxy;
+use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
 use crate::http::hop;
@@ -25,9 +27,16 @@ use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
+use crate::time::Now;
 
-/// Serves the request in `request.x`, whose head is typed, canonical and stripped.
-pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listener: &Listener, request: &mut Request) {
+/// Serves the request in `request.x`, whose head is typed, canonical and stripped. Returns the tunnel that it has
+/// become, if it has: the log line is written at the tunnel's end.
+pub async fn drive<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    listener: &Listener,
+    request: &mut Request,
+) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
     let routed = decide(&plan.snapshot, &plan.table, request);
@@ -36,10 +45,19 @@ pub async fn drive<D: Downstream, C: Connect>(down: &mut D, env: &Env<C>, listen
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
         Err(failure) => Err(failure),
     };
-    if let Err(failure) = served {
-        fail(down, &plan, request, failure, progress).await;
-    }
-    finish(env, &plan, &request.x, progress);
+    let opened = match served {
+        Ok(opened) => opened,
+        Err(failure) => {
+            fail(down, &plan, request, failure, progress).await;
+            None
+        }
+    };
+    let Some(opened) = opened else {
+        finish(env, &plan, &request.x, progress);
+        return None;
+    };
+    settle(env, &plan, &request.x, progress, env.timers.now());
+    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
 }
 
 /// Answers a request whose head was refused, and counts it.
@@ -173,13 +191,18 @@ async fn serve<D: Downstream, C: Connect>(
     listener: &Listener,
     request: &mut Request,
     progress: &mut Progress,
-) -> Result<(), Failure> {
+) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
     let Request { x, captures, path } = request;
     let at = x.route as usize;
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
-    if let Flow::Reply(reply) = live.chain.on_request(progress, x, x.started) {
+    let mut flow = live.chain.on_request(progress, x, x.started);
+    if let Flow::Wait(pending) = flow {
+        let due = x.started.plus_ms(route.timeout_ms);
+        flow = Box::pin(wait::policies(down, env, &live.chain, progress, x, pending, due)).await?;
+    }
+    if let Flow::Reply(reply) = flow {
         count_refusal(env, live, &reply, *progress);
-        return answer(down, live, x, *reply, *progress).await;
+        return answer(down, live, x, *reply, *progress).await.map(|()| None);
     }
     match &route.action {
         Action::Proxy { services, split } => {
@@ -190,7 +213,7 @@ async fn serve<D: Downstream, C: Connect>(
         }
         Action::Redirect { status, to } => {
             let reply = redirect(x, captures, path, *status, to)?;
-            answer(down, live, x, reply, *progress).await
+            answer(down, live, x, reply, *progress).await.map(|()| None)
         }
         Action::Respond { status, content_type, body, fields } => {
             let mut fields = fields.clone();
@@ -198,12 +221,12 @@ async fn serve<D: Downstream, C: Connect>(
                 fields.push((Bytes::from_static(b"Content-Type"), content_type.clone()));
             }
             let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
-            answer(down, live, x, reply, *progress).await
+            answer(down, live, x, reply, *progress).await.map(|()| None)
         }
     }
 }
 
-/// A limiter's refusals are counted under its own word (R215).
+/// A rate limiter's refusals are counted under its own word (R215).
 fn count_refusal<C: Connect>(env: &Env<C>, live: &RoutePlan, reply: &Reply, progress: Progress) {
     if reply.reason != Some(Reason::RateLimited) {
         return;
@@ -239,9 +262,18 @@ async fn proxy<D: Downstream, C: Connect>(
     route: &snapshot::Route,
     live: &RoutePlan,
     progress: Progress,
-) -> Result<(), Failure> {
+) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
     let service = x.service as usize;
     let spec = &plan.snapshot.services[service];
+    let upgrade = match x.request.upgrade {
+        None => None,
+        Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
+        Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
+    };
+    let due = x.started.plus_ms(route.timeout_ms);
+    if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
+        Box::pin(wait::service(down, env, x, ticket, due)).await?;
+    }
     let proxy = Proxy {
         connector: &env.connector,
         timers: &env.timers,
@@ -249,11 +281,13 @@ async fn proxy<D: Downstream, C: Connect>(
         spec,
         service: &plan.services[service],
         host: route.host.as_ref().unwrap_or(&spec.host),
-        due: x.started.plus_ms(route.timeout_ms),
+        due,
         body_bytes_max: body_bytes_max(route, listener),
+        upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await
+    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await?;
+    Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
 }
 
 /// The answer of a route that redirects.
@@ -322,15 +356,25 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
     }
 }
 
-/// Gives permits back, counts and logs: exactly once for every request.
+/// Gives permits back, counts and logs: exactly once for every request that does not become a tunnel.
 fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: Progress) {
     let now = env.timers.now();
+    settle(env, plan, x, progress, now);
+    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+}
+
+/// Gives permits back and counts: exactly once for every request.
+fn settle<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: Progress, now: Now) {
     let live = plan.routes.get(x.route as usize);
     if let Some(live) = live {
         live.chain.on_done(progress, x, now);
     }
     let metrics = env.metrics.borrow();
-    let service = plan.services.get(x.service as usize).map(|service| &service.stats);
+    let service = plan.services.get(x.service as usize);
+    if let Some(service) = service {
+        service.observe(x, now);
+    }
+    let service = service.map(|service| &service.stats);
     let unmatched;
     let stats = match live {
         Some(live) => &*live.stats,
@@ -341,7 +385,6 @@ fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
     };
     metrics.finished(stats, service, x, now);
     count_own(&metrics.own, x);
-    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
 }
 
 /// What a finished request adds to the worker's own counters.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use super::plan::Plan;
+use crate::concurrency::Waiting;
 use crate::http::exchange::Exchange;
 use crate::limits::EXCHANGES_FREE_MAX;
 use crate::net::io::Connect;
@@ -35,6 +36,8 @@ pub struct Env<C: Connect> {
     pub active: Cell<u64>,
     /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
     wall_offset_ms: Cell<u64>,
+    /// Requests that wait for others to end.
+    pub waiting: Waiting,
     /// States of policies, by identity.
     pub slots: RefCell<Slots>,
     plan: RefCell<Rc<Plan<C::Io>>>,
@@ -78,6 +81,7 @@ impl<C: Connect> Env<C> {
             draining: Cell::new(false),
             active: Cell::new(0),
             wall_offset_ms: Cell::new(0),
+            waiting: Waiting::default(),
             slots: RefCell::new(slots),
             plan: RefCell::new(Rc::new(plan)),
             prepared: RefCell::default(),

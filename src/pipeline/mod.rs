@@ -4,3 +4,5 @@ pub mod drive;
 pub mod env;
 pub mod plan;
 pub mod reply;
+pub mod tunnel;
+mod wait;

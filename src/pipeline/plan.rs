@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ahash::AHashMap;
+
 use crate::net::io::Io;
 use crate::policy::Tick;
 use crate::policy::slots::{LiveChain, Slots};
@@ -44,16 +46,18 @@ impl<I: Io> Plan<I> {
         tick: Tick,
         seed: u64,
     ) -> Self {
+        let worker = slots.worker();
         let routes = snapshot.routes.iter().map(|route| RoutePlan {
             chain: slots.prepare(&route.chain, tick),
             stats: metrics.route(&route.name, &route.pattern),
         });
         let routes = routes.collect();
-        let old = |name: &str| previous.and_then(|plan| plan.services.iter().find(|s| s.name() == name));
+        let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
         let services = snapshot.services.iter().map(|spec| {
             let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
             let stats = metrics.service(&spec.name, labels);
-            Service::new(spec, old(&spec.name), stats, seed)
+            let old = old.get(&*spec.name).copied();
+            Service::new(spec, old, stats, seed).limited(spec, old, worker)
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }
@@ -62,6 +66,7 @@ impl<I: Io> Plan<I> {
     /// Fits living state to this plan's configuration.
     pub fn commit(&self, slots: &mut Slots) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
+        self.services.iter().for_each(Service::commit);
     }
 
     /// Closes the upstream connections that are idle.

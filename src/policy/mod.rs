@@ -6,13 +6,16 @@
 //!
 //! Hooks are synchronous and dispatched by `match`: no allocation and no dynamic call on the request path. What a
 //! policy knows is immutable and shared ([`Policy`]); what it counts belongs to one worker ([`State`]) and outlives a
-//! reload ([`slots`]).
+//! reload ([`slots`]). A hook that must wait says what for, as data ([`Pending`]); the driver waits and comes back with
+//! the outcome ([`Hooks::on_resume`]).
 
+pub mod concurrency_limit;
 pub mod headers;
 pub mod ip;
 pub mod rate_limit;
 pub mod slots;
 
+use crate::concurrency::{Permit, Ticket};
 use crate::error::Reason;
 use crate::http::exchange::{Exchange, Reply};
 use crate::schema::{self, Decode, PolicyKind};
@@ -68,6 +71,26 @@ pub enum Flow {
     Continue,
     /// Answer the client with this; no later policy and no endpoint sees the request.
     Reply(Box<Reply>),
+    /// Wait for this, then ask the same policy again: [`Hooks::on_resume`]. Boxed, since it is rare and would make
+    /// every request larger.
+    Wait(Box<Pending>),
+}
+
+/// What a policy waits for, as data. Dropping it gives up what it stands for: a client that leaves, a deadline that
+/// passes and a panic all end that way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Pending {
+    /// A place under a limit on requests in flight.
+    Place(Ticket),
+}
+
+/// What became of a [`Pending`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Resumed {
+    /// The place, or why there is none.
+    Place(Result<Permit, Reason>),
 }
 
 impl Flow {
@@ -144,6 +167,12 @@ pub trait Hooks: Send + Sync + 'static {
     /// The request head is there.
     fn on_request(&self, _state: &mut Self::State, _x: &mut Exchange, _now: Now) -> Flow {
         Flow::Continue
+    }
+
+    /// What `on_request` (or this) waited for has come to its end. The default, for policies that never wait, fails the
+    /// request.
+    fn on_resume(&self, _state: &mut Self::State, _x: &mut Exchange, _outcome: Resumed, _now: Now) -> Flow {
+        Flow::fail(Reason::Internal)
     }
 
     /// The response head is there, from the endpoint or from an inner policy. Only for policies that let the request
@@ -268,6 +297,15 @@ macro_rules! policies {
                 }
             }
 
+            /// [`Hooks::on_resume`].
+            pub fn on_resume(&self, state: &mut State, x: &mut Exchange, outcome: Resumed, now: Now) -> Flow {
+                match (self, state) {
+                    $( (Policy::$type(p), State::$type(s)) => p.on_resume(s, x, outcome, now), )+
+                    #[allow(unreachable_patterns)]
+                    _ => Flow::fail(Reason::Internal),
+                }
+            }
+
             /// [`Hooks::on_response`].
             #[inline]
             pub fn on_response(&self, state: &mut State, x: &mut Exchange, now: Now) {
@@ -303,6 +341,8 @@ macro_rules! policies {
 policies! {
     /// Allows or denies clients by their address.
     Guard: "ip" => ip::Ip;
+    /// Limits how many requests are in flight at once; more wait in a queue, or are refused.
+    Guard: "concurrency_limit" => concurrency_limit::ConcurrencyLimit;
     /// Limits how many requests a key may make in a time.
     Limit: "rate_limit" => rate_limit::RateLimit;
     /// Adds, sets, removes and renames fields of the request and of the response.

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::{Flow, Phase, Policy, State, Tick, WorkerSeed};
+use super::{Flow, Phase, Policy, Resumed, State, Tick, WorkerSeed};
+use crate::error::Reason;
 use crate::http::exchange::Exchange;
 use crate::time::Now;
 
@@ -111,6 +112,16 @@ impl LiveChain {
         Flow::Continue
     }
 
+    /// Goes on after a wait: asks the policy that `progress` stands before, then those behind it.
+    pub fn on_resume(&self, progress: &mut Progress, x: &mut Exchange, outcome: Resumed, now: Now) -> Flow {
+        let Some(link) = self.links.get(progress.passed) else { return Flow::fail(Reason::Internal) };
+        match link.slot.policy.on_resume(&mut link.state.borrow_mut(), x, outcome, now) {
+            Flow::Continue => progress.passed += 1,
+            stop => return stop,
+        }
+        self.on_request(progress, x, now)
+    }
+
     /// Runs the response hooks of the policies that the request has passed, the last one first (R25).
     #[inline]
     pub fn on_response(&self, progress: Progress, x: &mut Exchange, now: Now) {
@@ -158,6 +169,11 @@ impl Slots {
     /// No states yet. `seed` tells the worker; its random bits are spread over the states.
     pub fn new(seed: WorkerSeed) -> Self {
         Self { seed, states: BTreeMap::new() }
+    }
+
+    /// Number of the worker.
+    pub fn worker(&self) -> u32 {
+        self.seed.index
     }
 
     /// Joins a chain with this worker's states, creating those that do not live yet. Living states are not changed, so

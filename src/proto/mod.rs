@@ -1,3 +1,4 @@
 //! One directory per wire: a pure codec, and a thin server and client that drive it.
 
 pub mod h1;
+pub mod proxy_protocol;

@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::concurrency::{Gate, Terms};
 use crate::limits;
 use crate::policy::slots::Chain;
 use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
+use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::upstream::balance::{Balancer, View, hash_key};
 
@@ -51,16 +53,24 @@ pub struct Listener {
     pub via: Option<String>,
     /// How many connections it takes at once; None leaves it to the worker's own bound.
     pub connections: Option<ConnectionBound>,
+    /// How many of its connections may be tunnels at once.
+    pub tunnels: ConnectionBound,
 }
 
-/// The bound on a listener's connections in all workers together. Connections that were open before a reload brought
-/// the bound are not counted.
+/// A bound on a listener's connections, or on its tunnels, in all workers together. Connections that were open before a
+/// reload brought the bound are not counted. The default is that of tunnels.
 #[derive(Clone, Debug)]
 pub struct ConnectionBound {
     /// The most at once.
     pub max: u64,
     /// Those that are open; shared by all workers and by the snapshots of one listener.
     pub open: Arc<AtomicU64>,
+}
+
+impl Default for ConnectionBound {
+    fn default() -> Self {
+        Self { max: limits::TUNNELS_MAX, open: Arc::default() }
+    }
 }
 
 /// The place of one connection under its bound, until dropped.
@@ -102,6 +112,19 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Which protocols its requests may change to; None for none, which is usual.
+    pub tunnel: Option<Box<TunnelRules>>,
+}
+
+/// What a route's requests may become, and for how long (F47). Defaults stand in `limits.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRules {
+    /// Protocols, in lower case: `websocket`.
+    pub protocols: Vec<String>,
+    /// Without a byte in either direction, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// From its opening to its end, in milliseconds.
+    pub duration_ms_max: u64,
 }
 
 /// Who answers a request.
@@ -206,6 +229,20 @@ pub struct Service {
     pub host: HostRule,
     /// Its times and bounds.
     pub rules: ServiceRules,
+    /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
+    /// kept.
+    pub proxy_protocol: Option<Version>,
+    /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
+    pub limits: Option<ServiceLimits>,
+}
+
+/// A limit on the requests of a service in the whole node (F13).
+#[derive(Clone)]
+pub struct ServiceLimits {
+    /// Its numbers.
+    pub terms: Terms,
+    /// What all workers share; the same over reloads, and for all variants of a service.
+    pub gate: Arc<Gate>,
 }
 
 /// Times and bounds of a service. Defaults stand in `limits.rs`.

@@ -24,12 +24,14 @@ pub struct SharedStream {
     idle: RefCell<Option<Canceller>>,
     tracked: Cell<bool>,
     released: Cell<bool>,
+    /// Whether a system call on the descriptor may block; known once it was asked.
+    blocks: Cell<Option<bool>>,
 }
 
 /// Streams of one thread up to which a read is cancelled by its descriptor. The kernel then searches all that waits on
 /// the ring, so that beyond this bound each read is tracked instead: that costs a tenth of a request's instructions,
-/// but a thousand connections that become idle together cost a thousand steps, not a million.
-pub const UNTRACKED_MAX: u32 = 512;
+/// but thousands of connections that become idle together cost a step each, not a search of all others each.
+pub const UNTRACKED_MAX: u32 = 2048;
 
 thread_local! {
     static OPEN: Cell<u32> = const { Cell::new(0) };
@@ -55,7 +57,7 @@ impl SharedStream {
         OPEN.set(OPEN.get() + 1);
         let idle = RefCell::new(None);
         let (tracked, released) = (Cell::new(false), Cell::new(false));
-        Rc::new(Self { stream: UnsafeCell::new(stream), idle, tracked, released })
+        Rc::new(Self { stream: UnsafeCell::new(stream), idle, tracked, released, blocks: Cell::new(None) })
     }
 
     /// Reads into the spare room of the buffer.
@@ -107,6 +109,52 @@ impl SharedStream {
         stream.readable(false).await
     }
 
+    /// Waits until there is room to send, or the connection has come to an end.
+    ///
+    /// # Errors
+    /// What the poll gives.
+    pub async fn writable(&self) -> io::Result<()> {
+        // SAFETY: as in `recv`; `writable` takes a shared reference.
+        let stream = unsafe { &*self.stream.get() };
+        stream.writable(false).await
+    }
+
+    /// Runs a system call on the descriptor that must not block. The descriptor of a stream on a ring blocks otherwise:
+    /// there a call that would block is one that waits.
+    ///
+    /// # Errors
+    /// What the call gives.
+    pub fn without_blocking<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        let blocks = match self.blocks.get() {
+            Some(blocks) => blocks,
+            None => !self.with_socket(|socket| socket.nonblocking())?,
+        };
+        self.blocks.set(Some(blocks));
+        if !blocks {
+            return call(self.as_fd());
+        }
+        self.set_blocking(false)?;
+        let done = call(self.as_fd());
+        self.set_blocking(true)?;
+        done
+    }
+
+    /// One system call, where the usual way takes two.
+    fn set_blocking(&self, blocking: bool) -> io::Result<()> {
+        let mut nonblocking = libc::c_int::from(!blocking);
+        // SAFETY: the descriptor is open, and FIONBIO reads one int.
+        match unsafe { libc::ioctl(self.as_raw_fd(), libc::FIONBIO, &mut nonblocking) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor stays open as long as the stream, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }
+    }
+
     /// Sends the buffer's window; may send less.
     #[inline]
     pub async fn send(&self, buf: Buf) -> (io::Result<usize>, Buf) {
@@ -134,6 +182,14 @@ impl SharedStream {
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Whether the peer has closed its sending side or reset the connection. Bytes that arrived before do not hide it.
+    pub fn has_left(&self) -> bool {
+        let mut asked = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: `asked` is one valid entry for the whole call, which does not wait; the descriptor is ours and open.
+        let count = unsafe { libc::poll(&mut asked, 1, 0) };
+        count > 0 && asked.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+    }
+
     /// Sets TCP_NODELAY.
     ///
     /// # Errors
@@ -157,8 +213,6 @@ impl SharedStream {
     }
 
     fn with_socket<T>(&self, run: impl FnOnce(SockRef<'_>) -> T) -> T {
-        let fd = self.as_raw_fd();
-        // SAFETY: the descriptor stays open as long as the stream, which `self` owns for the whole call.
-        run(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd) }))
+        run(SockRef::from(&self.as_fd()))
     }
 }

@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
+use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::Exchange;
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES};
+use crate::http::exchange::{EndpointWork, Exchange};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -54,7 +55,16 @@ pub struct Service<I: Io> {
     pub stats: ServiceHandle,
     endpoints: Vec<Rc<Endpoint<I>>>,
     balancing: RefCell<Balancing>,
+    limit: Option<Box<Limit>>,
+    /// Requests under way with one endpoint: bounded here where no limit is configured.
+    endpoint_requests_max: u32,
     name: String,
+}
+
+/// A configured limit on the requests of a service (F13).
+struct Limit {
+    local: Rc<Local>,
+    terms: Terms,
 }
 
 /// What choosing looks at and remembers.
@@ -70,6 +80,26 @@ impl<I: Io> Drop for Visit<I> {
     fn drop(&mut self) {
         debug_assert!(self.0.active.get() > 0);
         self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+impl<I: Io> Visit<I> {
+    /// A load of its own on the same endpoint, for what may outlive the configuration.
+    pub fn load(&self) -> Load<I> {
+        self.0.active.set(self.0.active.get() + 1);
+        Load(Rc::downgrade(&self.0))
+    }
+}
+
+/// A tunnel as the load of its endpoint, until dropped. An endpoint that a reload took away is not kept: its idle
+/// connections close.
+pub struct Load<I: Io>(Weak<Endpoint<I>>);
+
+impl<I: Io> Drop for Load<I> {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.0.upgrade() {
+            endpoint.active.set(endpoint.active.get().saturating_sub(1));
+        }
     }
 }
 
@@ -93,7 +123,57 @@ impl<I: Io> Service<I> {
             spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
         let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
         let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
-        Self { stats, endpoints, balancing, name: spec.name.clone() }
+        Self {
+            stats,
+            endpoints,
+            balancing,
+            limit: None,
+            endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
+            name: spec.name.clone(),
+        }
+    }
+
+    /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
+    pub fn limited(mut self, spec: &snapshot::Service, previous: Option<&Service<I>>, worker: u32) -> Self {
+        self.limit = spec.limits.as_ref().map(|limits| {
+            let known = previous.and_then(|service| service.limit.as_ref()).map(|limit| &limit.local);
+            let known = known.filter(|local| local.is_of(&limits.gate)).cloned();
+            let local = known.unwrap_or_else(|| Local::new(limits.gate.clone(), worker));
+            Box::new(Limit { local, terms: limits.terms })
+        });
+        if self.limit.is_some() {
+            self.endpoint_requests_max = u32::MAX;
+        }
+        self
+    }
+
+    /// The limit that was prepared holds from now on.
+    pub fn commit(&self) {
+        if let Some(limit) = &self.limit {
+            limit.local.apply(&limit.terms);
+        }
+    }
+
+    /// Lets a request in under the service's limit, if it has one. Some when it must wait.
+    ///
+    /// # Errors
+    /// [`Reason::ConcurrencyLimited`].
+    #[inline]
+    pub fn enter(&self, x: &mut Exchange, now: Now) -> Result<Option<Ticket>, Failure> {
+        match &self.limit {
+            None => Ok(None),
+            Some(limit) => limit.enter(x, now),
+        }
+    }
+
+    /// Learns from a finished request, where the limit moves by latency.
+    #[inline]
+    pub fn observe(&self, x: &Exchange, now: Now) {
+        if let Some(limit) = &self.limit
+            && let Some(bounds) = limit.terms.adaptive
+        {
+            observe(&limit.local, bounds, x, now);
+        }
     }
 
     /// Identity over reloads.
@@ -104,7 +184,7 @@ impl<I: Io> Service<I> {
     /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load.
     ///
     /// # Errors
-    /// [`Reason::NoEndpoint`].
+    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
     pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
         let algorithm = spec.balancer.algorithm();
         let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
@@ -115,7 +195,11 @@ impl<I: Io> Service<I> {
             views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
         }
         let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
-        let endpoint = self.endpoints[at].clone();
+        let endpoint = &self.endpoints[at];
+        if endpoint.active.get() >= self.endpoint_requests_max {
+            return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
+        }
+        let endpoint = endpoint.clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
     }
@@ -167,9 +251,10 @@ impl<I: Io> Endpoint<I> {
         if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
     }
 
-    /// Remembers how long a response was.
+    /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
+    /// in steps or passed on by the kernel, and its first read need not be long.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set(response_bytes > BUF_SMALL_BYTES as u64);
+        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
     }
 
     /// An idle connection, if there is one that may be used.
@@ -201,6 +286,29 @@ impl<I: Io> Endpoint<I> {
     }
 }
 
+impl Limit {
+    fn enter(&self, x: &mut Exchange, now: Now) -> Result<Option<Ticket>, Failure> {
+        match self.local.enter(0, &self.terms, now) {
+            Admission::In(permit) => {
+                x.permits.push(permit);
+                Ok(None)
+            }
+            Admission::Wait(ticket) => Ok(Some(ticket)),
+            Admission::Full => Err(Reason::ConcurrencyLimited.into()),
+        }
+    }
+}
+
+/// Tells a limit that moves by latency how a request went.
+#[cold]
+fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
+    match x.endpoint_work() {
+        EndpointWork::Unknown => {}
+        EndpointWork::Took(ns) => local.observe(Some(ns), bounds, now),
+        EndpointWork::Strained => local.observe(None, bounds, now),
+    }
+}
+
 fn connect_failure(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
@@ -229,5 +337,71 @@ fn ip_key(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => hash_key(&v4.octets()),
         IpAddr::V6(v6) => hash_key(&v6.octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::concurrency::Gate;
+    use crate::net::mem::Mem;
+    use crate::snapshot::{HostRule, ServiceLimits};
+    use crate::telemetry::metrics::WorkerMetrics;
+    use crate::upstream::balance::Balancer;
+
+    fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
+        let address = "10.0.0.1:80";
+        let endpoint = snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), weight: 1 };
+        snapshot::Service {
+            name: "up".into(),
+            label: "up".into(),
+            balancer: Balancer::new(Algorithm::RoundRobin, &[endpoint.view()]),
+            endpoints: vec![endpoint],
+            hash_key: HashKey::ClientIp,
+            host: HostRule::Preserve,
+            rules: ServiceRules::default(),
+            proxy_protocol: None,
+            limits,
+        }
+    }
+
+    fn make(spec: &snapshot::Service, previous: Option<&Service<Mem>>) -> Service<Mem> {
+        let stats = WorkerMetrics::new(0, Now(0)).service("up", []);
+        Service::new(spec, previous, stats, 1).limited(spec, previous, 3_100)
+    }
+
+    #[test]
+    fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
+        let spec = make_spec(None);
+        let service = make(&spec, None);
+        let (mut x, none) = (Exchange::default(), TriedSet::default());
+        assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
+        let mut visits: Vec<_> =
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &none).err().map(|failure| failure.reason);
+        assert_eq!(refused, Some(Reason::Overloaded));
+        visits.pop();
+        assert!(service.choose(&spec, &x, &none).is_ok());
+        let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
+        let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
+        let limited = make(&spec, Some(&service));
+        assert!(limited.choose(&spec, &x, &none).is_ok(), "a limit of its own holds in its place");
+    }
+
+    #[test]
+    fn a_limit_outlives_a_reload() {
+        let terms = Terms { requests_max: 1, pending_max: 1, wait_ms: 100, adaptive: None };
+        let gate = Gate::new(None, &terms);
+        let old = make(&make_spec(Some(ServiceLimits { terms, gate: gate.clone() })), None);
+        let (mut first, mut second) = (Exchange::default(), Exchange::default());
+        assert!(old.enter(&mut first, Now(0)).expect("room").is_none());
+        let mut ticket = old.enter(&mut second, Now(0)).expect("room to wait").expect("waits");
+        let raised = Terms { requests_max: 2, ..terms };
+        let new = make(&make_spec(Some(ServiceLimits { terms: raised, gate: gate.clone() })), Some(&old));
+        assert!(ticket.granted().is_none(), "what is prepared does not hold yet");
+        new.commit();
+        assert!(ticket.granted().is_some());
+        first.clear();
+        assert_eq!((gate.report().limit, gate.report().in_flight), (2, 0));
     }
 }

@@ -13,11 +13,12 @@ use super::accept::Socket;
 use super::placement::Seat;
 use super::run::Shared;
 use crate::error::Reason;
-use crate::http::exchange::{Scheme, ShortText};
+use crate::http::exchange::{Exchange, Scheme, ShortText};
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
 use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request};
+use crate::pipeline::tunnel::Tunnel;
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{ConnectionPlace, Listener};
 
@@ -50,6 +51,13 @@ pub async fn serve_http1<I: Io, C: Connect>(
     listener: impl Fn() -> Rc<Listener>,
 ) {
     let mut connection = Box::new(Connection::new(io, &env.timers, listener().rules.clone()));
+    let mut origin = origin;
+    if listener().rules.proxy_protocol.is_some() {
+        let Some(named) = identify_boxed(env, &mut connection, origin, listener()).await else {
+            return Box::pin(connection.close()).await;
+        };
+        origin = named;
+    }
     // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
     let mut room = Room::default();
     loop {
@@ -64,13 +72,63 @@ pub async fn serve_http1<I: Io, C: Connect>(
             break;
         }
         room.enter(serve_request(env, connection, &origin, listener()));
-        let (back, again) = room.run().await;
+        let (back, next) = room.run().await;
         connection = back;
-        if !again {
-            break;
+        match next {
+            Next::Request => {}
+            Next::Close => break,
+            Next::Tunnel(tunnel) => {
+                drop(room);
+                return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await;
+            }
         }
     }
     Box::pin(connection.close()).await;
+}
+
+/// What follows on a connection.
+enum Next<I: Io> {
+    /// Perhaps another request.
+    Request,
+    /// Nothing.
+    Close,
+    /// What the client and an endpoint have agreed on.
+    Tunnel(Box<Tunnel<I>>),
+}
+
+/// As [`identify`], boxed: a plain connection has no room for it.
+fn identify_boxed<'a, I: Io, C: Connect>(
+    env: &'a Env<C>,
+    connection: &'a mut Connection<I>,
+    origin: ConnectionOrigin,
+    listener: Rc<Listener>,
+) -> Pin<Box<impl Future<Output = Option<ConnectionOrigin>> + 'a>> {
+    Box::pin(identify(env, connection, origin, listener))
+}
+
+/// Reads whom the connection comes from, before its first request; None when that is refused.
+async fn identify<I: Io, C: Connect>(
+    env: &Env<C>,
+    connection: &mut Connection<I>,
+    origin: ConnectionOrigin,
+    listener: Rc<Listener>,
+) -> Option<ConnectionOrigin> {
+    let trusted = listener.rules.proxy_protocol.as_ref()?;
+    let failure = match connection.read_proxy_header(trusted, origin.peer).await {
+        Ok(None) => return Some(origin),
+        Ok(Some(peer)) => return Some(ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), ..origin }),
+        Err(failure) if failure.reason == Reason::ClientClosed => return None,
+        Err(failure) => failure,
+    };
+    let mut request = env.take_request();
+    origin.enter(&mut request.x);
+    request.x.started = env.timers.now();
+    let mut down = connection.downstream(&request.x);
+    drive::refuse(&mut down, env, &listener, &mut request, failure).await;
+    let lent = down.into_finished();
+    connection.finish(lent);
+    env.give_request(request);
+    None
 }
 
 /// Where a connection comes from, made once for all its requests.
@@ -82,6 +140,16 @@ pub struct ConnectionOrigin {
     pub peer_text: ShortText,
     /// The port that it came to, as text.
     pub port_text: ShortText,
+}
+
+impl ConnectionOrigin {
+    #[inline]
+    fn enter(&self, x: &mut Exchange) {
+        x.peer = self.peer;
+        x.peer_text = self.peer_text;
+        x.port_text = self.port_text;
+        x.scheme = Scheme::Http;
+    }
 }
 
 /// Storage for one future after another of the same type.
@@ -124,19 +192,15 @@ async fn serve_request<'e, I: Io, C: Connect>(
     mut connection: Box<Connection<I>>,
     origin: &'e ConnectionOrigin,
     listener: Rc<Listener>,
-) -> (Box<Connection<I>>, bool) {
+) -> (Box<Connection<I>>, Next<C::Io>) {
     let mut request = env.take_request();
-    let x = &mut request.x;
-    x.peer = origin.peer;
-    x.peer_text = origin.peer_text;
-    x.port_text = origin.port_text;
-    x.scheme = Scheme::Http;
+    origin.enter(&mut request.x);
     connection.set_rules(&listener.rules);
     let active = Active::new(&env.active);
-    let again = answer_request(env, &mut connection, &listener, &mut request).await;
+    let next = answer_request(env, &mut connection, &listener, &mut request).await;
     drop(active);
     env.give_request(request);
-    (connection, again)
+    (connection, next)
 }
 
 /// A request under way, counted until dropped: also when it ends by a panic.
@@ -160,11 +224,11 @@ async fn answer_request<I: Io, C: Connect>(
     connection: &mut Connection<I>,
     listener: &Listener,
     request: &mut Request,
-) -> bool {
+) -> Next<C::Io> {
     let head = connection.read_head(&mut request.x).await;
     if matches!(head, Err(failure) if failure.reason == Reason::ClientClosed) {
         // It left in the middle of a head: there is nobody to answer and nothing that was asked.
-        return false;
+        return Next::Close;
     }
     if env.draining.get() {
         connection.close_after();
@@ -172,10 +236,17 @@ async fn answer_request<I: Io, C: Connect>(
     #[cfg(any(debug_assertions, feature = "faults"))]
     super::faults::strike(request.x.request.path());
     let mut down = connection.downstream(&request.x);
-    match head {
+    let tunnel = match head {
         Ok(()) => drive::drive(&mut down, env, listener, request).await,
-        Err(failure) => drive::refuse(&mut down, env, listener, request, failure).await,
-    }
+        Err(failure) => {
+            drive::refuse(&mut down, env, listener, request, failure).await;
+            None
+        }
+    };
     let lent = down.into_finished();
-    connection.finish(lent)
+    match (connection.finish(lent), tunnel) {
+        (_, Some(tunnel)) => Next::Tunnel(tunnel),
+        (true, None) => Next::Request,
+        (false, None) => Next::Close,
+    }
 }

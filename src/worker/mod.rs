@@ -1,6 +1,7 @@
 //! One thread per core: its ring, its listeners, its timers, its requests. Nothing of it is shared on the request path.
 
 pub mod accept;
+mod bell;
 pub mod conn;
 pub mod faults;
 pub mod mailbox;

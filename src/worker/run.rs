@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::accept::{self, Closing, Socket};
 use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
-use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS};
+use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -219,6 +219,7 @@ async fn serve(
     let _ = started.send(Ok(as_what));
     shared.beat(shared.env.timers.now());
     monoio::spawn(tick_all(shared.clone()));
+    monoio::spawn(super::bell::listen(shared.clone(), index, on_ring));
     obey(&shared, mailbox).await;
     shared.env.access_log.borrow_mut().flush();
 }
@@ -239,7 +240,7 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
         for command in queue.try_iter() {
             match command {
                 Command::Drain(step) => shared.drain(step),
-                Command::Stop => return,
+                Command::Stop => return end_tunnels(shared).await,
                 other => shared.obey(other),
             }
         }
@@ -248,6 +249,15 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
         if !matches!(count, Ok(count) if count > 0) {
             return;
         }
+    }
+}
+
+/// Closes tunnels, which get a moment to write their log lines.
+async fn end_tunnels(shared: &Rc<Shared>) {
+    let end = shared.env.timers.now().plus_ms(TUNNEL_STOP_MS);
+    while shared.env.metrics.borrow().own.tunnels_open.get() > 0 && shared.env.timers.known_now() < end {
+        shared.env.timers.close_tunnels();
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
     }
 }
 
@@ -289,6 +299,7 @@ async fn tick_all(shared: Rc<Shared>) {
             shared.env.timers.advance(now);
         }
         shared.env.set_wall_clock(time::unix_ms());
+        shared.env.waiting.tick(now);
         count += 1;
         if count.is_multiple_of(5) {
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
@@ -474,7 +485,8 @@ impl Shared {
         let (small, large) = buf::pool_free();
         metrics.own.buffers_free.set((small + large) as i64);
         metrics.own.buffers_used.set(buf::pool_taken() as i64);
-        let idle = self.connections.get() as u64 - self.env.active.get().min(self.connections.get() as u64);
+        let busy = self.env.active.get() + metrics.own.tunnels_open.get() as u64;
+        let idle = (self.connections.get() as u64).saturating_sub(busy);
         metrics.own.idle_connections.set(idle as i64);
         Report {
             metrics: metrics.snapshot(),

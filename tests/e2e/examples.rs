@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::support::gateway::{Plan, example_path};
-use crate::support::{Gateway, Origin, eventually};
+use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
 const EXERCISED: &[&str] = &[
@@ -12,15 +12,18 @@ const EXERCISED: &[&str] = &[
     "api_gateway",
     "behind_a_proxy",
     "canary",
+    "concurrency",
     "headers",
     "limits",
     "load_balancing",
     "minimal",
     "observability",
     "operations",
+    "proxy_protocol",
     "rate_limit",
     "redirects",
     "routing",
+    "websocket",
 ];
 
 /// A GET for this path with these field lines.
@@ -112,6 +115,38 @@ fn load_balancing() {
         used.extend(names);
     }
     assert_eq!(used.len(), 2);
+}
+
+#[test]
+fn concurrency() {
+    let (send, go) = std::sync::mpsc::channel();
+    let go = std::sync::Mutex::new(Some(go));
+    let api = Origin::start(move |seen| match seen.path() {
+        "/api/report" => {
+            let wait = go.lock().expect("the gate").take();
+            wait.map(Step::Await).into_iter().chain(ok("report")).collect()
+        }
+        _ => ok("ok"),
+    });
+    let search = Origin::fixed("found");
+    let gateway = Plan::example("concurrency").env("API", api.address).env("SEARCH", search.address).start();
+    let mut first = gateway.connect();
+    first.send("GET /api/report HTTP/1.1\r\nHost: t\r\n\r\n");
+    eventually("the report is under way", || {
+        (gateway.metric("ringway_limit_requests_in_flight", &["limit=\"route:report/"]) == 1.0).then_some(())
+    });
+    let refused = gateway.get("/api/report");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(gateway.get("/api/users").text(), "ok");
+    send.send(()).expect("the origin waits");
+    assert_eq!(first.response().text(), "report");
+    assert_eq!(gateway.get("/api/report").text(), "report");
+    assert_eq!(gateway.get("/search").text(), "found");
+    let services = gateway.ask_admin("GET", "/services").json();
+    assert_eq!(
+        (&services[0]["limits"]["requests_max"], &services[1]["limits"]["adaptive"]),
+        (&100.into(), &true.into())
+    );
 }
 
 #[test]
@@ -274,4 +309,45 @@ fn api_gateway() {
     eventually("the access log is on", || {
         gateway.stdout().iter().any(|line| line.contains("\"path\":\"/api/orders/9\"")).then_some(())
     });
+}
+
+#[test]
+fn websocket() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+    let chat = Origin::start(move |seen| match seen.header("upgrade") {
+        Some(_) => vec![Step::Send(switch.into()), Step::Hang],
+        None => crate::support::ok("page"),
+    });
+    let gateway = Plan::example("websocket").env("CHAT", chat.address).start();
+    let ask = |path: &str| {
+        let mut client = gateway.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+        client
+    };
+    let mut client = ask("/chat/room");
+    assert_eq!(client.read_head().expect("an answer").start, "HTTP/1.1 101 Switching Protocols");
+    assert_eq!(client.take(5), b"hello");
+    assert_eq!(ask("/").response().text(), "page");
+}
+
+#[test]
+fn proxy_protocol() {
+    let (app, mail) = (Origin::fixed("app"), Origin::fixed("mail"));
+    let start = |balancers: &str| {
+        let plan = Plan::example("proxy_protocol").env("APP", app.address).env("MAIL", mail.address);
+        plan.env("BALANCERS", balancers).start()
+    };
+    let gateway = start("127.0.0.0/8");
+    let ask = |gateway: &Gateway, path: &str| {
+        gateway.ask(format!("PROXY TCP4 203.0.113.9 127.0.0.1 9 80\r\nGET {path} HTTP/1.1\r\nHost: t\r\n\r\n"))
+    };
+    assert_eq!(ask(&gateway, "/").text(), "app");
+    assert_eq!(app.last().header("x-forwarded-for"), Some("203.0.113.9"));
+    let mut client = gateway.connect();
+    client.send("PROXY TCP4 203.0.113.9 127.0.0.1 9 80\r\nGET /mail/x HTTP/1.1\r\nHost: t\r\n\r\n");
+    mail.wait_bytes(28);
+    let told = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[203, 0, 113, 9, 127, 0, 0, 1, 0, 9]].concat();
+    assert!(mail.received().starts_with(&told), "{:?}", mail.received());
+    // With the network that stands in the file this peer is a stranger.
+    assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
 }

@@ -28,7 +28,9 @@ const ALGORITHMS: [&str; 6] =
 /// A configuration: what a reload may change is drawn.
 pub fn config(rng: &mut Rng) -> String {
     let endpoints: Vec<_> = (1..=1 + rng.below(3)).map(|n| format!("\"10.0.0.{n}:80\"")).collect();
-    let policies = match rng.below(3) {
+    let policies = match rng.below(4) {
+        // Fewer than there are clients, and room for all: some wait, none is refused.
+        3 => "[{concurrency_limit: {requests_max: 2, queue_timeout: 60s}}]",
         0 => "[]",
         1 => "[{headers: {response: {set: {X-By: sim}}}}]",
         _ => "[{rate_limit: {rate: 100000/s}}]",
@@ -174,8 +176,12 @@ impl Gateway {
 
     /// What a worker does once a second.
     pub async fn housekeeping(self: Rc<Self>) {
-        loop {
-            self.handle.sleep(1_000).await;
+        for tick in 0.. {
+            self.handle.sleep(20).await;
+            self.env.waiting.tick(self.env.timers.known_now());
+            if tick % 50 != 0 {
+                continue;
+            }
             let plan = self.env.pin();
             plan.expire(self.env.timers.known_now());
             let idle: u64 = plan.services.iter().flat_map(|service| service.report()).map(|e| e.idle).sum();

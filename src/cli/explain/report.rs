@@ -129,6 +129,8 @@ pub struct ServiceReport {
     pub between_bytes_timeout_ms: u64,
     /// Attempts, the first one counted.
     pub attempts_max: u32,
+    /// How many requests at once, where that is configured.
+    pub requests: Option<String>,
 }
 
 /// An endpoint of a service.
@@ -382,6 +384,7 @@ fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64
         first_byte_timeout_ms: spec.rules.first_byte_timeout_ms,
         between_bytes_timeout_ms: spec.rules.between_bytes_timeout_ms,
         attempts_max: spec.rules.attempts_max,
+        requests: spec.limits.as_ref().map(|limits| limits.terms.text()),
     }
 }
 

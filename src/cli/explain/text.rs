@@ -89,6 +89,9 @@ fn show_service(f: &mut fmt::Formatter<'_>, service: &ServiceReport) -> fmt::Res
         service.attempts_max
     );
     line(f, "  limits", &times)?;
+    if let Some(requests) = &service.requests {
+        line(f, "  requests", requests)?;
+    }
     for endpoint in &service.endpoints {
         let kind = if endpoint.picked { "  endpoint" } else { "  not" };
         let fact = match endpoint.picked {

@@ -117,20 +117,24 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
             model::PathPolicy::Preserve => PathPolicy::Preserve,
         },
         trusted_proxies: IpSet::new(written.trusted_proxies.iter().map(|cidr| (cidr.network, cidr.prefix))),
+        proxy_protocol: written
+            .proxy_protocol
+            .as_ref()
+            .map(|from| IpSet::new(from.trusted.iter().map(|cidr| (cidr.network, cidr.prefix)))),
     };
+    let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     Listener {
         name: written.name(),
         address: written.address.0,
         rules: Arc::new(rules),
         forwarded: written.forwarded,
         via: written.via.then(|| "ringway".to_owned()),
-        connections: limits.connections_max.map(|max| connection_bound(max.get(), written, previous)),
+        connections: limits.connections_max.map(|max| bound(max.get(), before.and_then(|l| l.connections.as_ref()))),
+        tunnels: bound(limits.tunnels_max.get(), before.map(|listener| &listener.tunnels)),
     }
 }
 
-/// A listener keeps its count over reloads.
-fn connection_bound(max: u64, written: &model::Listener, previous: Option<&Snapshot>) -> ConnectionBound {
-    let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
-    let open = before.and_then(|listener| listener.connections.as_ref()).map(|bound| bound.open.clone());
-    ConnectionBound { max, open: open.unwrap_or_default() }
+/// A listener keeps its counts over reloads.
+fn bound(max: u64, before: Option<&ConnectionBound>) -> ConnectionBound {
+    ConnectionBound { max, open: before.map(|bound| bound.open.clone()).unwrap_or_default() }
 }

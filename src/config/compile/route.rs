@@ -6,11 +6,12 @@ use super::policies::Chains;
 use super::service::{Services, host_rule};
 use crate::config::model::{self, Answer, MatchKind};
 use crate::http::path::{PathPolicy, canonicalise};
+use crate::limits::{TUNNEL_DURATION_MS_MAX, TUNNEL_IDLE_TIMEOUT_MS};
 use crate::route::{
     Cidr, HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
-use crate::snapshot::{Action, RedirectTarget, Route};
+use crate::snapshot::{Action, RedirectTarget, Route, TunnelRules};
 use crate::upstream::balance::hash_key;
 
 /// What a route matches; None when its path is wrong, which is reported.
@@ -116,6 +117,7 @@ pub(super) fn compile(
     let mut route = build(&parts, config, services, chains, diagnostics);
     route.rewrite = rewrite(written, diagnostics);
     route.host = written.host.as_ref().map(host_rule);
+    route.tunnel = tunnel(written);
     route
 }
 
@@ -166,7 +168,23 @@ fn build(
         timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
         body_bytes_max: parts.body_bytes_max,
         host: None,
+        tunnel: None,
     }
+}
+
+/// What the route's requests may become.
+fn tunnel(written: &model::Route) -> Option<Box<TunnelRules>> {
+    if written.upgrade.is_empty() {
+        return None;
+    }
+    let ms = |of: fn(&model::Tunnel) -> crate::schema::types::Duration, default| {
+        written.tunnel.as_ref().map_or(default, |tunnel| of(tunnel).as_millis() as u64)
+    };
+    Some(Box::new(TunnelRules {
+        protocols: written.upgrade.iter().map(|protocol| protocol.0.clone()).collect(),
+        idle_timeout_ms: ms(|tunnel| tunnel.idle_timeout, TUNNEL_IDLE_TIMEOUT_MS),
+        duration_ms_max: ms(|tunnel| tunnel.duration_max, TUNNEL_DURATION_MS_MAX),
+    }))
 }
 
 fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diagnostics) -> Action {

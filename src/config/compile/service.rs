@@ -1,29 +1,34 @@
 //! Services: by name from the registry, or by URL where a route gives one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Inputs;
+use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
 use crate::proto::h1::parse::HeadLimits;
+use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceRules};
+use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
     written: &'a [Spanned<model::Service>],
     resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
+    previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'_>, diagnostics: &mut Diagnostics) -> Self {
+    pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut services = Self {
             written: &config.services,
             resolve: inputs.resolve,
+            previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
         };
@@ -95,7 +100,8 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let endpoint = self.endpoint(&url.endpoint, 1, url.span, diagnostics);
-        let common = Common { label: &authority, host: HostRule::Preserve, rules: ServiceRules::default() };
+        let (host, rules) = (HostRule::Preserve, ServiceRules::default());
+        let common = Common { label: &authority, host, rules, terms: None, proxy_protocol: None };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
         Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
     }
@@ -124,6 +130,7 @@ impl<'a> Services<'a> {
     ) -> u32 {
         let id = self.compiled.len() as u32;
         self.ids.insert(identity.to_owned(), id);
+        let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
         self.compiled.push(Service {
             name: identity.to_owned(),
             label: common.label.to_owned(),
@@ -132,8 +139,18 @@ impl<'a> Services<'a> {
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
+            proxy_protocol: common.proxy_protocol,
+            limits,
         });
         id
+    }
+
+    /// Variants of a service share its limit, and so does the service of the snapshot before.
+    fn gate(&self, label: &str, terms: &Terms) -> Arc<Gate> {
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
+        let known = same.filter_map(|service| service.limits.as_ref()).map(|limits| limits.gate.clone()).next();
+        known.unwrap_or_else(|| Gate::new(None, terms))
     }
 }
 
@@ -142,11 +159,29 @@ struct Common<'a> {
     label: &'a str,
     host: HostRule,
     rules: ServiceRules,
+    proxy_protocol: Option<Version>,
+    terms: Option<Terms>,
 }
 
 impl<'a> Common<'a> {
     fn of(written: &'a model::Service) -> Self {
-        Self { label: written.name.as_str(), host: host_rule(&written.host), rules: rules(written) }
+        let proxy_protocol = written.proxy_protocol.map(|version| match version {
+            model::ProxyVersion::V1 => Version::V1,
+            model::ProxyVersion::V2 => Version::V2,
+        });
+        let limits = &written.limits;
+        let terms = limits.requests_max.map(|max| {
+            // At most a million by the schema.
+            let requests_max = max.get() as u32;
+            Terms {
+                requests_max,
+                pending_max: limits.pending_max.get() as u32,
+                wait_ms: limits.queue_timeout.as_millis() as u64,
+                adaptive: limits.adaptive.as_ref().map(|adaptive| adaptive.bounds(requests_max)),
+            }
+        });
+        let (host, rules) = (host_rule(&written.host), rules(written));
+        Self { label: written.name.as_str(), host, rules, terms, proxy_protocol }
     }
 }
 
@@ -198,7 +233,8 @@ fn rules(written: &model::Service) -> ServiceRules {
         first_byte_timeout_ms: timeouts.first_byte.as_millis() as u64,
         between_bytes_timeout_ms: timeouts.between_bytes.as_millis() as u64,
         send_timeout_ms: timeouts.send.as_millis() as u64,
-        idle_max: pool.idle_max.get() as usize,
+        // A connection that names one client serves nobody else.
+        idle_max: if written.proxy_protocol.is_some() { 0 } else { pool.idle_max.get() as usize },
         idle_timeout_ms: pool.idle_timeout.as_millis() as u64,
         requests_max: pool.requests_max.get(),
         head: HeadLimits {

@@ -1,5 +1,6 @@
 //! `listeners`.
 
+use super::tunnel::ProxyProtocol;
 use crate::schema::types::{ByteSize, Cidr, Duration, Int, ListenAddress, Name};
 use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
@@ -15,6 +16,9 @@ config_struct! {
         /// Proxies whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` are believed; nobody's are by default
         /// (C15, C18).
         trusted_proxies: Vec<Spanned<Cidr>> = "[]",
+        /// Whether, and from whom, connections begin with a PROXY protocol header; it is refused without this key
+        /// (F59).
+        proxy_protocol: Option<ProxyProtocol>,
         /// Whether `Forwarded` (RFC 7239) is sent upstream beside `X-Forwarded-*`.
         forwarded: bool = "false",
         /// Whether `Via` (RFC 9110) is added in both directions (C42).
@@ -66,6 +70,8 @@ config_struct! {
         age_max: Duration = "1h",
         /// Connections of this listener at once; from the descriptor limit of the process when left out.
         connections_max: Option<Int<1, 10_000_000>>,
+        /// Of these, tunnels (WebSocket and the like) at once; more are answered 503.
+        tunnels_max | max_tunnels: Int<0, 10_000_000> = "10000",
     }
 }
 

@@ -5,6 +5,7 @@ mod observe;
 mod route;
 mod server;
 mod service;
+mod tunnel;
 
 pub use listener::{Limits, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
@@ -13,6 +14,7 @@ pub use route::{
 };
 pub use server::{Admin, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
 use crate::config_struct;
 use crate::schema::{Policy, Spanned};

@@ -1,6 +1,7 @@
 //! `routes` and `default_route`.
 
 use super::service::{HostMode, LoadBalancer};
+use super::tunnel::{Protocol, Tunnel};
 use crate::schema::types::{
     ByteSize, Cidr, Duration, HeaderName, HeaderValue, HostPattern, Int, Map, Method, Name, PathPattern, Pattern,
     ServiceUrl,
@@ -70,6 +71,10 @@ config_struct! {
         body_bytes_max: Option<ByteSize>,
         /// In place of the service's own.
         host: Option<HostMode>,
+        /// Protocols that requests may change to with `Upgrade`, as `websocket`; others stay what they are (R256).
+        upgrade: Vec<Spanned<Protocol>> = "[]",
+        /// How long requests that have changed may go on.
+        tunnel: Option<Spanned<Tunnel>>,
         /// Policies of this route, after the global ones (R1, R24).
         policies: Vec<Policy> = "[]",
     }

@@ -1,5 +1,8 @@
 //! `services`.
 
+use super::tunnel::ProxyVersion;
+use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
+use crate::policy::concurrency_limit::Adaptive;
 use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Name, ScalarType};
 use crate::schema::{Cx, Node, Spanned, TypeDoc, codes};
 use crate::{config_enum, config_scalar, config_struct};
@@ -16,10 +19,16 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
+        /// Such connections serve one request (U36).
+        proxy_protocol: Option<ProxyVersion>,
         /// Connections that are kept for later requests (R40).
         pool: Pool = "{}",
         /// Deadlines towards endpoints.
         timeouts: Timeouts = "{}",
+        /// Bounds on its requests in the whole node. Without them one worker has at most 4,096 requests under way with
+        /// one endpoint.
+        limits: ServiceLimits = "{}",
         /// For a response head; more is answered 502.
         response_header_bytes_max: ByteSize = "32KiB",
         /// For the number of response header fields; more is answered 502.
@@ -95,6 +104,39 @@ config_struct! {
         idle_timeout: Duration = "60s",
         /// Requests on one connection before it is closed.
         requests_max: Int<1, 1_000_000_000> = "10000",
+    }
+}
+
+config_struct! {
+    /// Bounds on the requests of a service in the whole node (F13). More wait; those that cannot are answered 503.
+    #[check(check_service_limits)]
+    pub struct ServiceLimits {
+        /// Requests in flight.
+        requests_max: Option<Int<1, 1_000_000>>,
+        /// Requests that wait until others end; 0 refuses them at once.
+        pending_max: Int<0, 10_000> = "128",
+        /// How long one waits.
+        queue_timeout: Duration = "1s",
+        /// Moves the limit by latency, up to `requests_max`.
+        adaptive: Option<Adaptive>,
+    }
+}
+
+fn check_service_limits(limits: &ServiceLimits, node: &Node, cx: &mut Cx) {
+    if limits.requests_max.is_some() {
+        return;
+    }
+    // A configuration that is written out in full has the defaults.
+    let given = [
+        ("pending_max", limits.pending_max.get() != u64::from(PENDING_MAX)),
+        ("queue_timeout", limits.queue_timeout.as_millis() != u128::from(QUEUE_TIMEOUT_MS)),
+        ("adaptive", limits.adaptive.is_some()),
+    ];
+    for (key, is_given) in given {
+        if let Some(entry) = node.entry(key).filter(|_| is_given) {
+            cx.report(codes::CONTRADICTION, entry.value.span, format!("`{key}` has no use without `requests_max`"))
+                .hint("set `requests_max`: how many requests may be in flight");
+        }
     }
 }
 

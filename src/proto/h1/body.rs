@@ -71,6 +71,21 @@ impl BodyReader {
         !self.raw.is_empty()
     }
 
+    /// Bytes that are still to be read, where they are the body as it stands and none of them has been read yet.
+    pub fn raw_left(&self) -> Option<u64> {
+        match self.mode {
+            Mode::Length(left) if self.raw.is_empty() => Some(left),
+            _ => None,
+        }
+    }
+
+    /// So many of the bytes of [`Self::raw_left`] went past the reader.
+    pub fn raw_taken(&mut self, bytes: u64) {
+        let Mode::Length(left) = self.mode else { return };
+        debug_assert!(bytes <= left, "more than the body");
+        self.mode = if bytes >= left { Mode::Done } else { Mode::Length(left - bytes) };
+    }
+
     /// What can be handed out without reading.
     ///
     /// # Errors

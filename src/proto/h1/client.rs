@@ -12,7 +12,9 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
 use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
+use crate::net::duplex::Duplex;
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -47,6 +49,12 @@ impl<I: Io> ClientConnection<I> {
             uses: 0,
             idle_since: timers.known_now(),
         }
+    }
+
+    /// The connection without its wire: a response has ended it. What stood behind that response goes first.
+    pub fn into_duplex(self, timers: &Rc<Timers>) -> Duplex<I> {
+        let Receiver { read, deadline, body, .. } = self.receiver;
+        Duplex::new(read, self.sender.write, deadline.interrupt(), body.into_rest(), timers)
     }
 
     /// Whether an idle connection is still open and silent.
@@ -94,6 +102,13 @@ impl<W: WriteHalf> Sender<W> {
             return Ok(coded);
         }
         self.send(coded, timeout_ms).await
+    }
+
+    /// Where the request body's bytes can be put as they are.
+    pub fn raw(&self, timeout_ms: u64) -> Option<End<'_>> {
+        let stream = self.write.socket()?;
+        let (deadline, on_expiry) = (&*self.deadline, OnExpiry::ShutBoth);
+        Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER })
     }
 
     /// A handle that ends whatever waits on the connection.
@@ -260,6 +275,24 @@ impl<R: ReadHalf> Receiver<R> {
             }
             Err(error) => Err(self.failure(&error)),
         }
+    }
+
+    /// Where the body's bytes can be taken as they stand, and how many are left; none of them has been read.
+    pub fn raw(&self, timeout_ms: u64, due: Now) -> Option<(End<'_>, u64)> {
+        let left = self.body.raw_left()?;
+        let stream = self.read.socket()?;
+        let (deadline, on_expiry) = (&self.deadline, OnExpiry::ShutBoth);
+        Some((End { stream, deadline, on_expiry, timeout_ms, due }, left))
+    }
+
+    /// So many of those bytes were taken.
+    pub fn raw_taken(&mut self, bytes: u64) {
+        self.body.raw_taken(bytes);
+    }
+
+    /// What it means that taking them stopped.
+    pub fn raw_failed(&self) -> Failure {
+        self.failure(&BodyError::Truncated)
     }
 
     /// The connection is not to be used again, although the response was complete.

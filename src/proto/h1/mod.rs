@@ -8,3 +8,4 @@ pub mod request;
 pub mod response;
 pub mod serialise;
 pub mod server;
+pub mod upgrade;

@@ -1,6 +1,7 @@
 //! Parsing a request head (RFC 9112 sections 3 to 6) into its typed form.
 
 use super::parse::{self, HeadLimits, Parsed};
+use super::upgrade;
 use crate::error::{Failure, Reason};
 use crate::http::fields::Text;
 use crate::http::hop::{self, ConnectionOptions};
@@ -129,6 +130,9 @@ pub fn interpret(
     let connection = hop::take_connection(&mut head.fields)?;
     read_target(head, policy)?;
     read_expectation(head)?;
+    if connection.upgrade {
+        head.upgrade = upgrade::asked(head, connection);
+    }
     hop::strip_request(&mut head.fields, peer_is_trusted);
     Ok(Accepted { connection, head_bytes })
 }

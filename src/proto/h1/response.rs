@@ -1,6 +1,7 @@
 //! Parsing an endpoint's response head, as strictly as a request's.
 
 use super::parse::{self, HeadLimits, Parsed};
+use super::upgrade;
 use crate::error::{Failure, Reason};
 use crate::http::hop::{self, ConnectionOptions};
 use crate::http::message::{BodyLength, Method, ResponseHead, Version};
@@ -61,6 +62,10 @@ pub fn interpret(head: &mut ResponseHead, buffer: Buf, request_method: Method) -
         parse::Framing { length: Some(length), .. } => BodyLength::Known(length),
         _ => BodyLength::UntilClose,
     };
+    if head.status == 101 {
+        let plain = head.version == Version::Http11 && framing == parse::Framing::default() && options.upgrade;
+        head.upgrade = if plain { upgrade::named(&head.fields) } else { None };
+    }
     head.fields.remove_all(hop::HOP_BY_HOP);
     Ok(keeps(head.version, options) && head.body != BodyLength::UntilClose)
 }

@@ -4,6 +4,10 @@
 //! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
 //! ```
 
+mod proxied;
+mod switch;
+
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,6 +25,7 @@ use crate::http::name::{Name, NameSet};
 use crate::http::path::PathPolicy;
 use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
+use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::sys::buf::Buf;
 use crate::time::Now;
@@ -48,6 +53,8 @@ pub struct ServerRules {
     pub path_policy: PathPolicy,
     /// Peers whose forwarding fields are believed.
     pub trusted_proxies: IpSet,
+    /// Each connection begins with a PROXY protocol header, from one of these peers; None for connections without.
+    pub proxy_protocol: Option<IpSet>,
 }
 
 impl Default for ServerRules {
@@ -63,6 +70,7 @@ impl Default for ServerRules {
             age_ms_max: limits::CONNECTION_AGE_MS_MAX,
             path_policy: PathPolicy::default(),
             trusted_proxies: IpSet::default(),
+            proxy_protocol: None,
         }
     }
 }
@@ -124,6 +132,8 @@ enum Keep {
     Linger,
     /// It is cut at once.
     Abort,
+    /// It is no HTTP connection any more.
+    Switched,
 }
 
 impl<I: Io> Connection<I> {
@@ -401,6 +411,10 @@ impl<'c, I: Io> Downstream for Http1<'c, I> {
     fn split(&mut self) -> (&mut Self::Body, &mut Self::Response) {
         (&mut self.body, &mut self.response)
     }
+
+    fn has_left(&self) -> bool {
+        self.response.deadline.target().has_left()
+    }
 }
 
 /// The request body on an HTTP/1 connection.
@@ -457,6 +471,21 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         }
     }
 
+    fn raw(&self) -> Option<(End<'_>, u64)> {
+        let left = self.reader.raw_left().filter(|_| !self.draining)?;
+        let (stream, deadline) = (self.read.socket()?, self.deadline);
+        let on_expiry = OnExpiry::ShutRead;
+        Some((End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER }, left))
+    }
+
+    fn raw_taken(&mut self, bytes: u64) {
+        self.reader.raw_taken(bytes);
+    }
+
+    fn raw_failed(&self) -> Failure {
+        self.failure(&BodyError::Truncated)
+    }
+
     fn is_done(&self) -> bool {
         self.reader.is_done()
     }
@@ -497,11 +526,7 @@ impl<W: WriteHalf> Response<'_, W> {
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
-            Err(_) => {
-                self.keep = Keep::Abort;
-                let stalled = self.deadline.fired();
-                Err(if stalled { Reason::ClientStalled } else { Reason::ClientClosed }.into())
-            }
+            Err(_) => Err(self.raw_failed()),
         }
     }
 
@@ -602,6 +627,25 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             return Ok(coded);
         }
         self.send(coded).await
+    }
+
+    fn raw(&self) -> Option<End<'_>> {
+        let stream = self.write.socket().filter(|_| self.coding == Coding::Plain)?;
+        let (deadline, on_expiry) = (self.deadline, OnExpiry::ShutBoth);
+        Some(End { stream, deadline, on_expiry, timeout_ms: self.timeout_ms, due: Now::NEVER })
+    }
+
+    fn raw_failed(&mut self) -> Failure {
+        self.keep = Keep::Abort;
+        if self.deadline.fired() { Reason::ClientStalled } else { Reason::ClientClosed }.into()
+    }
+
+    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+        switch::send(self, x).await
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.deadline.target().local_addr()
     }
 
     fn head_sent(&self) -> bool {

@@ -9,7 +9,7 @@ use super::instruments::{Deadline, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
-use super::totals::{Admission, Labels, Totals};
+use super::totals::{Admission, Labels, SERIES_MAX, Totals};
 
 const QUANTILES: [(&str, f64); 4] = [("0.5", 0.5), ("0.9", 0.9), ("0.99", 0.99), ("0.999", 0.999)];
 const ACTIVE_CONNECTIONS: usize = 0;
@@ -41,6 +41,8 @@ pub struct ControlFacts {
     pub process_log_dropped: u64,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
     pub workers: Vec<WorkerFate>,
+    /// Limits on requests in flight.
+    pub limits: Vec<LimitFacts>,
 }
 
 /// What the control thread knows of a worker that the worker cannot tell itself.
@@ -50,6 +52,21 @@ pub struct WorkerFate {
     pub restarts: u64,
     /// How often it was found without a turn for [`STUCK_REPORT_MS`](crate::limits::STUCK_REPORT_MS) (F06).
     pub stalls: u64,
+}
+
+/// What a limit on requests in flight does at present (F13).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitFacts {
+    /// Where it is configured: `service:NAME`, or the place of its policy.
+    pub name: String,
+    /// The limit; for each key, where there are keys.
+    pub limit: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Requests that wait.
+    pub queued: u64,
+    /// Requests that were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// One worker's answer to the question for its counters.
@@ -144,6 +161,7 @@ impl Exposition {
         quantiles(&mut page, &totals);
         self.connections(&mut page, reports);
         self.workers(&mut page);
+        limit_families(&mut page, &control.limits);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
         process_families(&mut page, process);
@@ -357,6 +375,24 @@ fn fate_families(page: &mut Page, fates: &[WorkerFate]) {
     };
     family("ringway_worker_restarts_total", "Times that a worker was started again after it had died.", |f| f.restarts);
     family("ringway_worker_stalls_total", "Times that a worker took no turn for a second.", |f| f.stalls);
+}
+
+/// Series are bounded by the configuration, and here.
+fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
+    let limits = &limits[..limits.len().min(SERIES_MAX)];
+    let mut family = |name: &str, help: &str, value: fn(&LimitFacts) -> u64| {
+        page.family(name, "gauge", help);
+        limits.iter().for_each(|limit| page.count(&[("limit", &limit.name)], value(limit)));
+    };
+    family("ringway_limit_requests_max", "Requests that may be in flight; for each key, if any.", |one| one.limit);
+    family("ringway_limit_requests_in_flight", "Requests in flight under a limit.", |one| one.in_flight);
+    family("ringway_limit_requests_queued", "Requests that wait at a limit.", |one| one.queued);
+    page.family("ringway_limit_refused_total", "counter", "Requests that a limit did not let through.");
+    for limit in limits {
+        for (reason, count) in &limit.refused {
+            page.count(&[("limit", &limit.name), ("reason", reason)], *count);
+        }
+    }
 }
 
 fn process_families(page: &mut Page, facts: &ProcessFacts) {

@@ -191,6 +191,14 @@ instruments! {
     request_bytes: Count = "request_body_bytes_total", "Request body bytes read from clients.";
     /// Bytes sent to clients as response bodies.
     response_bytes: Count = "response_body_bytes_total", "Response body bytes sent to clients.";
+    /// Tunnels that are open.
+    tunnels_open: Level = "tunnels_open", "Open tunnels (WebSocket and the like).";
+    /// Tunnels opened.
+    tunnels_opened: Count = "tunnels_opened_total", "Tunnels opened.";
+    /// Bytes that tunnels carried to endpoints.
+    tunnel_bytes_up: Count = "tunnel_upstream_bytes_total", "Bytes that tunnels carried to endpoints.";
+    /// Bytes that tunnels carried to clients.
+    tunnel_bytes_down: Count = "tunnel_downstream_bytes_total", "Bytes that tunnels carried to clients.";
     /// Pooled buffers in use.
     buffers_used: Level = "buffers_used", "Pooled buffers in use.";
     /// Pooled buffers that are free.

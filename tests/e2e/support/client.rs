@@ -106,7 +106,7 @@ impl Client {
         Self::over(TcpStream::connect_timeout(&address, PATIENCE).expect("connected"))
     }
 
-    /// Speaks over a connection that is open.
+    /// A connection that exists; also the accepted end of one.
     #[track_caller]
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option");
@@ -225,6 +225,18 @@ impl Client {
     pub fn peek(&mut self, count: usize) -> &[u8] {
         while self.carry.len() < count && self.more() {}
         &self.carry
+    }
+
+    /// Waits for so many bytes and takes them; fewer when the connection ends.
+    #[track_caller]
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.carry.len() < count && self.more() {}
+        self.carry.drain(..count.min(self.carry.len())).collect()
+    }
+
+    /// How many bytes have arrived that nothing has taken yet.
+    pub fn carried(&self) -> usize {
+        self.carry.len()
     }
 
     /// Everything until the peer closes.
