@@ -85,6 +85,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use crate::snapshot::ConnectionBound;
+
     #[test]
     fn every_worker_and_every_socket_has_its_part() {
         for sockets in 1..9 {
@@ -107,6 +109,7 @@ mod tests {
             forwarded: false,
             via: None,
             connections: None,
+            tunnels: ConnectionBound::default(),
         };
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
