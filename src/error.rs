@@ -82,6 +82,8 @@ reasons! {
     BadHost = "bad_host", 400, Downstream, No, "Missing or invalid Host";
     /// The request target cannot be made canonical without a guess.
     BadPath = "bad_path", 400, Downstream, No, "Invalid request target";
+    /// The route would make an illegal path of the request's: one with dot segments, or too long (F48, F49).
+    BadRewrite = "bad_rewrite", 400, Downstream, No, "Invalid request target";
     /// `Connection` names a protected field.
     BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
     /// The method is not served by the gateway (CONNECT, TRACE).
@@ -90,6 +92,8 @@ reasons! {
     MethodNotAllowed = "method_not_allowed", 405, Downstream, No, "Method not allowed";
     /// An Expect other than 100-continue (RFC 9110 section 10.1.1).
     ExpectationFailed = "expectation_failed", 417, Downstream, No, "Expectation failed";
+    /// Range is malformed, repeated, or has too many or overlapping parts (RFC 9110 section 15.5.17).
+    BadRange = "bad_range", 416, Downstream, No, "Range not satisfiable";
     /// The HTTP version is not 1.0 or 1.1.
     VersionUnsupported = "version_unsupported", 505, Downstream, No, "HTTP version not supported";
     /// The header section is over `header_bytes_max`, a field over `field_bytes_max`, or there are too many fields.
@@ -131,8 +135,6 @@ reasons! {
     Draining = "draining", 503, Gateway, No, "Gateway is shutting down";
     /// An invariant of the gateway broke; only this request is lost (R136).
     Internal = "internal", 500, Gateway, No, "Internal gateway error";
-    /// The rewritten request would not be a valid message.
-    BadRewrite = "bad_rewrite", 500, Gateway, No, "Internal gateway error";
     /// The endpoint refused the connection.
     ConnectRefused = "connect_refused", 502, Upstream, Unsent, "Bad gateway";
     /// Connecting failed otherwise (no route, no local port, no descriptor).
@@ -149,6 +151,9 @@ reasons! {
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection
+    /// is cut, never completed (F24).
+    UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
     UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
@@ -179,6 +184,16 @@ impl Failure {
     /// A failure with a detail for operators.
     pub const fn with(reason: Reason, detail: &'static str) -> Self {
         Self { reason, detail }
+    }
+
+    /// The bound that the request passed, by its name on the page of limits: clients are told (F40).
+    pub fn limit(&self) -> Option<&'static str> {
+        match self.reason {
+            Reason::UriTooLong => Some("target_bytes_max"),
+            Reason::BodyTooLarge => Some("body_bytes_max"),
+            Reason::HeaderTooLarge | Reason::BadChunk => self.detail.strip_prefix("over "),
+            _ => None,
+        }
     }
 }
 

@@ -51,6 +51,10 @@ pub const BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 /// Trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// A method that the gateway does not know by name.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Ranges of one request (F56).
+pub const RANGES_MAX: usize = 16;
 /// Interim (1xx) responses before the final one (F35).
 pub const INTERIM_RESPONSES_MAX: u32 = 16;
 /// Empty lines that may stand before a request line (RFC 9112 section 2.2).
@@ -99,10 +103,14 @@ pub const POOL_BURST_FACTOR: usize = 8;
 pub const POOL_BURST_MS: u64 = 1_000;
 /// Idle upstream connection, after which it is closed.
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
-/// An idle upstream connection older than this is probed before it is used again.
-pub const POOL_PROBE_AFTER_MS: u64 = 1_000;
+/// An upstream connection that was idle for longer than this, in microseconds, is probed before it is used again: it
+/// may have been closed, or have brought bytes that nobody asked for (F33, F34). Below it a connection is in the midst
+/// of its load; the probe costs 0.2 µs.
+pub const POOL_PROBE_AFTER_US: u64 = 20;
 /// An idle downstream connection gives its read buffer back after this.
 pub const IDLE_RELEASE_MS: u64 = 1_000;
+/// An idle upstream connection that is still open after this shows that its endpoint keeps connections.
+pub const POOL_PROOF_MS: u64 = 2;
 /// Body bytes that are read and thrown away so that a connection can be kept or closed without losing the answer.
 pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// How long a closing connection is drained of unread bytes (lingering close).
@@ -112,6 +120,20 @@ pub const TICK_MS: u64 = 20;
 /// Body bytes that are copied behind a message head, so that both leave in one send. A longer body gets the head
 /// written before it in its own buffer.
 pub const COALESCE_BYTES_MAX: usize = 1024;
+/// Tunnels of one listener at once (`tunnels_max`).
+pub const TUNNELS_MAX: u64 = 10_000;
+/// A tunnel without a byte in either direction (`idle_timeout` of a route's `tunnel`).
+pub const TUNNEL_IDLE_TIMEOUT_MS: u64 = 3_600_000;
+/// A tunnel from its opening to its end (`duration_max` of a route's `tunnel`).
+pub const TUNNEL_DURATION_MS_MAX: u64 = 86_400_000;
+/// How long a worker that is told to end waits for its tunnels to write their log lines.
+pub const TUNNEL_STOP_MS: u64 = 200;
+/// A PROXY protocol header in text form, its CRLF counted (version 1).
+pub const PROXY_V1_BYTES_MAX: usize = 107;
+/// The declared length of a binary PROXY protocol header (version 2): addresses and TLVs (F59).
+pub const PROXY_V2_LENGTH_MAX: usize = 4096;
+/// A whole PROXY protocol header, from the acceptance of its connection.
+pub const PROXY_TIMEOUT_MS: u64 = 5_000;
 /// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
 pub const HANDED_WAITING_MAX: usize = 256;
 /// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.
@@ -140,20 +162,6 @@ pub const LAST_WORDS_MS: u64 = 500;
 /// A loop that was late by this has stood still with the process: what arrived meanwhile is read before deadlines are
 /// judged (F18).
 pub const STOOD_STILL_MS: u64 = 1_000;
-/// Tunnels of one listener at once (`tunnels_max`).
-pub const TUNNELS_MAX: u64 = 10_000;
-/// A tunnel without a byte in either direction (`idle_timeout` of a route's `tunnel`).
-pub const TUNNEL_IDLE_TIMEOUT_MS: u64 = 3_600_000;
-/// A tunnel from its opening to its end (`duration_max` of a route's `tunnel`).
-pub const TUNNEL_DURATION_MS_MAX: u64 = 86_400_000;
-/// How long a worker that is told to end waits for its tunnels to write their log lines.
-pub const TUNNEL_STOP_MS: u64 = 200;
-/// A PROXY protocol header in text form, its CRLF counted (version 1).
-pub const PROXY_V1_BYTES_MAX: usize = 107;
-/// The declared length of a binary PROXY protocol header (version 2): addresses and TLVs (F59).
-pub const PROXY_V2_LENGTH_MAX: usize = 4096;
-/// A whole PROXY protocol header, from the acceptance of its connection.
-pub const PROXY_TIMEOUT_MS: u64 = 5_000;
 /// Entries of a worker's ring.
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).

@@ -68,6 +68,7 @@ fn answers_without_an_endpoint() {
 fn no_route() {
     golden("missed.txt", 1, &["GET", "/nowhere", "--all"]);
     golden("method.txt", 1, &["POST", "/gone"]);
+    golden("readings.txt", 1, &["GET", "/api/users;v=1/7"]);
 }
 
 #[test]
@@ -178,7 +179,8 @@ fn check(snapshot: &Snapshot, asked: &Asked) -> Result<(), TestCaseError> {
         return Ok(());
     }
     // One clone of the table per worker, as in the gateway.
-    let decided = drive::decide(snapshot, &snapshot.table.clone(), &mut request);
+    let policy = listener.rules.path_policy;
+    let decided = drive::decide(snapshot, &snapshot.table.clone(), policy, &mut request);
     let x = &request.x;
     prop_assert_eq!(report.route.as_ref().map(|route| route.id), (x.route != Exchange::NO_ROUTE).then_some(x.route));
     prop_assert_eq!(report.answer.reason, decided.err().map(|failure| failure.reason.word()));

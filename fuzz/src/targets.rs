@@ -17,7 +17,7 @@ use ringway::proto::h1::server::ServerRules;
 use ringway::proto::h1::{request, response};
 use ringway::proto::proxy_protocol::{self, Version};
 use ringway::route::{
-    Captures, HostPattern, Order, PathPattern, Rewrite, RouteId, RouteInput, RouteSpec, RouteTable, Verdict,
+    Captures, HostPattern, Order, PathPattern, Rewrite, RouteId, RouteInput, RouteSpec, RouteTable, Spellings, Verdict,
 };
 use ringway::schema::FixedEnv;
 use ringway::snapshot::{HostRule, Listener};
@@ -114,6 +114,13 @@ fn decode(body: &[u8], piece: usize) -> Option<(Vec<u8>, usize, bool)> {
     Some((payload, used, decoder.is_done()))
 }
 
+#[path = "bypass.rs"]
+pub mod bypass;
+
+thread_local! {
+    static JUDGE: bypass::Judge = bypass::Judge::new();
+}
+
 /// Canonical paths are fixed points of their policy, and the hot path agrees with the slow one.
 pub fn path(data: &[u8]) {
     for policy in POLICIES {
@@ -129,6 +136,20 @@ pub fn path(data: &[u8]) {
         canonicalise(&once, policy, &mut twice).expect("a canonical path is legal");
         assert_eq!(once, twice, "not a fixed point");
         assert!(once.starts_with(b"/") && !once.split(|&byte| byte == b'/').any(|part| part == b".." || part == b"."));
+    }
+    JUDGE.with(|judge| walks_around_nothing(judge, data));
+}
+
+/// No rule of any kind is walked around, under any policy, whatever a service makes of what it gets (F49).
+fn walks_around_nothing(judge: &bypass::Judge, target: &[u8]) {
+    for kind in &bypass::KINDS {
+        let target = [kind.before.as_bytes(), target].concat();
+        for (at, policy) in bypass::POLICIES.iter().enumerate() {
+            let Some(sent) = judge.forwarded(at, kind.host, &target) else { continue };
+            let model = bypass::walked_around(kind, &sent);
+            let shown = (target.escape_ascii().to_string(), sent.escape_ascii().to_string());
+            assert!(model.is_none(), "{} under {policy}: {shown:?} for an endpoint that {model:?}", kind.name);
+        }
     }
 }
 
@@ -236,11 +257,29 @@ pub fn rewrite(data: &[u8]) {
     ];
     for rewrite in all.into_iter().flatten() {
         let mut out = Vec::new();
-        if rewrite.apply(&canonical, prefix_bytes, &captures, &mut out).is_ok() {
+        if rewrite.apply(Spellings::one(&canonical), prefix_bytes, &captures, &mut out).is_ok() {
             assert!(out.starts_with(b"/") && !out.starts_with(b"//"), "{}", out.escape_ascii());
             let legal = |byte: &u8| (0x21..0x7f).contains(byte) && !matches!(byte, b'?' | b'#');
             assert!(out.iter().all(legal), "{}", out.escape_ascii());
         }
+    }
+    stays_below(&canonical, prefix_bytes, to);
+}
+
+/// What replaces a prefix by a plain directory stays below it, whatever a service makes of the result (F49).
+fn stays_below(path: &[u8], prefix_bytes: usize, directory: &str) {
+    if !is_canonical(directory.as_bytes()) || directory.ends_with('/') {
+        return;
+    }
+    let Ok(rewrite) = Rewrite::replace_prefix(&format!("{directory}/")) else { return };
+    let (mut out, mut sent) = (Vec::new(), Vec::new());
+    let policy = PathPolicy::Preserve;
+    if rewrite.apply(Spellings::one(path), prefix_bytes, &Captures::new(), &mut out).is_ok()
+        && canonicalise(&out, policy, &mut sent).is_ok()
+    {
+        let model = bypass::escapes(directory.as_bytes(), &sent);
+        let shown = (path.escape_ascii().to_string(), sent.escape_ascii().to_string());
+        assert!(model.is_none(), "out of {directory}: {shown:?} for an endpoint that {model:?}");
     }
 }
 

@@ -376,8 +376,8 @@ impl AdminBackend for Gateway {
                 upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
                 log_write_errors: 0,
                 process_log_dropped: log::dropped(),
-                workers: self.fleet.fates(),
                 limits: limits::facts(&snapshot),
+                workers: self.fleet.fates(),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));

@@ -87,14 +87,13 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         x.request_bytes = sent;
         return without_body(sink, sender, receiver, x, out, terms, on_head).await;
     }
-    drop(sender.send(out, terms.rules.send_timeout_ms).await?);
-    if let Some(rest) = rest {
-        drop(sender.send(rest, terms.rules.send_timeout_ms).await?);
-    }
-    if expects_continue {
+    let taken = begin(sender, out, rest, terms).await?;
+    if expects_continue && taken {
         sink.send_continue().await?;
     }
-    let up = Upload { chunked, sent, terms, response_done: Cell::new(false) };
+    // A client that was not told to continue sends nothing that could be drained.
+    let awaited = !expects_continue || taken;
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done: Cell::new(false) };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, terms, on_head, up)).await
 }
@@ -134,17 +133,35 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
         }
         match received {
             Ok(Soon::Late) => {
-                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?
+                final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?
             }
             Ok(Soon::Received) if is_final(x.response.status) => {}
             Ok(Soon::Received) => {
                 interim(sink, x).await?;
-                final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+                final_head(receiver, sink, x, terms, due, 1).await.map_err(|failure| terms.explain(failure))?;
             }
             Err(failure) => return Err(terms.explain(failure)),
         }
     }
     deliver(receiver, sink, x, asked, terms, on_head).await
+}
+
+/// Sends the head and what of the body came with it. Returns whether the endpoint takes more: one that has closed may
+/// have answered before, and its answer is still there to be read.
+async fn begin<W: WriteHalf>(
+    sender: &mut Sender<W>,
+    out: Buf,
+    rest: Option<Buf>,
+    terms: &Terms<'_>,
+) -> Result<bool, Failure> {
+    for part in [Some(out), rest].into_iter().flatten() {
+        match sender.send(part, terms.rules.send_timeout_ms).await {
+            Ok(_) => {}
+            Err(failure) if failure.reason == Reason::UpstreamReset => return Ok(false),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(true)
 }
 
 fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
@@ -154,6 +171,8 @@ fn check_size(bytes: u64, terms: &Terms<'_>) -> Result<(), Failure> {
 struct Upload<'a> {
     chunked: bool,
     sent: u64,
+    taken: bool,
+    awaited: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
 }
@@ -167,17 +186,23 @@ impl Upload<'_> {
         sender: &mut Sender<W>,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
-        let mut taken = true;
+        let mut taken = self.taken;
         bytes.set(self.sent);
-        taken &= self.pass_up(body, sender, bytes).await?;
-        while !body.is_done() {
+        if self.taken {
+            taken = self.pass_up(body, sender, bytes).await?;
+        }
+        while self.awaited && !body.is_done() {
             if self.response_done.get() {
                 taken = false;
             }
             if !taken {
                 body.begin_drain();
             }
-            let chunk = body.next().await?;
+            let chunk = match body.next().await {
+                // What is only drained is no part of the exchange any more; the connection ends with it.
+                Err(_) if !taken => return Ok(false),
+                chunk => chunk?,
+            };
             bytes.set(bytes.get() + chunk.data.len() as u64);
             if taken {
                 check_size(bytes.get(), self.terms)?;
@@ -276,7 +301,7 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 ) -> Result<(), Failure> {
     let asked = terms.timers.known_now();
     let due = terms.until(terms.rules.first_byte_timeout_ms);
-    final_head(receiver, sink, x, terms, due).await.map_err(|failure| terms.explain(failure))?;
+    final_head(receiver, sink, x, terms, due, 0).await.map_err(|failure| terms.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
@@ -331,15 +356,16 @@ async fn pass_down<S: ResponseSink, R: ReadHalf>(
     }
 }
 
-/// Passes interim responses on, within their bound, until the final head is there (F35).
+/// Passes interim responses on, within their bound, until the final head is there (F35). So many have been already.
 async fn final_head<S: ResponseSink, R: ReadHalf>(
     receiver: &mut Receiver<R>,
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
     due: Now,
+    interims: u32,
 ) -> Result<(), Failure> {
-    for _ in 0..=INTERIM_RESPONSES_MAX {
+    for _ in interims..=INTERIM_RESPONSES_MAX {
         receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due).await?;
         if is_final(x.response.status) {
             return Ok(());

@@ -47,15 +47,31 @@ pub const FORWARDING: NameSet = NameSet::of(&[
     Name::TrueClientIp,
 ]);
 
+/// Names that other vendors' proxies use for the same, beside all that begin with `X-Forwarded-`: believed only from
+/// trusted proxies too.
+const FORWARDING_ELSEWHERE: [&str; 9] = [
+    "x-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-host",
+    "x-forwarded",
+    "forwarded-for",
+];
+
 /// Fields that a `Connection` header may not name (F52): removing them would change what the request means.
 const PROTECTED: NameSet = NameSet::of(&[
     Name::Host,
     Name::ContentLength,
+    Name::TransferEncoding,
     Name::Authorization,
     Name::Cookie,
     Name::XRequestId,
     Name::ContentType,
     Name::Expect,
+    Name::Via,
 ])
 .and(FORWARDING)
 .and(GATEWAY_OWNED);
@@ -125,25 +141,57 @@ fn classify(token: &[u8]) -> Result<Token, Failure> {
     match token {
         b"" => Ok(Token::Nothing),
         _ if !super::fields::is_token(token) => Err(Failure::with(Reason::BadHeader, "Connection option is no token")),
-        _ if PROTECTED.has(Name::of(&hyphenated(token))) => Err(Reason::BadConnection.into()),
-        _ => Ok(Token::Field),
+        _ => {
+            let plain = hyphenated(token);
+            let protected = PROTECTED.has(Name::of(&plain)) || is_forwarding_elsewhere(&plain);
+            if protected { Err(Reason::BadConnection.into()) } else { Ok(Token::Field) }
+        }
     }
 }
 
 /// Removes hop-by-hop fields, what only the gateway may set, and (from strangers) forwarding fields, in all spellings:
-/// a name with underscores is the same name to a CGI endpoint (F51, F53).
+/// a name with underscores (or dots, or whatever else a token may hold) is the same name to a CGI endpoint (F51, F53).
 pub fn strip_request(fields: &mut Fields, peer_is_trusted: bool) {
     let owned = HOP_BY_HOP.and(GATEWAY_OWNED).and(NameSet::of(&[Name::Expect]));
     let forbidden = if peer_is_trusted { owned } else { owned.and(FORWARDING).and(NameSet::of(&[Name::XRequestId])) };
     fields.remove_all(forbidden);
-    if fields.lines().any(|line| line.id == Name::Other && fields.text(line.name).contains(&b'_')) {
-        let spoofable = GATEWAY_OWNED.and(FORWARDING).and(PROTECTED).and(HOP_BY_HOP);
-        fields.retain(|name, _| !name.contains(&b'_') || !spoofable.has(Name::of(&hyphenated(name))));
+    let is_suspect = |name: &[u8]| is_odd(name) || is_forwarding_elsewhere(name);
+    if fields.lines().any(|line| line.id == Name::Other && is_suspect(fields.text(line.name))) {
+        fields.retain(|name, _| !is_forged(name, peer_is_trusted));
     }
 }
 
+/// Whether a name that the gateway does not know as it stands is another spelling of one that only proxies or the
+/// gateway may set, or (from strangers) a vendor's own name for where a request came from.
+fn is_forged(name: &[u8], peer_is_trusted: bool) -> bool {
+    const SPOOFABLE: NameSet = GATEWAY_OWNED.and(FORWARDING).and(PROTECTED).and(HOP_BY_HOP);
+    if !is_odd(name) {
+        return !peer_is_trusted && is_forwarding_elsewhere(name);
+    }
+    let plain = hyphenated(name);
+    SPOOFABLE.has(Name::of(&plain)) || is_forwarding_elsewhere(&plain)
+}
+
+/// Whether a field of this name may stand in a trailer section: none of `never`, in no spelling, and nothing that tells
+/// where a message came from.
+pub fn may_trail(name: &[u8], never: NameSet) -> bool {
+    let plain = hyphenated(name);
+    !never.has(Name::of(&plain)) && !is_forwarding_elsewhere(&plain)
+}
+
+fn is_forwarding_elsewhere(name: &[u8]) -> bool {
+    const FAMILY: &[u8] = b"x-forwarded-";
+    name.get(..FAMILY.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(FAMILY))
+        || FORWARDING_ELSEWHERE.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Whether a name has a byte that CGI endpoints make an underscore of, as they do with hyphens.
+fn is_odd(name: &[u8]) -> bool {
+    !name.iter().all(|&byte| byte == b'-' || byte.is_ascii_alphanumeric())
+}
+
 fn hyphenated(name: &[u8]) -> SmallVec<[u8; 32]> {
-    name.iter().map(|&b| if b == b'_' { b'-' } else { b }).collect()
+    name.iter().map(|&byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' }).collect()
 }
 
 /// The client's address: the right-most one that no trusted proxy vouches away (C15).

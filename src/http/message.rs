@@ -128,6 +128,10 @@ pub struct RequestHead {
     pub target: Text,
     /// Canonical path: what is matched, logged, keyed and forwarded.
     pub path: Text,
+    /// The canonical path as routes and keys see it, where escapes that mean nothing make it another one.
+    pub matched: Option<Text>,
+    /// Some endpoint may read the path in another way; see [`doubtful`](super::path::doubtful).
+    pub doubtful: bool,
     /// Query without the question mark, as it arrived.
     pub query: Option<Text>,
     /// Host with port, as the client sent it; empty when there is none (HTTP/1.0).
@@ -156,6 +160,8 @@ impl RequestHead {
         self.version = Version::Http11;
         self.target = Text::EMPTY;
         self.path = Text::EMPTY;
+        self.matched = None;
+        self.doubtful = false;
         self.query = None;
         self.authority = Text::EMPTY;
         self.host = Text::EMPTY;
@@ -170,6 +176,12 @@ impl RequestHead {
     /// Canonical path.
     pub fn path(&self) -> &[u8] {
         self.fields.text(self.path)
+    }
+
+    /// Canonical path as routes and keys see it: `/@a`, however its escapes are spelled.
+    #[inline]
+    pub fn matched_path(&self) -> &[u8] {
+        self.fields.text(self.matched.unwrap_or(self.path))
     }
 
     /// Query without the question mark.

@@ -9,3 +9,5 @@ pub mod ipset;
 pub mod message;
 pub mod name;
 pub mod path;
+pub mod range;
+pub mod reading;

@@ -84,6 +84,7 @@ known_names! {
     Location = "location";
     RetryAfter = "retry-after";
     Allow = "allow";
+    Range = "range";
 }
 
 /// Known names of one length, at most.

@@ -121,6 +121,13 @@ impl Timers {
         closed
     }
 
+    /// Ends every tunnel: the drain's time is over. Returns how many.
+    pub fn close_tunnels(&self) -> usize {
+        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+        let is_tunnel = |e: &&Rc<Entry>| e.on_expiry.get() == OnExpiry::EndTunnel && !e.fired.get();
+        entries.iter().filter(is_tunnel).map(|entry| entry.fire()).count()
+    }
+
     /// Interrupts every connection, up and down. Returns how many.
     pub fn end_all(&self) -> usize {
         let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
@@ -128,13 +135,6 @@ impl Timers {
             entry.target.shutdown(Shutdown::Both);
         }
         entries.len()
-    }
-
-    /// Ends every tunnel: the drain's time is over. Returns how many.
-    pub fn close_tunnels(&self) -> usize {
-        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
-        let is_tunnel = |e: &&Rc<Entry>| e.on_expiry.get() == OnExpiry::EndTunnel && !e.fired.get();
-        entries.iter().filter(is_tunnel).map(|entry| entry.fire()).count()
     }
 
     /// Entries on the wheel, dead ones included until their slot is visited.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{reply, wait};
+use super::{readings, reply, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
@@ -20,10 +20,11 @@ use crate::http::exchange::{Exchange, Reply, RequestId};
 use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
+use crate::http::path::{self, PathPolicy};
 use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
-use crate::route::{Miss, Rewrite, RouteInput, RouteTable};
+use crate::route::{Miss, Rewrite, RouteInput, RouteTable, Spellings};
 use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
@@ -39,7 +40,7 @@ pub async fn drive<D: Downstream, C: Connect>(
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, request);
+    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -112,7 +113,7 @@ impl RouteInput for Input<'_> {
 
     #[inline]
     fn path(&self) -> &[u8] {
-        self.0.request.path()
+        self.0.request.matched_path()
     }
 
     fn query(&self) -> Option<&[u8]> {
@@ -137,23 +138,29 @@ impl RouteInput for Input<'_> {
 /// explain` takes this very decision.
 ///
 /// # Errors
-/// Nothing takes the request, or its path cannot be rewritten.
-pub fn decide(snapshot: &Snapshot, table: &RouteTable, request: &mut Request) -> Result<(), Failure> {
+/// Nothing takes the request, its path is read in ways that take different routes, or cannot be rewritten.
+pub fn decide(
+    snapshot: &Snapshot,
+    table: &RouteTable,
+    policy: PathPolicy,
+    request: &mut Request,
+) -> Result<(), Failure> {
     let Request { x, captures, path } = request;
-    let prefix_bytes = match table.find(&Input(x), captures) {
-        Ok(hit) => {
-            x.route = hit.route.0;
-            hit.prefix_bytes
-        }
-        Err(miss) => {
-            x.route = snapshot.default_route.ok_or_else(|| missed(x, &miss))?;
-            0
-        }
+    let (route, mut prefix_bytes) = match table.find(&Input(x), captures) {
+        Ok(hit) => (hit.route.0, hit.prefix_bytes),
+        Err(miss) => (unmatched(snapshot, x, &miss)?, 0),
     };
-    let route = &snapshot.routes[x.route as usize];
+    if x.request.doubtful {
+        readings::agree(snapshot, table, x, route)?;
+    }
+    if x.request.matched.is_some() {
+        prefix_bytes = readings::respell(x, captures, prefix_bytes);
+    }
+    x.route = route;
+    let route = &snapshot.routes[route as usize];
     x.route_key = route.key;
     let Some(rewrite) = &route.rewrite else { return Ok(()) };
-    rewrite_path(rewrite, x, captures, prefix_bytes, path)
+    rewrite_path(rewrite, x, captures, prefix_bytes, policy, path)
 }
 
 fn rewrite_path(
@@ -161,17 +168,27 @@ fn rewrite_path(
     x: &mut Exchange,
     captures: &crate::route::Captures,
     prefix_bytes: usize,
+    policy: PathPolicy,
     path: &mut Vec<u8>,
 ) -> Result<(), Failure> {
-    rewrite.apply(x.request.path(), prefix_bytes, captures, path).map_err(|_| Failure::new(Reason::BadRewrite))?;
+    let spellings = Spellings { sent: x.request.path(), matched: x.request.matched_path() };
+    let written = rewrite.apply(spellings, prefix_bytes, captures, path);
+    written.map_err(|error| Failure::with(Reason::BadRewrite, error.text()))?;
     // A rewritten path is held to the same rules as one that arrived (F49).
-    if !crate::http::path::is_canonical(path) {
+    if !path::is_canonical(path) {
         let raw = std::mem::take(path);
-        crate::http::path::canonicalise(&raw, crate::http::path::PathPolicy::Preserve, path)
-            .map_err(|failure| Failure::with(Reason::BadRewrite, failure.detail))?;
+        // Empty segments are of the template's own making: a capture that took no part.
+        let policy = if policy == PathPolicy::Strict { PathPolicy::Merge } else { policy };
+        path::canonicalise(&raw, policy, path).map_err(|failure| Failure::with(Reason::BadRewrite, failure.detail))?;
     }
     x.request.forward_path = Some(x.request.fields.keep(path));
     Ok(())
+}
+
+/// What takes a request that no route does: the default route if no route knows the path. Where one does, though not
+/// for this method, the answer is 405: a list of methods is a rule, and falling to the default would walk around it.
+fn unmatched(snapshot: &Snapshot, x: &mut Exchange, miss: &Miss) -> Result<u32, Failure> {
+    snapshot.default_route.filter(|_| miss.allow.is_none()).ok_or_else(|| missed(x, miss))
 }
 
 /// 405 with Allow where another method would have a route, else 404.
@@ -309,8 +326,9 @@ pub fn redirect(
             [&origin[..], path, &query].concat().into()
         }
         RedirectTarget::Template { origin, path: template, query } => {
-            let written = template.apply(x.request.path(), 0, captures, path);
-            written.map_err(|_| Failure::new(Reason::BadRewrite))?;
+            let spellings = Spellings { sent: x.request.path(), matched: x.request.matched_path() };
+            let written = template.apply(spellings, 0, captures, path);
+            written.map_err(|error| Failure::with(Reason::BadRewrite, error.text()))?;
             [&origin[..], path, query].concat().into()
         }
     };
@@ -345,6 +363,10 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
     if response.head_sent() || !answerable {
         response.abort();
         return;
+    }
+    if failure.reason == Reason::BodyTooLarge {
+        // Even where all of it has arrived: who sends too much is not encouraged (F40).
+        response.close_after();
     }
     let body = reply::compose(x, Reply::failure(failure.reason));
     x.failure = Some(failure);

@@ -3,6 +3,7 @@
 pub mod drive;
 pub mod env;
 pub mod plan;
+mod readings;
 pub mod reply;
 pub mod tunnel;
 mod wait;

@@ -62,18 +62,23 @@ fn error_body(x: &Exchange, status: u16, reason: Reason) -> (&'static [u8], Byte
     let accept = x.request.fields.get(Name::Accept).unwrap_or_default();
     let asks = |kind: &str| memchr::memmem::find(accept, kind.as_bytes()).is_some();
     let (text, word, now) = (reason.text(), reason.word(), time::unix_seconds());
+    let limit = x.failure.filter(|failure| failure.reason == reason).and_then(|failure| failure.limit());
+    let (limit, in_words) = match limit {
+        Some(name) => (format!("\"limit\":\"{name}\","), format!("{name}, ")),
+        None => Default::default(),
+    };
     if asks("application/problem+json") {
         let body = format!(
-            "{{\"type\":\"urn:ringway:reason:{word}\",\"title\":\"{text}\",\"status\":{status},\"request_id\":\"{id}\",\
-             \"timestamp\":{now}}}\n"
+            "{{\"type\":\"urn:ringway:reason:{word}\",\"title\":\"{text}\",\"status\":{status},{limit}\
+             \"request_id\":\"{id}\",\"timestamp\":{now}}}\n"
         );
         return (b"application/problem+json", body.into());
     }
     if asks("text/plain") && !asks("json") {
-        return (b"text/plain; charset=utf-8", format!("{text} ({word}, request {id})\n").into());
+        return (b"text/plain; charset=utf-8", format!("{text} ({word}, {in_words}request {id})\n").into());
     }
     let body = format!(
-        "{{\"error\":\"{text}\",\"status\":{status},\"reason\":\"{word}\",\"request_id\":\"{id}\",\
+        "{{\"error\":\"{text}\",\"status\":{status},\"reason\":\"{word}\",{limit}\"request_id\":\"{id}\",\
          \"timestamp\":{now}}}\n"
     );
     (b"application/json", body.into())

@@ -58,6 +58,14 @@ impl Captures {
         self.items.iter().map(|item| (item.name.bytes(), item.start as usize..item.end as usize))
     }
 
+    /// Moves every capture to the places that `place` gives for its ends: into another spelling of the path.
+    pub fn translate(&mut self, place: impl Fn(usize) -> usize) {
+        for item in &mut self.items {
+            // A spelling is bounded as a path is, far below 4 GiB.
+            (item.start, item.end) = (place(item.start as usize) as u32, place(item.end as usize) as u32);
+        }
+    }
+
     /// Adds one; beyond [`CAPTURES_MAX`] or 4 GiB it is dropped (a table that was built has no such routes).
     pub(super) fn push(&mut self, name: Name, number: u8, range: std::ops::Range<usize>) {
         let (Ok(start), Ok(end)) = (u32::try_from(range.start), u32::try_from(range.end)) else {

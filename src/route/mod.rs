@@ -45,7 +45,7 @@ pub use method::MethodSet;
 pub use pattern::{HostPattern, PathPattern, SEGMENTS_MAX, Segment};
 pub use predicate::{Cidr, Predicate, Test};
 pub use rank::{HostRank, PathRank, Rank, StepRank};
-pub use rewrite::{Rewrite, RewriteError};
+pub use rewrite::{Rewrite, RewriteError, Spellings};
 pub use split::WeightedSplit;
 pub use table::{Footprint, Hit, Miss, PATH_BYTES_MAX, RouteTable};
 

@@ -9,6 +9,7 @@ use regex::bytes::Regex;
 use super::build::compile_regex;
 use super::predicate::hex;
 use super::{CAPTURES_MAX, Captures};
+use crate::http::path::offset_in;
 
 /// Longest path that a rewrite may yield, in bytes.
 pub const REWRITE_BYTES_MAX: usize = 32 * 1024;
@@ -29,6 +30,37 @@ pub enum Rewrite {
     Regex(Rule),
     /// The first rule that matches; without one the path stays (R12, C34).
     Map(Box<[Rule]>),
+}
+
+/// A canonical path in its two forms, which are mostly one: what patterns see, and what is sent on (see
+/// [`matched`](crate::http::path::matched)). Patterns look at the first, and what they take is taken from the second,
+/// so that a rewrite neither misses `/%40a` where it means `/@a`, nor changes how the rest is spelled.
+#[derive(Clone, Copy, Debug)]
+pub struct Spellings<'a> {
+    /// The canonical path.
+    pub sent: &'a [u8],
+    /// Its matched form.
+    pub matched: &'a [u8],
+}
+
+impl<'a> Spellings<'a> {
+    /// A path whose two forms are one.
+    pub fn one(path: &'a [u8]) -> Self {
+        Self { sent: path, matched: path }
+    }
+
+    /// The part of the path as it is sent that has this place in the matched form.
+    fn sent(&self, matched: std::ops::Range<usize>) -> &'a [u8] {
+        let place = |offset| match self.sent.len() == self.matched.len() {
+            true => offset,
+            false => offset_in(self.sent, offset),
+        };
+        self.sent.get(place(matched.start)..place(matched.end)).unwrap_or_default()
+    }
+
+    fn sent_from(&self, start: usize) -> &'a [u8] {
+        self.sent(start..self.matched.len())
+    }
 }
 
 /// Text with captures in it.
@@ -67,12 +99,19 @@ pub enum RewriteError {
     DotSegment,
 }
 
-impl std::fmt::Display for RewriteError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl RewriteError {
+    /// What is wrong, in words.
+    pub const fn text(self) -> &'static str {
+        match self {
             RewriteError::TooLong => "the rewritten path is too long",
             RewriteError::DotSegment => "the rewritten path has a dot segment",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for RewriteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
     }
 }
 
@@ -125,31 +164,31 @@ impl Rewrite {
     }
 
     /// Writes the new path of `path` to `out`, which is cleared first. `prefix_bytes` and `captures` are those of
-    /// [`RouteTable::find`](super::RouteTable::find) for this path.
+    /// [`RouteTable::find`](super::RouteTable::find) for this path, as places in the form that is sent.
     ///
     /// # Errors
     /// If the result may not be sent; `out` is then empty.
     pub fn apply(
         &self,
-        path: &[u8],
+        path: Spellings<'_>,
         prefix_bytes: usize,
         captures: &Captures,
         out: &mut Vec<u8>,
     ) -> Result<(), RewriteError> {
         out.clear();
-        let rest = path.get(prefix_bytes..).unwrap_or(b"");
+        let rest = path.sent.get(prefix_bytes..).unwrap_or(b"");
         match self {
             Rewrite::StripPrefix => join(rest, out),
             Rewrite::ReplacePrefix(text) => {
                 escape(text, out);
                 join(rest, out);
             }
-            Rewrite::Template(template) => template.write(|name| captures.get(name, path), out),
+            Rewrite::Template(template) => template.write(|name| captures.get(name, path.sent), out),
             Rewrite::Regex(rule) => {
-                let _ = rule.write(path, out) || keep(path, out);
+                let _ = rule.write(path, out) || keep(path.sent, out);
             }
             Rewrite::Map(rules) => {
-                let _ = rules.iter().any(|rule| rule.write(path, out)) || keep(path, out);
+                let _ = rules.iter().any(|rule| rule.write(path, out)) || keep(path.sent, out);
             }
         }
         begin_with_one_slash(out);
@@ -261,18 +300,18 @@ impl Rule {
     }
 
     /// Writes the new path if the pattern matches.
-    fn write(&self, path: &[u8], out: &mut Vec<u8>) -> bool {
+    fn write(&self, path: Spellings<'_>, out: &mut Vec<u8>) -> bool {
         match &self.pattern {
             Pattern::Prefix(prefix) => {
-                let rest = path.strip_prefix(&**prefix).filter(|rest| rest.is_empty() || rest[0] == b'/');
-                let Some(rest) = rest else {
+                let rest = path.matched.strip_prefix(&**prefix);
+                if !rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/') {
                     return false;
-                };
+                }
                 self.replacement.write(|_| None, out);
-                join(rest, out);
+                join(path.sent_from(prefix.len()), out);
             }
             Pattern::Regex(regex) => {
-                let Some(groups) = regex.captures(path) else {
+                let Some(groups) = regex.captures(path.matched) else {
                     return false;
                 };
                 let Some(whole) = groups.get(0).filter(|whole| whole.start() == 0) else {
@@ -282,8 +321,8 @@ impl Rule {
                     Ok(number) => groups.get(number),
                     Err(_) => groups.name(name),
                 };
-                self.replacement.write(|name| group(name).map(|found| found.as_bytes()), out);
-                escape(&path[whole.end()..], out);
+                self.replacement.write(|name| group(name).map(|found| path.sent(found.range())), out);
+                escape(path.sent_from(whole.end()), out);
             }
         }
         true
@@ -395,7 +434,7 @@ mod tests {
 
     fn apply(rewrite: &Rewrite, path: &str, prefix_bytes: usize) -> String {
         let mut out = b"old".to_vec();
-        rewrite.apply(path.as_bytes(), prefix_bytes, &Captures::new(), &mut out).unwrap();
+        rewrite.apply(Spellings::one(path.as_bytes()), prefix_bytes, &Captures::new(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -427,12 +466,12 @@ mod tests {
         let mut captures = Captures::new();
         captures.push(Name::new("id").unwrap(), 1, 3..5);
         let mut out = Vec::new();
-        template("/v2/{id}/{1}/{missing}x").apply(b"/u/42", 5, &captures, &mut out).unwrap();
+        template("/v2/{id}/{1}/{missing}x").apply(Spellings::one(b"/u/42"), 5, &captures, &mut out).unwrap();
         assert_eq!(out, b"/v2/42/42/x");
         captures.clear();
-        template("/v2/{id}").apply(b"/u/42", 5, &captures, &mut out).unwrap();
+        template("/v2/{id}").apply(Spellings::one(b"/u/42"), 5, &captures, &mut out).unwrap();
         assert_eq!(out, b"/v2/", "nothing of the request before");
-        let error = Rewrite::template("/x/.{id}").unwrap().apply(b"/u/42", 5, &captures, &mut out);
+        let error = Rewrite::template("/x/.{id}").unwrap().apply(Spellings::one(b"/u/42"), 5, &captures, &mut out);
         assert_eq!((error, out.len()), (Err(RewriteError::DotSegment), 0));
         for text in ["v2", "/a{", "/{}", "/{a b}", "/a?b=1", "/a#", "/a b", "/a\r\n"] {
             assert!(Rewrite::template(text).is_err(), "{text}");
@@ -459,14 +498,14 @@ mod tests {
     fn escapes() {
         let strip = Rewrite::StripPrefix;
         let mut out = Vec::new();
-        strip.apply(b"/a/\r\n\0 ?#%zz%41\xff\"", 2, &Captures::new(), &mut out).unwrap();
+        strip.apply(Spellings::one(b"/a/\r\n\0 ?#%zz%41\xff\""), 2, &Captures::new(), &mut out).unwrap();
         assert_eq!(out, b"/%0D%0A%00%20%3F%23%25zz%41%FF%22");
         let split = Rewrite::regex("^/(%2)(.*)", "/$1F$2").unwrap();
         assert_eq!(apply(&split, "/%2E", 0), "/%252FE", "half an escape stays half");
         let long = [b"/".as_slice(), &vec![b'a'; REWRITE_BYTES_MAX]].concat();
-        assert_eq!(strip.apply(&long, 0, &Captures::new(), &mut out), Err(RewriteError::TooLong));
+        assert_eq!(strip.apply(Spellings::one(&long), 0, &Captures::new(), &mut out), Err(RewriteError::TooLong));
         for path in ["/a/..", "/a/.", "/a/%2e%2E/x", "/a/.%2e"] {
-            let result = strip.apply(path.as_bytes(), 2, &Captures::new(), &mut out);
+            let result = strip.apply(Spellings::one(path.as_bytes()), 2, &Captures::new(), &mut out);
             assert_eq!(result, Err(RewriteError::DotSegment), "{path}");
         }
     }
@@ -484,7 +523,7 @@ mod tests {
             let mut captures = Captures::new();
             captures.push(Name::new("a").unwrap(), 1, prefix / 2..prefix);
             let mut out = Vec::new();
-            if rewrites[which].apply(&path, prefix, &captures, &mut out).is_ok() {
+            if rewrites[which].apply(Spellings::one(&path), prefix, &captures, &mut out).is_ok() {
                 prop_assert!(out.starts_with(b"/") && !out.starts_with(b"//"));
                 for (at, byte) in out.iter().enumerate() {
                     prop_assert!(is_path_byte(*byte) || is_escape(&out[at..]), "{:?}", out);

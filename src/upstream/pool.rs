@@ -1,10 +1,10 @@
 //! Idle connections to one endpoint, kept by one worker. The one used last is taken first, so that the rest can age
 //! out.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::limits::{POOL_BURST_FACTOR, POOL_BURST_MS, POOL_PROBE_AFTER_MS};
+use crate::limits::{POOL_BURST_FACTOR, POOL_BURST_MS, POOL_PROBE_AFTER_US, POOL_PROOF_MS};
 use crate::net::io::Io;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::ServiceRules;
@@ -14,11 +14,15 @@ use crate::time::Now;
 pub struct Pool<I: Io> {
     /// Oldest first.
     idle: RefCell<VecDeque<ClientConnection<I>>>,
+    /// The endpoint has been seen to keep its connections. One that closes behind each answer without saying so may do
+    /// it at the very moment of the next request; so what cannot be repeated goes over a fresh connection until then
+    /// (F33).
+    proven: Cell<bool>,
 }
 
 impl<I: Io> Default for Pool<I> {
     fn default() -> Self {
-        Self { idle: RefCell::default() }
+        Self { idle: RefCell::default(), proven: Cell::new(false) }
     }
 }
 
@@ -27,15 +31,21 @@ impl<I: Io> Pool<I> {
     /// and so is any when the request must not meet a closed one (`must_live`): a request that cannot be repeated.
     pub fn take(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
         let mut idle = self.idle.borrow_mut();
+        if must_live && !self.is_proven(idle.front(), now) {
+            return None;
+        }
         while let Some(connection) = idle.pop_back() {
-            let idle_ms = now.since_ns(connection.idle_since) / 1_000_000;
-            if idle_ms >= rules.idle_timeout_ms {
+            let idle_us = now.since_ns(connection.idle_since) / 1_000;
+            if idle_us / 1_000 >= rules.idle_timeout_ms {
                 // All others are older.
                 idle.clear();
                 return None;
             }
-            if !(must_live || idle_ms >= POOL_PROBE_AFTER_MS) || connection.is_quiet() {
+            if !(must_live || idle_us >= POOL_PROBE_AFTER_US) || connection.is_quiet() {
                 return Some(connection);
+            }
+            if idle_us < POOL_BURST_MS * 1_000 {
+                self.proven.set(false);
             }
         }
         None
@@ -44,6 +54,9 @@ impl<I: Io> Pool<I> {
     /// Keeps a connection for the next request, or closes it when it is spent or there are enough.
     pub fn give(&self, mut connection: ClientConnection<I>, now: Now, rules: &ServiceRules) {
         let mut idle = self.idle.borrow_mut();
+        if connection.uses > 1 {
+            self.proven.set(true);
+        }
         if connection.uses >= rules.requests_max || rules.idle_max == 0 {
             return;
         }
@@ -56,6 +69,15 @@ impl<I: Io> Pool<I> {
         connection.idle_since = now;
         idle.push_back(connection);
         debug_assert!(idle.len() <= rules.idle_max.saturating_mul(POOL_BURST_FACTOR));
+    }
+
+    /// Whether the endpoint has been seen to keep its connections. `oldest` is its oldest idle one.
+    fn is_proven(&self, oldest: Option<&ClientConnection<I>>, now: Now) -> bool {
+        if !self.proven.get() {
+            let rested = |c: &&ClientConnection<I>| now.since_ns(c.idle_since) / 1_000_000 >= POOL_PROOF_MS;
+            self.proven.set(oldest.filter(rested).is_some_and(ClientConnection::is_quiet));
+        }
+        self.proven.get()
     }
 
     /// Closes connections that have been idle for too long. Returns how many.
@@ -132,11 +154,47 @@ mod tests {
     fn closed_connections_are_found_where_it_matters() {
         let (pool, mut far) = (Pool::default(), Vec::new());
         let rules = ServiceRules::default();
-        pool.give(connection(&mut far), Now::from_ms(0), &rules);
-        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        for uses in [2, 3] {
+            let mut one = connection(&mut far);
+            one.uses = uses;
+            pool.give(one, Now::from_ms(0), &rules);
+        }
         // Dropping the far end's halves closes both directions.
         far.into_iter().for_each(|end| drop(crate::net::io::Io::split(end)));
-        assert!(pool.take(Now::from_ms(1), &rules, false).is_some(), "a repeatable request may try it");
-        assert!(pool.take(Now::from_ms(1), &rules, true).is_none());
+        assert!(pool.take(Now::from_ms(0), &rules, false).is_some(), "a repeatable request may try it");
+        assert!(pool.take(Now::from_ms(0), &rules, true).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_repeated_waits_for_proof_that_connections_are_kept() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules::default();
+        let once = |far: &mut Vec<Mem>| {
+            let mut one = connection(far);
+            one.uses = 1;
+            one
+        };
+        pool.give(once(&mut far), Now::from_ms(0), &rules);
+        assert!(pool.take(Now::from_ms(POOL_PROOF_MS - 1), &rules, true).is_none() && pool.len() == 1);
+        let mut again = pool.take(Now::from_ms(POOL_PROOF_MS), &rules, true).expect("proven");
+        again.uses += 1;
+        pool.give(again, Now::from_ms(POOL_PROOF_MS), &rules);
+        assert!(pool.take(Now::from_ms(POOL_PROOF_MS), &rules, true).is_some());
+        pool.give(once(&mut far), Now::from_ms(1_000), &rules);
+        drop(crate::net::io::Io::split(far.pop().expect("the far end")));
+        assert!(pool.take(Now::from_ms(1_001), &rules, true).is_none(), "closed behind its first answer");
+        pool.give(once(&mut far), Now::from_ms(1_002), &rules);
+        assert!(pool.take(Now::from_ms(1_002), &rules, true).is_none(), "so the next is not trusted either");
+    }
+
+    #[test]
+    fn unasked_bytes_are_found_before_the_next_request() {
+        let (pool, mut far) = (Pool::default(), Vec::new());
+        let rules = ServiceRules::default();
+        pool.give(connection(&mut far), Now::from_ms(0), &rules);
+        let (_read, mut write, _) = crate::net::io::Io::split(far.remove(0));
+        let sent = std::pin::pin!(crate::net::io::send_all(&mut write, crate::sys::buf::Buf::copy_of(b"HTTP/1.1 200")));
+        assert!(sent.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready());
+        assert!(pool.take(Now::from_ms(1), &rules, false).is_none() && pool.is_empty());
     }
 }

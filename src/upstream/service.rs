@@ -325,7 +325,7 @@ fn connect_failure(error: &io::Error) -> Failure {
 pub fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
         HashKey::ClientIp => return Some(ip_key(x.client_ip)),
-        HashKey::Path => x.request.path(),
+        HashKey::Path => x.request.matched_path(),
         HashKey::Header(name) => x.request.fields.find(name.as_bytes())?,
         HashKey::Cookie(name) => x.request.cookie(name.as_bytes())?,
         HashKey::Query(name) => x.request.query_value(name.as_bytes())?,

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use crate::support::{Client, GET, Gateway, Origin, Response, Seen, Step, before, eventually, ok, proxy_to};
 
@@ -107,7 +108,8 @@ fn many_clients_at_once_get_their_own_answers() {
         }
     });
     assert_eq!(origin.seen().len(), 800);
-    assert!(origin.connections() <= 16 + 2, "{} upstream connections", origin.connections());
+    // Until the origin has shown that it keeps connections, each POST has its own.
+    assert!(origin.connections() <= 16 + 100, "{} upstream connections", origin.connections());
 }
 
 #[test]
@@ -221,6 +223,8 @@ fn a_post_that_went_out_is_never_sent_again() {
     let post = "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\nbody";
     client.send(post);
     assert_eq!(client.response().status, 200);
+    // Long enough to show that the endpoint keeps its connections.
+    thread::park_timeout(Duration::from_millis(2 * ringway::limits::POOL_PROOF_MS));
     client.send(post);
     let broken = client.response();
     assert_eq!((broken.status, broken.reason().as_str()), (502, "upstream_reset"));

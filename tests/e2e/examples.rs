@@ -71,7 +71,8 @@ fn routing() {
         .start();
     assert_eq!(gateway.get("/api/users/7?x=y").text(), "GET /users/7?x=y");
     let post = gateway.ask("POST /api/users/7 HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(post.text(), "Nothing here.\n", "the default route takes what no route does");
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD, PUT, DELETE")), "a known path");
+    assert_eq!(gateway.get("/nowhere").text(), "Nothing here.\n", "the default route takes what no route knows");
     assert_eq!(get(&gateway, "/api/users/7", "API-Version: 2\r\n").text(), "next");
     assert_eq!(next.last().path(), "/v2/users/7");
     assert_eq!(gateway.get("/api/orders/9").text(), "GET /9");

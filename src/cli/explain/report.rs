@@ -195,7 +195,7 @@ pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_ma
         return Ok(report);
     }
     report.request = Some(typed(asked, &request.x));
-    let decided = drive::decide(snapshot, &snapshot.table, &mut request);
+    let decided = drive::decide(snapshot, &snapshot.table, listener.rules.path_policy, &mut request);
     consider(snapshot, &request.x, shown_max, &mut report);
     if request.x.route != Exchange::NO_ROUTE {
         report.route = Some(taken(snapshot, listener, &request));
@@ -242,13 +242,18 @@ fn changes(sent: &str, canonical: &[u8]) -> Vec<&'static str> {
     if sent.contains('%') {
         changes.push("percent escapes normalised");
     }
+    if sent.contains(['"', '<', '>', '[', '\\', ']', '^', '`', '{', '|', '}']) {
+        changes.push("illegal characters escaped");
+    }
     changes
 }
 
 /// Names the routes that do not take the request.
 fn consider(snapshot: &Snapshot, x: &Exchange, shown_max: usize, report: &mut Report) {
     let explanation = snapshot.table.explain(&Input(x));
-    let others = explanation.considered.iter().filter(|one| one.verdict != Verdict::Won);
+    // The route that takes the path as it stands is no answer where another reading takes another one (F49).
+    let taken = x.route != Exchange::NO_ROUTE;
+    let others = explanation.considered.iter().filter(|one| !taken || one.verdict != Verdict::Won);
     report.candidates_left_out = others.clone().count().saturating_sub(shown_max);
     report.candidates = others.take(shown_max).map(|one| candidate(snapshot, one.route, &one.verdict)).collect();
 }
@@ -256,7 +261,7 @@ fn consider(snapshot: &Snapshot, x: &Exchange, shown_max: usize, report: &mut Re
 fn candidate(snapshot: &Snapshot, id: RouteId, verdict: &Verdict) -> Candidate {
     let (name, pattern) = named(snapshot, id.0);
     let why = match verdict {
-        Verdict::Won => String::new(),
+        Verdict::Won => "takes the path as it stands, but not in every reading".to_owned(),
         Verdict::LostTo { winner, why } => format!("{why} than {}", named(snapshot, winner.0).0),
         Verdict::Failed(failure) => failed(&snapshot.table, id, failure),
     };

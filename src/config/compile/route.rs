@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::policies::Chains;
 use super::service::{Services, host_rule};
 use crate::config::model::{self, Answer, MatchKind};
-use crate::http::path::{PathPolicy, canonicalise};
+use crate::http::path::{self, PathPolicy};
 use crate::limits::{TUNNEL_DURATION_MS_MAX, TUNNEL_IDLE_TIMEOUT_MS};
 use crate::route::{
-    Cidr, HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Test, WeightedSplit,
+    Cidr, HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
 use crate::snapshot::{Action, RedirectTarget, Route, TunnelRules};
@@ -46,27 +46,51 @@ fn path_pattern(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) 
     } else {
         PathPattern::parse(text)
     };
-    match pattern {
-        Ok(PathPattern::Exact(path)) => canonical(&path, span, diagnostics).map(PathPattern::Exact),
-        Ok(PathPattern::Prefix(path)) if !path.is_empty() => {
-            canonical(&path, span, diagnostics).map(PathPattern::Prefix)
+    let pattern = pattern.and_then(canonical);
+    pattern.map_err(|what| report(diagnostics, span, what)).ok()
+}
+
+/// A pattern whose literal parts are in the form in which requests are matched (F49): one for `/caf%c3%a9` as written
+/// would match nothing.
+fn canonical(pattern: PathPattern) -> Result<PathPattern, String> {
+    Ok(match pattern {
+        PathPattern::Exact(path) => PathPattern::Exact(canonical_path(&path)?),
+        PathPattern::Prefix(path) if !path.is_empty() => PathPattern::Prefix(canonical_path(&path)?),
+        PathPattern::RawPrefix(path) => PathPattern::RawPrefix(canonical_beginning(&path)?),
+        PathPattern::Template(segments) => {
+            PathPattern::Template(segments.into_iter().map(canonical_segment).collect::<Result<_, _>>()?)
         }
-        Ok(pattern) => Some(pattern),
-        Err(what) => {
-            diagnostics.report(codes::BAD_VALUE, span, what);
-            None
-        }
+        pattern => pattern,
+    })
+}
+
+fn canonical_path(path: &str) -> Result<String, String> {
+    let mut out = Vec::with_capacity(path.len());
+    let canonical = path::canonicalise(path.as_bytes(), PathPolicy::Preserve, &mut out);
+    canonical.map_err(|failure| format!("no request can have this path: {}", failure.detail))?;
+    if path::doubtful(&out) {
+        return Err("no request can have this path: endpoints read it in several ways; see docs/paths.md".to_owned());
+    }
+    let out = path::matched(&out).unwrap_or(out);
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn canonical_segment(segment: Segment) -> Result<Segment, String> {
+    match segment {
+        Segment::Literal(text) if text.is_empty() => Ok(Segment::Literal(text)),
+        Segment::Literal(text) => match canonical_path(&format!("/{text}"))?.as_str() {
+            "/" => Err(format!("no request can have this path: the segment `{text}` stands for no directory")),
+            path => Ok(Segment::Literal(path[1..].to_owned())),
+        },
+        other => Ok(other),
     }
 }
 
-/// A literal path in the form in which requests are matched (F49): a route for `/caf%c3%a9` would match nothing.
-fn canonical(path: &str, span: Span, diagnostics: &mut Diagnostics) -> Option<String> {
-    let mut out = Vec::with_capacity(path.len());
-    if let Err(failure) = canonicalise(path.as_bytes(), PathPolicy::Preserve, &mut out) {
-        diagnostics.report(codes::BAD_VALUE, span, format!("no request can have this path: {}", failure.detail));
-        return None;
-    }
-    Some(String::from_utf8_lossy(&out).into_owned())
+/// Of a prefix that may end within a segment: `/a/.` is the beginning of `/a/.git`, not the directory `/a/`.
+fn canonical_beginning(path: &str) -> Result<String, String> {
+    let dots = path.len() - path.trim_end_matches('.').len();
+    let (path, dots) = path.split_at(path.len() - dots);
+    Ok(if path.is_empty() { dots.to_owned() } else { canonical_path(path)? + dots })
 }
 
 fn predicates(written: &model::Route) -> Vec<Predicate> {

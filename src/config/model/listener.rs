@@ -23,7 +23,8 @@ config_struct! {
         forwarded: bool = "false",
         /// Whether `Via` (RFC 9110) is added in both directions (C42).
         via: bool = "false",
-        /// What is done with paths that hold `//`, dot segments or escaped slashes.
+        /// What is done with paths that endpoints may read differently: `//`, escaped slashes and the like. Under each
+        /// of them dot segments are resolved, and no request walks around a route; `docs/paths.md` has the table.
         path_policy: PathPolicy = "strict",
         /// Bounds on what one client may use.
         limits: Limits = "{}",
@@ -31,13 +32,14 @@ config_struct! {
 }
 
 config_enum! {
-    /// What is done with paths that a backend may read differently.
+    /// What is done with paths that an endpoint may read differently. Dot segments are always resolved, `;parameters`
+    /// always passed on where they do not lead to another route.
     pub enum PathPolicy {
-        /// Refuse them with 400.
+        /// Refuse with 400: empty segments, escaped slashes, backslashes, double encoding, broken UTF-8.
         Strict = "strict",
-        /// Resolve dot segments and merge slashes, then route and send the result.
+        /// As `strict`, but empty segments are merged.
         Merge = "merge",
-        /// Route and send them as they are.
+        /// Pass them on as they are, if every reading of the path takes the same route; else refuse with 400.
         Preserve = "preserve",
     }
 }

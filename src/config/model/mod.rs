@@ -34,7 +34,8 @@ config_struct! {
         routes: Vec<Spanned<Route>> = "[]",
         /// How the route is chosen when several match (C31).
         order: RouteOrder = "specificity",
-        /// What answers requests that no route matches; without it they get 404 (R20, R21, C57).
+        /// What answers requests for paths that no route knows; without it they get 404 (R20, R21, C57). A known path
+        /// with another method gets 405 all the same (R7); to send that elsewhere too, write a route for `/*`.
         default_route: Option<Spanned<DefaultRoute>>,
         /// Policies for every route, before the route's own, in this order within their phases (R24, R278).
         policies: Vec<Policy> = "[]",

@@ -81,7 +81,7 @@ config_struct! {
 }
 
 config_struct! {
-    /// What answers requests that no route matches.
+    /// What answers requests for paths that no route knows.
     pub struct DefaultRoute {
         /// The service that answers.
         service: Option<Spanned<Name>>,

@@ -79,7 +79,7 @@ impl Key {
             Key::ClientIp => None,
             Key::Global => return 1,
             Key::Route => return hasher.hash_one((1u8, x.route_key)).max(1),
-            Key::Path => Some(x.request.path()),
+            Key::Path => Some(x.request.matched_path()),
             Key::Header(name) => x.request.fields.find(name),
             Key::Query(name) => x.request.query_value(name),
             Key::Cookie(name) => x.request.cookie(name),

@@ -41,6 +41,8 @@ enum Mode {
 pub struct BodyReader {
     mode: Mode,
     raw: Buf,
+    /// The last read filled its buffer: more may lie behind it, unread.
+    filled: bool,
 }
 
 impl BodyReader {
@@ -52,7 +54,7 @@ impl BodyReader {
             BodyLength::Streamed => Mode::Chunked(Box::default()),
             BodyLength::UntilClose => Mode::UntilClose,
         };
-        Self { mode, raw }
+        Self { mode, raw, filled: false }
     }
 
     /// Whether the end was handed out.
@@ -71,6 +73,16 @@ impl BodyReader {
         !self.raw.is_empty()
     }
 
+    /// Whether the last read filled its buffer, so that bytes behind the body may have been left with the system.
+    pub fn may_have_more(&self) -> bool {
+        self.filled
+    }
+
+    /// Says so of the read that brought the head.
+    pub fn set_filled(&mut self, filled: bool) {
+        self.filled = filled;
+    }
+
     /// Bytes that are still to be read, where they are the body as it stands and none of them has been read yet.
     pub fn raw_left(&self) -> Option<u64> {
         match self.mode {
@@ -83,6 +95,8 @@ impl BodyReader {
     pub fn raw_taken(&mut self, bytes: u64) {
         let Mode::Length(left) = self.mode else { return };
         debug_assert!(bytes <= left, "more than the body");
+        // What lies behind them was not looked at.
+        self.filled |= bytes > 0;
         self.mode = if bytes >= left { Mode::Done } else { Mode::Length(left - bytes) };
     }
 
@@ -143,7 +157,10 @@ impl BodyReader {
             let (count, buf) = read.recv(self.buffer()).await;
             match count {
                 Ok(0) => return self.closed(),
-                Ok(_) => self.raw = buf,
+                Ok(_) => {
+                    self.filled = buf.spare() == 0;
+                    self.raw = buf;
+                }
                 Err(error) => return Err(BodyError::Io(error)),
             }
         }

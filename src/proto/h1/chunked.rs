@@ -93,7 +93,7 @@ impl Decoder {
         found.consumed += 1;
         self.line_bytes += 1;
         if self.line_bytes > CHUNK_LINE_BYTES_MAX {
-            return Err(Broken("chunk-size line too long"));
+            return Err(Broken("over chunk_line_bytes_max"));
         }
         self.state = match (self.state, byte) {
             (State::Size, b'\r') if self.digits > 0 => State::SizeLf,
@@ -136,7 +136,7 @@ impl Decoder {
         found.consumed += 1;
         self.trailer.push(byte);
         if self.trailer.len() > TRAILER_BYTES_MAX {
-            return Err(Broken("trailer section too long"));
+            return Err(Broken("over trailer_bytes_max"));
         }
         if byte == b'\n' {
             if self.trailer.len() < 2 || self.trailer[self.trailer.len() - 2] != b'\r' {
@@ -161,11 +161,12 @@ impl Decoder {
         let mut table = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let lines = match httparse::parse_headers(&section, &mut table) {
             Ok(httparse::Status::Complete((_, lines))) => lines,
+            Err(httparse::Error::TooManyHeaders) => return Err(Broken("over fields_max")),
             _ => return Err(Broken("malformed trailer section")),
         };
         let mut fields = Box::<Fields>::default();
         for line in lines {
-            if !NEVER_TRAILERS.has(Name::of(line.name.as_bytes())) {
+            if hop::may_trail(line.name.as_bytes(), NEVER_TRAILERS) {
                 fields.append(line.name.as_bytes(), line.value).map_err(|_| Broken("malformed trailer field"))?;
             }
         }

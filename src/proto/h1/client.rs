@@ -63,9 +63,10 @@ impl<I: Io> ClientConnection<I> {
     }
 
     /// Whether the exchange left the connection fit for another one: the response is complete, the endpoint keeps it,
-    /// and nothing stands behind the response (F34).
+    /// and nothing stands behind the response (F34). Where the last read filled its buffer, the system is asked.
     pub fn is_reusable(&self) -> bool {
-        self.receiver.keeps && self.receiver.body.is_done() && !self.receiver.body.has_rest()
+        let body = &self.receiver.body;
+        self.receiver.keeps && body.is_done() && !body.has_rest() && (!body.may_have_more() || self.is_quiet())
     }
 }
 
@@ -241,10 +242,12 @@ impl<R: ReadHalf> Receiver<R> {
         head_bytes: usize,
         method: Method,
     ) -> Result<(), Failure> {
+        let filled = buf.spare() == 0;
         let (head_buf, rest) = part(buf, head_bytes);
         self.keeps = response::interpret(head, head_buf, method)?;
         self.until_close = head.body == BodyLength::UntilClose;
         self.body = BodyReader::new(head.body, rest);
+        self.body.set_filled(filled);
         Ok(())
     }
 
@@ -302,7 +305,7 @@ impl<R: ReadHalf> Receiver<R> {
 
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
-            BodyError::Broken(what) => Failure::with(Reason::UpstreamTruncated, what),
+            BodyError::Broken(what) => Failure::with(Reason::UpstreamBadChunk, what),
             _ if self.deadline.fired() => Reason::UpstreamTimeout.into(),
             _ => Reason::UpstreamTruncated.into(),
         }

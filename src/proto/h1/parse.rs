@@ -111,11 +111,11 @@ pub fn enter_fields(
     too_large: Reason,
 ) -> Result<(), Failure> {
     if lines.len() > limits.fields_max {
-        return Err(Failure::with(too_large, "too many field lines"));
+        return Err(Failure::with(too_large, "over fields_max"));
     }
     for line in lines {
         if line.name.len() + line.value.len() > limits.field_bytes_max {
-            return Err(Failure::with(too_large, "field line too long"));
+            return Err(Failure::with(too_large, "over field_bytes_max"));
         }
         let name = range_in(bytes, line.name.as_bytes());
         fields.push_parsed(name, range_in(bytes, line.value), Name::of(line.name.as_bytes()));

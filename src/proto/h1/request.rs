@@ -6,8 +6,10 @@ use crate::error::{Failure, Reason};
 use crate::http::fields::Text;
 use crate::http::hop::{self, ConnectionOptions};
 use crate::http::message::{BodyLength, Method, RequestHead, Version};
-use crate::http::name::Name;
+use crate::http::name::{Name, NameSet};
 use crate::http::path::{self, PathPolicy};
+use crate::http::range;
+use crate::limits::METHOD_BYTES_MAX;
 use crate::sys::buf::Buf;
 
 /// What parsing found besides the head itself.
@@ -26,6 +28,9 @@ pub struct Accepted {
 pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
     let skip = parse::leading_empty_lines(bytes)?;
     let message = &bytes[skip..];
+    if message.first() == Some(&b'\n') {
+        return Err(Failure::with(Reason::BadRequestLine, "bare LF"));
+    }
     let mut table = parse::header_table();
     let mut request = httparse::Request::new(&mut []);
     let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, message, &mut table);
@@ -55,7 +60,7 @@ fn check_sizes(head_bytes: usize, target_bytes: usize, limits: &HeadLimits) -> R
         return Err(Reason::UriTooLong.into());
     }
     if head_bytes > limits.header_bytes_max {
-        return Err(Failure::with(Reason::HeaderTooLarge, "header section too long"));
+        return Err(Failure::with(Reason::HeaderTooLarge, "over header_bytes_max"));
     }
     Ok(())
 }
@@ -85,7 +90,7 @@ fn refusal(error: httparse::Error, bytes: &[u8], limits: &HeadLimits) -> Failure
         return failure;
     }
     match error {
-        httparse::Error::TooManyHeaders => Failure::with(Reason::HeaderTooLarge, "too many field lines"),
+        httparse::Error::TooManyHeaders => Failure::with(Reason::HeaderTooLarge, "over fields_max"),
         httparse::Error::Version if names_other_version(bytes) => Reason::VersionUnsupported.into(),
         httparse::Error::Version => Failure::with(Reason::BadRequestLine, "no HTTP version"),
         httparse::Error::HeaderName => Failure::with(Reason::BadHeader, "invalid field name"),
@@ -126,15 +131,32 @@ pub fn interpret(
     peer_is_trusted: bool,
 ) -> Result<Accepted, Failure> {
     head.fields.set_buffer(buffer);
+    check_method(head)?;
     read_framing(head)?;
     let connection = hop::take_connection(&mut head.fields)?;
     read_target(head, policy)?;
-    read_expectation(head)?;
+    read_conditions(head)?;
     if connection.upgrade {
         head.upgrade = upgrade::asked(head, connection);
     }
     hop::strip_request(&mut head.fields, peer_is_trusted);
     Ok(Accepted { connection, head_bytes })
+}
+
+/// Unknown methods are passed on, but none that is long, and no other spelling of one that is refused: not every
+/// endpoint minds the case.
+fn check_method(head: &RequestHead) -> Result<(), Failure> {
+    if head.method != Method::Extension {
+        return Ok(());
+    }
+    let text = head.fields.text(head.method_text);
+    if text.len() > METHOD_BYTES_MAX {
+        return Err(Failure::with(Reason::BadRequestLine, "method too long"));
+    }
+    if text.eq_ignore_ascii_case(b"TRACE") || text.eq_ignore_ascii_case(b"CONNECT") {
+        return Err(Reason::MethodRefused.into());
+    }
+    Ok(())
 }
 
 fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
@@ -150,13 +172,32 @@ fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_expectation(head: &mut RequestHead) -> Result<(), Failure> {
-    let Some(value) = head.fields.get(Name::Expect) else { return Ok(()) };
-    if !value.eq_ignore_ascii_case(b"100-continue") {
-        return Err(Reason::ExpectationFailed.into());
+/// Expect and Range: at most one line of each, and only what is understood (RFC 9110 sections 10.1.1, 14.2).
+fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
+    let (mut expects, mut ranges, mut is_known) = (0, 0, true);
+    for line in head.fields.lines() {
+        match line.id {
+            Name::Expect => {
+                expects += 1;
+                if expects > 1 || !head.fields.text(line.value).eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Reason::ExpectationFailed.into());
+                }
+            }
+            Name::Range => {
+                ranges += 1;
+                if ranges > 1 {
+                    return Err(Failure::with(Reason::BadRange, "several Range fields"));
+                }
+                is_known = range::check(head.fields.text(line.value))?;
+            }
+            _ => {}
+        }
+    }
+    if !is_known {
+        head.fields.remove_all(NameSet::of(&[Name::Range]));
     }
     // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
-    head.expects_continue = head.version == Version::Http11 && !head.body.is_empty();
+    head.expects_continue = expects > 0 && head.version == Version::Http11 && !head.body.is_empty();
     Ok(())
 }
 
@@ -228,7 +269,9 @@ fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Res
     } else {
         let mut canonical = Vec::with_capacity(path_len);
         path::canonicalise(&bytes[..path_len], policy, &mut canonical)?;
+        head.doubtful = path::doubtful(&canonical);
         head.path = head.fields.keep(&canonical);
+        head.matched = path::matched(&canonical).map(|form| head.fields.keep(&form));
     }
     check_query(head)
 }
@@ -273,17 +316,31 @@ fn host_length(authority: &[u8]) -> Option<usize> {
         end + 1
     } else {
         let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
-        let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        if end == 0 || !authority[..end].iter().all(legal) {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        // No label is empty, but for the one behind a last dot.
+        let mut before = b'.';
+        for &byte in &authority[..end] {
+            if !legal(byte) || (byte == b'.' && before == b'.') {
+                return None;
+            }
+            before = byte;
+        }
+        if end == 0 {
             return None;
         }
         end
     };
     match &authority[host_len..] {
         [] => Some(host_len),
-        [b':', port @ ..] if port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => Some(host_len),
+        [b':', port @ ..] if is_port(port) => Some(host_len),
         _ => None,
     }
+}
+
+/// Whether the digits behind the colon are a port; there may be none (RFC 3986 section 3.2.3).
+fn is_port(digits: &[u8]) -> bool {
+    let number = digits.iter().fold(0, |number: u32, digit| number * 10 + u32::from(digit.wrapping_sub(b'0')));
+    digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number <= u32::from(u16::MAX)
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ use crate::sys::buf::Buf;
 /// # Errors
 /// [`Reason::UpstreamInvalid`] or [`Reason::UpstreamHeaderTooLarge`]; the connection is never used again.
 pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Parsed, Failure> {
+    // Lines before it, which a tolerant parser skips, are bytes that nobody asked for (F34).
+    if matches!(bytes.first(), Some(b'\r' | b'\n')) {
+        return Err(Failure::with(Reason::UpstreamInvalid, "empty line before a response"));
+    }
     let mut table = parse::header_table();
     let mut response = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut table);
@@ -32,9 +36,7 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -
             check_size(bytes.len(), limits)?;
             Ok(Parsed::Partial)
         }
-        Err(httparse::Error::TooManyHeaders) => {
-            Err(Failure::with(Reason::UpstreamHeaderTooLarge, "too many field lines"))
-        }
+        Err(httparse::Error::TooManyHeaders) => Err(Failure::with(Reason::UpstreamHeaderTooLarge, "over fields_max")),
         Err(_) => Err(Failure::with(Reason::UpstreamInvalid, "malformed response head")),
     }
 }
@@ -135,6 +137,8 @@ mod tests {
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "\nHTTP/1.1 200 OK\r\n\r\n",
         ] {
             assert_eq!(response(text, Method::Get).expect_err(text).reason, Reason::UpstreamInvalid, "{text:?}");
         }

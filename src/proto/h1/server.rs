@@ -335,7 +335,9 @@ impl<I: Io> Connection<I> {
     pub async fn close(mut self) {
         let target = self.read_deadline.target();
         match self.keep {
-            Keep::Alive | Keep::Close if self.carry.is_empty() => {}
+            Keep::Alive if self.carry.is_empty() => {}
+            // Bytes that nobody has read (a pipelined request behind the last one) would make the close a reset.
+            Keep::Close if self.carry.is_empty() && target.is_quiet() => {}
             Keep::Abort => target.reset(),
             _ => {
                 target.shutdown(std::net::Shutdown::Write);
@@ -438,12 +440,18 @@ impl<R: ReadHalf> Body<'_, R> {
 
     fn failure(&self, error: &BodyError) -> Failure {
         match error {
-            BodyError::Broken(what) => Failure::with(Reason::BadChunk, what),
+            BodyError::Broken(what) => broken_body(what),
             _ if self.deadline.fired() => Reason::BodyTimeout.into(),
             BodyError::Truncated => Failure::with(Reason::ClientClosed, "request body ended early"),
             BodyError::Io(_) => Failure::with(Reason::ClientClosed, "reading the request body failed"),
         }
     }
+}
+
+/// A trailer section over its bounds is a header section too large (F40); all else is a broken coding.
+fn broken_body(what: &'static str) -> Failure {
+    let of_trailers = matches!(what, "over trailer_bytes_max" | "over fields_max");
+    Failure::with(if of_trailers { Reason::HeaderTooLarge } else { Reason::BadChunk }, what)
 }
 
 impl<R: ReadHalf> RequestBody for Body<'_, R> {

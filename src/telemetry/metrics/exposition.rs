@@ -39,19 +39,10 @@ pub struct ControlFacts {
     pub log_write_errors: u64,
     /// Lines of the process log that were dropped.
     pub process_log_dropped: u64,
-    /// By worker: how often it was started again after it had died, and how often it was found stuck.
-    pub workers: Vec<WorkerFate>,
     /// Limits on requests in flight.
     pub limits: Vec<LimitFacts>,
-}
-
-/// What the control thread knows of a worker that the worker cannot tell itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WorkerFate {
-    /// How often it was started again after it had died (F05).
-    pub restarts: u64,
-    /// How often it was found without a turn for [`STUCK_REPORT_MS`](crate::limits::STUCK_REPORT_MS) (F06).
-    pub stalls: u64,
+    /// By worker: how often it was started again after it had died, and how often it was found stuck.
+    pub workers: Vec<WorkerFate>,
 }
 
 /// What a limit on requests in flight does at present (F13).
@@ -67,6 +58,15 @@ pub struct LimitFacts {
     pub queued: u64,
     /// Requests that were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
+}
+
+/// What the control thread knows of a worker that the worker cannot tell itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerFate {
+    /// How often it was started again after it had died (F05).
+    pub restarts: u64,
+    /// How often it was found without a turn for [`STUCK_REPORT_MS`](crate::limits::STUCK_REPORT_MS) (F06).
+    pub stalls: u64,
 }
 
 /// One worker's answer to the question for its counters.
@@ -366,17 +366,6 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
     page.count(&[], facts.process_log_dropped);
 }
 
-fn fate_families(page: &mut Page, fates: &[WorkerFate]) {
-    let mut family = |name: &str, help: &str, count: fn(&WorkerFate) -> u64| {
-        page.family(name, "counter", help);
-        for (worker, fate) in fates.iter().enumerate() {
-            page.count(&[("worker", &worker.to_string())], count(fate));
-        }
-    };
-    family("ringway_worker_restarts_total", "Times that a worker was started again after it had died.", |f| f.restarts);
-    family("ringway_worker_stalls_total", "Times that a worker took no turn for a second.", |f| f.stalls);
-}
-
 /// Series are bounded by the configuration, and here.
 fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
     let limits = &limits[..limits.len().min(SERIES_MAX)];
@@ -393,6 +382,17 @@ fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
             page.count(&[("limit", &limit.name), ("reason", reason)], *count);
         }
     }
+}
+
+fn fate_families(page: &mut Page, fates: &[WorkerFate]) {
+    let mut family = |name: &str, help: &str, count: fn(&WorkerFate) -> u64| {
+        page.family(name, "counter", help);
+        for (worker, fate) in fates.iter().enumerate() {
+            page.count(&[("worker", &worker.to_string())], count(fate));
+        }
+    };
+    family("ringway_worker_restarts_total", "Times that a worker was started again after it had died.", |f| f.restarts);
+    family("ringway_worker_stalls_total", "Times that a worker took no turn for a second.", |f| f.stalls);
 }
 
 fn process_families(page: &mut Page, facts: &ProcessFacts) {
