@@ -90,8 +90,8 @@ impl Running {
                 () = changed(&mut self.watch) => self.begin_reload(None),
                 compiled = compiled(&mut self.reload.compiling) => Box::pin(self.finish_reload(compiled)).await,
                 ready = ready(&mut self.upgrade) => {
-                    if let Some(pid) = self.finish_upgrade(ready) {
-                        return Box::pin(self.retire(pid)).await;
+                    if let Some(upgrade) = self.finish_upgrade(ready) {
+                        return Box::pin(self.retire(upgrade)).await;
                     }
                 }
                 death = fleet.fleet().next_death() => self.revivals.add(death),
@@ -197,8 +197,8 @@ impl Running {
         }
     }
 
-    /// Takes note of what the successor said. Returns its process id when it serves.
-    fn finish_upgrade(&mut self, ready: Result<(), String>) -> Option<u32> {
+    /// Takes note of what the successor said. Returns it when it serves.
+    fn finish_upgrade(&mut self, ready: Result<(), String>) -> Option<Upgrade> {
         let Upgrade { successor, asker } = self.upgrade.take()?;
         if let Err(error) = ready {
             successor.end();
@@ -208,10 +208,7 @@ impl Running {
         let pid = successor.pid();
         // First of all: the service manager takes this process's end for the end of the service otherwise.
         self.notifier.main_process(pid);
-        successor.go();
-        log::info("upgraded, this process finishes what it has", &[("pid", &pid)]);
-        self.answer_upgrade(asker, UpgradeOutcome::Done { pid });
-        Some(pid)
+        Some(Upgrade { successor, asker })
     }
 
     async fn revive(&mut self, worker: u32) {
@@ -232,11 +229,15 @@ impl Running {
     /// Finishes what this process has, behind an upgrade: accepts no more at once, gives each kept connection one more
     /// answer, closes those that are still idle at the end of the drain time. A stop closes idle ones at once, a second
     /// one everything.
-    async fn retire(mut self, successor: u32) -> ExitCode {
+    async fn retire(mut self, Upgrade { successor, asker }: Upgrade) -> ExitCode {
         self.gateway.set_draining();
         self.refuse_wishes();
         self.belongings.listening.clear();
-        self.gateway.fleet().drain(Drain::LetGo);
+        self.gateway.fleet().let_go().await;
+        let pid = successor.pid();
+        successor.go();
+        log::info("upgraded, this process finishes what it has", &[("pid", &pid)]);
+        self.answer_upgrade(asker, UpgradeOutcome::Done { pid });
         // Answers under way in the admin API, the one about this upgrade among them, have until the end.
         let door = tokio::spawn(self.belongings.door.close());
         let due = Instant::now() + self.server.drain_timeout.get();
@@ -249,7 +250,7 @@ impl Running {
                     Event::StopFast | Event::StopNow => break,
                     Event::ReopenLogs => self.belongings.logs.reopen(),
                     Event::Reload | Event::Upgrade => {
-                        let error = format!("this process was replaced: ask process {successor}");
+                        let error = format!("this process was replaced: ask process {pid}");
                         log::warn("not done", &[("error", &error)]);
                         outcome::tell("upgrade", &UpgradeOutcome::Refused { error });
                         outcome::tell("reload", &ReloadOutcome::Busy);

@@ -177,6 +177,7 @@ fn tell_ready(running: &Running, predecessor: Option<Predecessor>) {
     // From here on this process is the only one that accepts.
     if let Some(predecessor) = predecessor {
         predecessor.ready();
+        running.gateway.fleet().look();
     }
     if let Some(path) = &running.pid_file
         && let Err(error) = write_pid_file(path)

@@ -6,9 +6,14 @@
 //!                                                 starts its workers on the sockets
 //!                                        ◄─────   "ready", or "failed" with the reason
 //!   tells the service manager who is main
-//!   "go", and accepts no more             ─────►  writes the process id file, tells the service manager
+//!   accepts no more, and says "go"        ─────►  looks at the queues anew, writes the process id file,
+//!                                                 tells the service manager
 //!   finishes what it has, and ends
 //! ```
+//!
+//! Why the queues are looked at anew: the kernel wakes one of those who wait for a connection. When that is an accept
+//! of the predecessor at the moment in which it is cancelled, the wake-up is lost, and the connection would wait for
+//! the next one to come.
 //!
 //! Both speak over a socket pair that the successor inherits. Whatever goes wrong before "ready" ends the successor and
 //! leaves the predecessor as it was: its sockets are the same open files, which it never closed.

@@ -67,6 +67,7 @@ impl Socket {
             accepting: RefCell::new(Some(Canceller::new())),
             closed: Cell::new(None),
         });
+        shared.accepting.set(shared.accepting.get() + 1);
         monoio::spawn(accept_all(shared.clone(), this.clone(), stream, queue));
         Ok(this)
     }
@@ -89,6 +90,15 @@ impl Socket {
         }
         // An accept that completes at this moment is served.
         drop(self.accepting.take().map(Canceller::cancel));
+    }
+
+    /// Looks at the queue anew: ends the accept under way, so that the next one begins with what is there.
+    pub fn look(&self) {
+        let renewed = self.accepting.take().map(|present| {
+            drop(present.cancel());
+            Canceller::new()
+        });
+        self.accepting.replace(renewed);
     }
 
     async fn accept(&self, stream: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
@@ -126,6 +136,8 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener,
     if socket.closed.get() == Some(Closing::TakeQueue) {
         take_queue(&shared, &socket, &queue);
     }
+    drop((stream, queue));
+    shared.accepting.set(shared.accepting.get().saturating_sub(1));
 }
 
 /// Takes what waits in a socket's queue, without waiting for more.
@@ -159,9 +171,10 @@ pub(super) fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream,
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (place, seat)));
 }
 
-/// The client left before it was accepted, or a signal came: nothing is wrong here.
+/// The client left before it was accepted, a signal came, or the queue is to be looked at anew: nothing is wrong here.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+    error.raw_os_error() == Some(libc::ECANCELED)
+        || matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
 fn refusal(error: &io::Error) -> Refusal {

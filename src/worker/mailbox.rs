@@ -31,6 +31,11 @@ pub enum Command {
     Report(oneshot::Sender<Report>),
     /// Come to an end, step by step; the thread ends when accepting has ended and no connection is left.
     Drain(Drain),
+    /// As [`Drain::LetGo`]. Answered when no accept is under way any more.
+    LetGo(oneshot::Sender<()>),
+    /// Look at the listening sockets anew: another process that accepted from them has let go. A connection may have
+    /// come whose wake-up went to that process at the moment in which it stopped waiting.
+    Look,
     /// End now.
     Stop,
 }

@@ -104,7 +104,9 @@ pub struct Shared {
     on_ring: bool,
     /// Ends the reading of commands.
     bell: RefCell<Option<UnixStream>>,
-    /// Whether accepting has ended.
+    /// Tasks that accept.
+    pub(super) accepting: Cell<usize>,
+    /// Whether the end has begun.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
     /// Processor time of the thread at the last second.
@@ -204,6 +206,7 @@ async fn serve(
         seed,
         on_ring,
         bell: RefCell::default(),
+        accepting: Cell::new(0),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
         cpu_ns: Cell::default(),
@@ -261,13 +264,22 @@ async fn end_tunnels(shared: &Rc<Shared>) {
     }
 }
 
+/// Answers when accepting has ended.
+async fn tell_let_go(shared: Rc<Shared>, done: oneshot::Sender<()>) {
+    while shared.accepting.get() > 0 {
+        monoio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Who asked may have waited for long enough.
+    let _ = done.send(());
+}
+
 /// Waits until no connection is left and then ends the thread. The control thread ends the process when that takes too
 /// long.
 async fn end_when_idle(shared: Rc<Shared>) {
     // Whoever was accepted before the sockets were closed is served first.
     monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
     // A connection on its way from another worker has its seat here already.
-    while shared.connections.get() > 0 || shared.member.connections() > 0 {
+    while shared.accepting.get() > 0 || shared.connections.get() > 0 || shared.member.connections() > 0 {
         shared.take_handed();
         if shared.closes_idle.get() {
             shared.env.timers.close_idle();
@@ -422,6 +434,11 @@ impl Shared {
             }
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Drain(step) => self.drain(step),
+            Command::LetGo(done) => {
+                self.drain(Drain::LetGo);
+                monoio::spawn(tell_let_go(self.clone(), done));
+            }
+            Command::Look => self.sockets.borrow().iter().for_each(|socket| socket.look()),
             Command::Stop => {}
         }
     }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -123,8 +124,35 @@ fn two_upgrades_a_second_apart_lose_nothing() {
     assert_eq!(upgrades(&bed.gateway, "done"), 2.0);
     assert_eq!(bed.gateway.exit_code(), 0, "the first process ends well");
     let counts = load.finish();
-    let announced = counts.announced.load(std::sync::atomic::Ordering::Relaxed);
+    let announced = counts.announced.load(Ordering::Relaxed);
     assert!((10..=20).contains(&announced), "each kept client is told once for each upgrade: {counts:?}");
+}
+
+/// One client after another, so that no next one wakes the process for the one before.
+#[test]
+fn who_comes_at_the_moment_of_the_change_is_not_forgotten() {
+    let bed = Upgraded::start(Plan::new("server: {workers: 1}\nroutes: [{path: /a, respond: {body: here}}]\n"));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                assert_eq!(bed.gateway.get("/a").text(), "here");
+                slowest = slowest.max(begun.elapsed());
+            }
+            slowest
+        });
+        let upgraded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..10 {
+                bed.upgrade_well();
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        upgraded.expect("every upgrade succeeds");
+        let slowest = client.join().expect("every request is answered");
+        assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    });
 }
 
 #[test]
@@ -345,8 +373,8 @@ fn eight_reloads_close_nothing() {
         load.wait(40);
     }
     let counts = load.finish();
-    assert_eq!(counts.announced.load(std::sync::atomic::Ordering::Relaxed), 0, "{counts:?}");
-    assert!(counts.slow.load(std::sync::atomic::Ordering::Relaxed) >= 5, "{counts:?}");
+    assert_eq!(counts.announced.load(Ordering::Relaxed), 0, "{counts:?}");
+    assert!(counts.slow.load(Ordering::Relaxed) >= 5, "{counts:?}");
     assert_eq!(gateway.metric("ringway_config_generation", &[]), 9.0);
 }
 
