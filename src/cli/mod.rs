@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod ask;
 mod check;
 pub mod explain;
 
@@ -36,7 +37,15 @@ enum Verb {
         /// I/O driver to begin with: `defer`, `coop` or `ring` (io_uring, best first) or `epoll`.
         #[arg(long, default_value = "defer", value_parser = parse_driver)]
         driver: Driver,
+        /// File to write the process id to.
+        #[arg(long)]
+        pid_file: Option<PathBuf>,
     },
+    /// Let a running gateway load its configuration anew, and tell what became of it.
+    Reload(ask::Arguments),
+    /// Replace a running gateway by its program as it is on disk now, without losing a client.
+    #[command(long_about = ask::UPGRADE_HELP)]
+    Upgrade(ask::Arguments),
     /// Check a configuration and report everything that is wrong with it. Exit code 0: good, 2: wrong.
     Check(check::Arguments),
     /// Tell which route takes a request, why the others do not, and what happens to it.
@@ -80,7 +89,9 @@ fn parse_driver(word: &str) -> Result<Driver, String> {
 /// Runs the program.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
-        Verb::Run { config, workers, driver } => run(config, workers, driver),
+        Verb::Run { config, workers, driver, pid_file } => run(config, workers, driver, pid_file),
+        Verb::Reload(arguments) => ask::reload(&arguments),
+        Verb::Upgrade(arguments) => ask::upgrade(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Config { what: ConfigVerb::Schema } => print_json(&schema_json(policy::SCHEMA)),
@@ -99,16 +110,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(config: Option<PathBuf>, workers: Option<u32>, driver: Driver) -> ExitCode {
+fn run(config: Option<PathBuf>, workers: Option<u32>, driver: Driver, pid_file: Option<PathBuf>) -> ExitCode {
     let Some(path) = config else { return run_demo(workers, driver) };
-    serve::run(RunOptions { source: ConfigSource::File(path), driver, workers })
+    serve::run(RunOptions { source: ConfigSource::File(path), driver, workers, pid_file })
 }
 
 /// The gateway in front of origins of its own, so that one command shows a routed, balanced and limited request.
 fn run_demo(workers: Option<u32>, driver: Driver) -> ExitCode {
     match demo::embedded() {
         Ok((origins, text)) => {
-            let code = serve::run(RunOptions { source: ConfigSource::Embedded(text), driver, workers });
+            let code = serve::run(RunOptions { source: ConfigSource::Embedded(text), driver, workers, pid_file: None });
             drop(origins);
             code
         }

@@ -15,13 +15,15 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::WorkerFate;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
-use crate::worker::mailbox::{self, Command, ListeningSocket, Postbox, Preparation, Report};
+use crate::worker::mailbox::{self, Command, Drain, ListeningSocket, Postbox, Preparation, Report};
 use crate::worker::placement::Board;
 use crate::worker::pressure::Allowance;
 use crate::worker::run::{self, End, Start, Started};
 
 /// How long the control thread waits for every worker's answer before it gives a reload up, in milliseconds.
 pub const PREPARE_TIMEOUT_MS: u64 = 10_000;
+/// How long it waits for the workers to stop accepting, in milliseconds. Less than a successor waits for that.
+pub const LET_GO_TIMEOUT_MS: u64 = 1_500;
 /// How long it waits for a worker's counters, in milliseconds.
 pub const REPORT_TIMEOUT_MS: u64 = 1_000;
 /// Stack of a worker's thread, in bytes.
@@ -307,10 +309,36 @@ impl Fleet {
         reports
     }
 
-    /// Accept no more and finish what runs.
-    pub fn drain(&self) {
-        self.members().iter_mut().for_each(|member| member.sockets.clear());
-        self.tell_all(|| Command::Drain);
+    /// Has all workers stop accepting and leave the queues to another process. Returns when they have, or after
+    /// [`LET_GO_TIMEOUT_MS`]: the other process is then to [look](Self::look).
+    pub async fn let_go(&self) {
+        let mut answers = Vec::new();
+        for member in self.members().iter_mut() {
+            member.sockets.clear();
+            let (done, answer) = oneshot::channel();
+            member.postbox.send(Command::LetGo(done));
+            answers.push(answer);
+        }
+        let all = async {
+            for answer in answers {
+                // A worker that has ended has let go.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(LET_GO_TIMEOUT_MS), all).await;
+    }
+
+    /// Has all workers look at their listening sockets anew.
+    pub fn look(&self) {
+        self.tell_all(|| Command::Look);
+    }
+
+    /// One more step towards the end.
+    pub fn drain(&self, step: Drain) {
+        if step != Drain::Announce {
+            self.members().iter_mut().for_each(|member| member.sockets.clear());
+        }
+        self.tell_all(|| Command::Drain(step));
     }
 
     /// End now.

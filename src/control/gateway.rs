@@ -1,43 +1,65 @@
 //! The running gateway as one object: applies configurations to the fleet and answers the admin API.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
+use super::activation::Inherited;
 use super::admin::backend::{
     AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
+    UpgradeOutcome,
 };
+use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::limits;
+use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
-use crate::net::listener;
 use crate::policy::{self, CompileEnv};
+use crate::schema::Diagnostics;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
-use crate::worker::mailbox::{ListeningSocket, Report};
+use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
 
-/// Reloads that wait for their turn; one more is told to come back.
-const RELOADS_WAITING_MAX: usize = 4;
+/// Wishes that wait for their turn; one more is told to come back.
+pub const WISHES_WAITING_MAX: usize = 4;
 
-/// A wish to load the configuration anew, and where the outcome goes.
-pub type ReloadRequest = oneshot::Sender<ReloadOutcome>;
+/// What the admin API wants of the control thread, and where the outcome goes.
+pub enum Wish {
+    /// Load the configuration anew.
+    Reload(oneshot::Sender<ReloadOutcome>),
+    /// Replace the running program.
+    Upgrade(oneshot::Sender<UpgradeOutcome>),
+}
+
+/// What of the process follows the configuration beside the workers.
+#[derive(Default)]
+pub struct Belongings {
+    /// The access logs.
+    pub logs: AccessLogs,
+    /// The listening sockets.
+    pub listening: Listening,
+    /// The admin listener.
+    pub door: Door,
+}
 
 /// The running gateway.
 pub struct Gateway {
     fleet: Fleet,
     started: Instant,
     state: AtomicU8,
-    reloads: mpsc::Sender<ReloadRequest>,
+    wishes: mpsc::Sender<Wish>,
+    /// Upgrades since the first start, those that failed, those that were not begun.
+    upgrades: [AtomicU64; 3],
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     last_failure: Mutex<Option<Value>>,
@@ -52,20 +74,23 @@ const READY: u8 = 1;
 const DRAINING: u8 = 2;
 
 impl Gateway {
-    /// The gateway of a started fleet, and where reload requests come out.
+    /// The gateway of a started fleet, and where wishes come out. `upgrades` is the number of upgrades since the first
+    /// start.
     #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
     pub fn new(
         fleet: Fleet,
         drivers: Vec<String>,
         memory: Arc<Memory>,
         compat_names: bool,
-    ) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
-        let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
+        upgrades: u64,
+    ) -> (Arc<Self>, mpsc::Receiver<Wish>) {
+        let (sender, wishes) = mpsc::channel(WISHES_WAITING_MAX);
         let gateway = Self {
             fleet,
             started: Instant::now(),
             state: AtomicU8::new(STARTING),
-            reloads,
+            wishes: sender,
+            upgrades: [AtomicU64::new(upgrades), AtomicU64::new(0), AtomicU64::new(0)],
             reloads_ok: AtomicU64::new(1),
             reloads_failed: AtomicU64::new(0),
             last_failure: Mutex::default(),
@@ -74,7 +99,7 @@ impl Gateway {
             drivers,
             memory,
         };
-        (Arc::new(gateway), requests)
+        (Arc::new(gateway), wishes)
     }
 
     /// The workers.
@@ -97,15 +122,36 @@ impl Gateway {
         self.state.load(Ordering::Acquire) == DRAINING
     }
 
-    /// Loads, compiles and prepares the configuration, and swaps it in on all workers; or leaves everything as it was
-    /// (A30). `logs` makes the access logs when they are to change.
-    pub async fn apply(&self, source: &ConfigSource, env: CompileEnv, logs: &mut AccessLogs) -> ReloadOutcome {
+    /// Counts what became of an upgrade.
+    pub fn count_upgrade(&self, outcome: &UpgradeOutcome) {
+        let at = match outcome {
+            UpgradeOutcome::Done { .. } => 0,
+            UpgradeOutcome::Failed { .. } => 1,
+            UpgradeOutcome::Refused { .. } => 2,
+        };
+        self.upgrades[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Upgrades since the first start.
+    pub fn upgrades(&self) -> u64 {
+        self.upgrades[0].load(Ordering::Relaxed)
+    }
+
+    /// Reads, checks and compiles the configuration on a thread of its own: names are resolved meanwhile, and the
+    /// control thread answers others.
+    pub fn compile(&self, source: &ConfigSource, env: CompileEnv) -> JoinHandle<Compiled> {
+        let (source, previous) = (source.clone(), self.fleet.snapshot());
+        tokio::task::spawn_blocking(move || source.compile(previous.generation + 1, env, Some(&previous)))
+    }
+
+    /// Prepares a compiled configuration and swaps it in on all workers; or leaves everything as it was (A30).
+    pub async fn apply(self: &Arc<Self>, compiled: Compiled, belongings: &mut Belongings) -> ReloadOutcome {
         if self.is_draining() {
             return ReloadOutcome::Busy;
         }
         let previous = self.fleet.snapshot();
-        let outcome = match source.compile(previous.generation + 1, env, Some(&previous)) {
-            Ok(ready) => self.swap(ready, &previous, logs).await,
+        let outcome = match compiled {
+            Ok(ready) => self.swap(ready, &previous, belongings).await,
             Err(diagnostics) => Err(diagnostics.to_json()),
         };
         match outcome {
@@ -125,18 +171,32 @@ impl Gateway {
         }
     }
 
-    async fn swap(&self, ready: Ready, previous: &Snapshot, logs: &mut AccessLogs) -> Result<(u64, Value), Value> {
-        let changes = changes(&previous.effective, &ready.snapshot.effective);
-        let known: BTreeSet<SocketAddr> = previous.listeners.iter().map(|l| l.address).collect();
-        let fresh = ready.snapshot.listeners.iter().map(|l| l.address).filter(|address| !known.contains(address));
-        let workers = self.fleet.len();
-        let sockets = open_all(fresh, workers).map_err(|what| json!([{ "message": what }]))?;
-        let access_logs = logs.replace(&ready, workers).map_err(|what| json!([{ "message": what }]))?;
-        let generation = ready.snapshot.generation;
-        let shares = shares(sockets, access_logs);
-        match self.fleet.replace(ready.snapshot, shares).await {
-            Ok(()) => Ok((generation, changes)),
-            Err(what) => Err(json!([{ "message": what }])),
+    async fn swap(
+        self: &Arc<Self>,
+        ready: Ready,
+        previous: &Snapshot,
+        belongings: &mut Belongings,
+    ) -> Result<(u64, Value), Value> {
+        let refused = |what: String| json!([{ "message": what }]);
+        let Belongings { logs, listening, door } = belongings;
+        let mut changes = changes(&previous.effective, &ready.snapshot.effective);
+        changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
+        let (mut nothing, workers) = (Inherited::default(), self.fleet.len());
+        let change = door.prepare(&ready.loaded.config, &mut nothing).map_err(refused)?;
+        let sockets = listening.open(&ready.snapshot.listeners, &mut nothing, workers).map_err(refused)?;
+        let undo = |what: String, listening: &mut Listening| {
+            listening.retain(&previous.listeners);
+            refused(what)
+        };
+        let access_logs = logs.replace(&ready, workers).map_err(|what| undo(what, listening))?;
+        let snapshot = ready.snapshot;
+        match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
+            Ok(()) => {
+                listening.retain(&snapshot.listeners);
+                door.change(change, self);
+                Ok((snapshot.generation, changes))
+            }
+            Err(what) => Err(undo(what.to_owned(), listening)),
         }
     }
 
@@ -145,30 +205,23 @@ impl Gateway {
     }
 }
 
-/// Opens the sockets of some addresses: for each worker, one of each.
-///
-/// # Errors
-/// Which address cannot be listened on, and why.
-pub fn open_all(
-    addresses: impl IntoIterator<Item = SocketAddr>,
-    workers: usize,
-) -> Result<Vec<Vec<ListeningSocket>>, String> {
-    let mut shares: Vec<Vec<ListeningSocket>> = (0..workers).map(|_| Vec::new()).collect();
-    for address in addresses {
-        let sockets =
-            listener::open(address, workers).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-        for (share, socket) in shares.iter_mut().zip(sockets) {
-            share.push((address, socket));
-        }
-    }
-    Ok(shares)
+/// What [`Gateway::compile`] gives.
+pub type Compiled = Result<Ready, Box<Diagnostics>>;
+
+/// Keys whose change is not taken up by a reload, as far as they differ. An upgrade takes them up.
+fn needs_restart(old: &Value, new: &Value) -> Vec<&'static str> {
+    const KEYS: [(&str, &str); 5] = [
+        ("/server/workers", "server.workers"),
+        ("/server/pin_workers", "server.pin_workers"),
+        ("/server/ring_entries", "server.ring_entries"),
+        ("/logging/level", "logging.level"),
+        ("/logging/format", "logging.format"),
+    ];
+    KEYS.into_iter().filter(|(at, _)| old.pointer(at) != new.pointer(at)).map(|(_, name)| name).collect()
 }
 
 /// Joins what each worker gets.
-pub fn shares(
-    sockets: Vec<Vec<ListeningSocket>>,
-    logs: Option<Vec<crate::telemetry::access_log::AccessLog>>,
-) -> Vec<Share> {
+pub fn shares(sockets: Shares, logs: Option<Vec<crate::telemetry::access_log::AccessLog>>) -> Vec<Share> {
     let mut logs = logs.into_iter().flatten();
     sockets.into_iter().map(|sockets| Share { sockets, access_log: logs.next() }).collect()
 }
@@ -326,6 +379,7 @@ impl AdminBackend for Gateway {
                 last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
                 reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
                 reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
+                upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
@@ -347,10 +401,21 @@ impl AdminBackend for Gateway {
     fn reload(&self) -> Answer<'_, ReloadOutcome> {
         Box::pin(async move {
             let (sender, outcome) = oneshot::channel();
-            if self.reloads.try_send(sender).is_err() {
+            if self.wishes.try_send(Wish::Reload(sender)).is_err() {
                 return ReloadOutcome::Busy;
             }
             outcome.await.unwrap_or(ReloadOutcome::Busy)
+        })
+    }
+
+    fn upgrade(&self) -> Answer<'_, UpgradeOutcome> {
+        Box::pin(async move {
+            let refused = || UpgradeOutcome::Refused { error: "the gateway is busy or stopping".to_owned() };
+            let (sender, outcome) = oneshot::channel();
+            if self.wishes.try_send(Wish::Upgrade(sender)).is_err() {
+                return refused();
+            }
+            outcome.await.unwrap_or_else(|_| refused())
         })
     }
 

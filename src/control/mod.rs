@@ -1,15 +1,21 @@
 //! The control thread: admin API, signals, service manager, file watch. It never touches the request path; workers are
 //! asked by message.
 
+pub mod activation;
 pub mod admin;
+pub mod door;
 pub mod fleet;
 pub mod gateway;
 mod limits;
-pub mod source;
+pub mod listening;
 pub mod notify;
+pub mod outcome;
 pub mod revivals;
+mod running;
 pub mod serve;
 pub mod signals;
+pub mod source;
 pub mod symbols;
+pub mod upgrade;
 pub mod watch;
 pub mod watchdog;

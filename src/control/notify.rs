@@ -59,6 +59,11 @@ impl Notifier {
         self.send(&format!("STOPPING=1\n{}", status_line(status)));
     }
 
+    /// Another process is the main one from now on. Until then the manager believes nobody but this process.
+    pub fn main_process(&self, pid: u32) {
+        self.send(&format!("MAINPID={pid}\n{}", status_line("replaced by a new process")));
+    }
+
     /// One line that `systemctl status` shows.
     pub fn status(&self, status: &str) {
         self.send(&status_line(status));
@@ -113,11 +118,13 @@ mod tests {
         notifier.status(&"é".repeat(STATUS_BYTES_MAX));
         notifier.stopping("bye");
         notifier.watchdog();
+        notifier.main_process(7);
         assert_eq!(received(&socket), "READY=1\nSTATUS=2 workers READY=0\n");
         assert_eq!(received(&socket), "RELOADING=1\nMONOTONIC_USEC=77\n");
         assert_eq!(received(&socket), format!("STATUS={}\n", "é".repeat(STATUS_BYTES_MAX / 2)));
         assert_eq!(received(&socket), "STOPPING=1\nSTATUS=bye\n");
         assert_eq!(received(&socket), "WATCHDOG=1\n");
+        assert_eq!(received(&socket), "MAINPID=7\nSTATUS=replaced by a new process\n");
         drop(socket);
         notifier.watchdog();
     }

@@ -1,21 +1,20 @@
-//! `ringway run`: start everything or nothing, serve, and stop without losing a request.
+//! `ringway run`: start everything or nothing, beside nobody or in another process's place.
 
-use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::{fmt, io};
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
-
-use super::admin::backend::ReloadOutcome;
-use super::admin::{AdminServer, AdminSettings};
+use super::activation::Inherited;
 use super::fleet::{Fleet, FleetSettings};
-use super::gateway::{AccessLogs, Gateway, ReloadRequest, open_all, shares};
+use super::gateway::{Belongings, Gateway, shares};
 use super::notify::Notifier;
 use super::revivals::{self, Revivals};
-use super::signals::{Event, Signals};
+use super::running::{Reload, Running};
+use super::signals::Signals;
 use super::source::{ConfigSource, Ready};
+use super::upgrade::Predecessor;
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
@@ -28,10 +27,6 @@ use crate::telemetry::log::{self, Level, Style};
 use crate::worker::memory::Memory;
 use crate::worker::pressure::Allowance;
 
-/// How long the access log may take to be written at the end.
-const LOG_FINISH: Duration = Duration::from_secs(2);
-/// How often a stop looks whether the workers have ended.
-const STOP_POLL: Duration = Duration::from_millis(5);
 
 /// What `ringway run` is told.
 pub struct RunOptions {
@@ -41,6 +36,8 @@ pub struct RunOptions {
     pub driver: Driver,
     /// Overrides `server.workers`.
     pub workers: Option<u32>,
+    /// Where the process id is written to.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Why the gateway did not start.
@@ -68,13 +65,33 @@ pub fn run(options: RunOptions) -> ExitCode {
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
     revivals::log_panics();
+    let parent = std::os::unix::process::parent_id();
+    let inherited = Inherited::take(|name| std::env::var(name).ok(), std::process::id(), parent);
     // Boxed: the control thread's whole life is a future of several KiB.
-    runtime.block_on(async {
-        match Box::pin(start(options)).await {
-            Ok(running) => Box::pin(running.serve()).await,
-            Err(error) => failed(&error),
+    let code = match inherited {
+        Ok(inherited) => runtime.block_on(Box::pin(live(options, inherited))),
+        Err(unusable) => failed(&system(&unusable)),
+    };
+    // A name that is being resolved for a reload holds nobody up.
+    runtime.shutdown_background();
+    code
+}
+
+async fn live(options: RunOptions, mut inherited: Inherited) -> ExitCode {
+    let started = Box::pin(start(options, &mut inherited)).await;
+    let predecessor = inherited.link.take().map(Predecessor::over);
+    match started {
+        Ok(running) => {
+            tell_ready(&running, predecessor);
+            Box::pin(running.serve()).await
         }
-    })
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.failed(&error.to_string());
+            }
+            failed(&error)
+        }
+    }
 }
 
 fn failed(error: &StartError) -> ExitCode {
@@ -82,24 +99,7 @@ fn failed(error: &StartError) -> ExitCode {
     ExitCode::from(if matches!(error, StartError::Config(_)) { 2 } else { 1 })
 }
 
-struct Running {
-    gateway: Arc<Gateway>,
-    requests: mpsc::Receiver<ReloadRequest>,
-    source: ConfigSource,
-    env: CompileEnv,
-    logs: AccessLogs,
-    notifier: Notifier,
-    signals: Signals,
-    server: model::Server,
-    watch: bool,
-    admin_stop: Option<oneshot::Sender<()>>,
-    /// Ends with the process; without it the workers are not watched.
-    watchdog: Option<Watchdog>,
-    revivals: Revivals,
-}
-
-async fn start(options: RunOptions) -> Result<Running, StartError> {
-    let system = |error: &dyn fmt::Display| StartError::System(format!("error: {error}"));
+async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running, StartError> {
     let signals = Signals::new().map_err(|error| system(&error))?;
     let loaded = options.source.load().map_err(|diagnostics| StartError::Config(diagnostics.render()))?;
     let server = loaded.config.server.clone();
@@ -110,18 +110,25 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     init_log(&ready.loaded.config.logging);
     let allowance = allowance(&server, workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;
 
-    let admin = bind_admin(&ready.loaded.config).await.map_err(|what| system(&what))?;
-    let addresses = ready.snapshot.listeners.iter().map(|listener| listener.address);
-    let sockets = open_all(addresses, workers as usize).map_err(|what| system(&what))?;
-    let listening: Vec<_> =
-        sockets.first().into_iter().flatten().filter_map(|(_, socket)| socket.local_addr().ok()).collect();
-    let mut logs = AccessLogs::default();
-    let access_logs = logs.replace(&ready, workers as usize).map_err(|what| system(&what))?;
+    let replaces = inherited.link.is_some();
+    let driver = match replaces && inherited.any_nonblocking() {
+        // The flag is shared with the process that is replaced: a ring would take it away under its feet.
+        true => Driver::Epoll,
+        false => options.driver,
+    };
+    let mut belongings = Belongings::default();
+    let door = belongings.door.prepare(&ready.loaded.config, inherited).map_err(|what| system(&what))?;
+    let sockets = belongings.listening.open(&ready.snapshot.listeners, inherited, workers as usize);
+    let sockets = sockets.map_err(|what| system(&what))?;
+    let access_logs = belongings.logs.replace(&ready, workers as usize).map_err(|what| system(&what))?;
+    for given in inherited.sockets.drain(..) {
+        log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
+    }
 
     let settings = FleetSettings {
         workers,
         pin: server.pin_workers,
-        driver: options.driver,
+        driver,
         ring_entries: server.ring_entries.map_or(RING_ENTRIES, |entries| entries.get() as u32),
         seed: random_bits(),
         allowance: allowance.clone(),
@@ -129,30 +136,74 @@ async fn start(options: RunOptions) -> Result<Running, StartError> {
     let fleet = Fleet::start(settings, ready.snapshot.clone(), shares(sockets, access_logs)).await;
     let (fleet, started) = fleet.map_err(|error| system(&error))?;
     let drivers = started.iter().map(|worker| worker.driver.text().to_owned()).collect::<Vec<_>>();
-    announce(&ready, &started, &listening, admin.as_ref().and_then(|admin| admin.local_addr().ok()));
+    announce(&ready, &started, &belongings.listening.bound());
 
-    let (gateway, requests) = Gateway::new(fleet, drivers, allowance.memory, ready.loaded.config.metrics.compat_names);
-    let admin_stop = admin.map(|admin| serve_admin(admin, gateway.clone()));
+    let compat_names = ready.loaded.config.metrics.compat_names;
+    let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, compat_names, inherited.upgrades);
+    belongings.door.change(door, &gateway);
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
-    let watch = ready.loaded.config.reload.watch;
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
-    let revivals = Revivals::default();
-    let source = options.source;
+    let watched = options.source.path().filter(|_| ready.loaded.config.reload.watch);
     Ok(Running {
         gateway,
-        requests,
-        source,
+        wishes,
+        source: options.source,
         env,
-        logs,
+        belongings,
         notifier,
         signals,
         server,
-        watch,
-        admin_stop,
+        watch: watched.map(|path| FileWatch::new(vec![path])),
+        pid_file: options.pid_file,
+        from_manager: inherited.from_manager,
+        reload: Reload::default(),
+        upgrade: None,
         watchdog,
-        revivals,
+        revivals: Revivals::default(),
     })
+}
+
+fn system(error: &dyn fmt::Display) -> StartError {
+    StartError::System(format!("error: {error}"))
+}
+
+/// Says to everybody who wants to know that the gateway serves.
+fn tell_ready(running: &Running, predecessor: Option<Predecessor>) {
+    running.gateway.set_ready();
+    let snapshot = running.gateway.fleet().snapshot();
+    log::info(
+        "ready",
+        &[("routes", &snapshot.routes.len()), ("services", &snapshot.services.len()), ("generation", &1)],
+    );
+    // From here on this process is the only one that accepts.
+    if let Some(predecessor) = predecessor {
+        predecessor.ready();
+        running.gateway.fleet().look();
+    }
+    if let Some(path) = &running.pid_file
+        && let Err(error) = write_pid_file(path)
+    {
+        log::error("the process id file cannot be written", &[("path", &path.display()), ("error", &error)]);
+    }
+    running.notifier.ready("serving");
+}
+
+/// Whoever reads the file finds a whole number in it at any time.
+fn write_pid_file(path: &Path) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    std::fs::write(&new, format!("{}\n", std::process::id()))?;
+    std::fs::rename(&new, path)
+}
+
+/// Removes the process id file, if it still is this process's.
+pub(super) fn remove_pid_file(path: &Path) {
+    let is_ours = std::fs::read_to_string(path).is_ok_and(|text| text.trim() == std::process::id().to_string());
+    if is_ours {
+        // A file that stays behind does no harm: the next start replaces it.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// One worker for each core that this process may use: affinity and control groups count.
@@ -221,35 +272,7 @@ fn memory(server: &model::Server, workers: u32) -> Memory {
     }
 }
 
-async fn bind_admin(config: &model::Config) -> Result<Option<AdminServer>, String> {
-    if !config.admin.enabled {
-        return Ok(None);
-    }
-    let metrics_path = config.metrics.enabled.then(|| config.metrics.endpoint.as_str().to_owned());
-    let settings = AdminSettings { metrics_path, ..AdminSettings::on(config.admin.listen.0) };
-    AdminServer::bind(settings).await.map(Some).map_err(|error| error.to_string())
-}
-
-fn serve_admin(admin: AdminServer, gateway: Arc<Gateway>) -> oneshot::Sender<()> {
-    let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(async move {
-        let until = async {
-            // A dropped sender also means to stop.
-            let _ = stopped.await;
-        };
-        if let Err(error) = admin.serve(gateway, until).await {
-            log::error("the admin API ended", &[("error", &error)]);
-        }
-    });
-    stop
-}
-
-fn announce(
-    ready: &Ready,
-    started: &[crate::worker::run::Started],
-    listening: &[std::net::SocketAddr],
-    admin: Option<std::net::SocketAddr>,
-) {
+fn announce(ready: &Ready, started: &[crate::worker::run::Started], listening: &[SocketAddr]) {
     if !ready.warnings.sorted().is_empty() {
         log::warn("the configuration has warnings", &[("diagnostics", &ready.warnings.to_json())]);
     }
@@ -265,117 +288,5 @@ fn announce(
     );
     for address in listening {
         log::info("listening", &[("address", address)]);
-    }
-    if let Some(address) = admin {
-        log::info("admin listening", &[("address", &address)]);
-    }
-    log::info(
-        "ready",
-        &[("routes", &ready.snapshot.routes.len()), ("services", &ready.snapshot.services.len()), ("generation", &1)],
-    );
-}
-
-impl Running {
-    async fn serve(mut self) -> ExitCode {
-        self.gateway.set_ready();
-        self.notifier.ready("serving");
-        let mut watch = self.source.path().filter(|_| self.watch).map(|path| FileWatch::new(vec![path]));
-        let interval = self.notifier.watchdog_interval().unwrap_or(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                event = self.signals.next() => match event {
-                    Event::Reload => self.reload(None).await,
-                    Event::ReopenLogs => self.logs.reopen(),
-                    Event::StopGraceful => return self.stop(false).await,
-                    Event::StopFast | Event::StopNow => return self.stop(true).await,
-                    Event::Upgrade => log::warn("binary upgrade is not in this build yet", &[]),
-                },
-                Some(request) = self.requests.recv() => self.reload(Some(request)).await,
-                () = changed(&mut watch) => self.reload(None).await,
-                death = self.gateway.fleet().next_death() => self.revivals.add(death),
-                worker = self.revivals.due() => self.revive(worker).await,
-                () = sleep(interval) => self.check_workers(),
-            }
-        }
-    }
-
-    async fn reload(&mut self, request: Option<ReloadRequest>) {
-        self.notifier.reloading(crate::time::Now::read().0 / 1000);
-        let outcome = self.gateway.apply(&self.source, self.env, &mut self.logs).await;
-        let status = match &outcome {
-            ReloadOutcome::Applied { generation, .. } => format!("serving generation {generation}"),
-            _ => "serving; the last reload was refused".to_owned(),
-        };
-        self.notifier.ready(&status);
-        if let Some(request) = request {
-            // The client that asked may have gone.
-            let _ = request.send(outcome);
-        }
-    }
-
-    async fn revive(&mut self, worker: u32) {
-        self.revivals.done(worker);
-        if let Err(error) = self.gateway.fleet().revive(worker, self.logs.worker(worker)).await {
-            log::error("worker cannot be started again", &[("worker", &worker), ("error", &error)]);
-        }
-    }
-
-    fn check_workers(&self) {
-        match self.gateway.fleet().ended() {
-            0 => self.notifier.watchdog(),
-            ended => log::error("workers have ended", &[("count", &ended)]),
-        }
-    }
-
-    /// Stops: not ready, accept no more, finish what runs within the drain time, end. A second signal ends at once.
-    async fn stop(mut self, fast: bool) -> ExitCode {
-        self.gateway.set_draining();
-        self.notifier.stopping("draining");
-        let (delay, limit) = match fast {
-            true => (Duration::ZERO, Duration::ZERO),
-            false => (self.server.drain_delay.get(), self.server.drain_timeout.get()),
-        };
-        log::info("stopping", &[("drain_seconds", &limit.as_secs())]);
-        let drained = tokio::select! {
-            drained = drain(&self.gateway, delay, limit) => drained,
-            () = another_stop(&mut self.signals) => false,
-        };
-        self.gateway.fleet().stop();
-        let ended = timeout(Duration::from_secs(1), all_ended(&self.gateway)).await.is_ok();
-        drop(self.admin_stop.take());
-        self.logs.finish(LOG_FINISH);
-        drop(self.watchdog.take());
-        log::info("stopped", &[("drained", &drained), ("workers_ended", &ended)]);
-        log::flush(Duration::from_secs(1));
-        ExitCode::SUCCESS
-    }
-}
-
-async fn drain(gateway: &Gateway, delay: Duration, limit: Duration) -> bool {
-    // Load balancers see /ready fail before connections are refused (F04).
-    sleep(delay).await;
-    gateway.fleet().drain();
-    timeout(limit, all_ended(gateway)).await.is_ok()
-}
-
-async fn all_ended(gateway: &Gateway) {
-    while gateway.fleet().ended() < gateway.fleet().len() {
-        tokio::time::sleep_until(Instant::now() + STOP_POLL).await;
-    }
-}
-
-async fn another_stop(signals: &mut Signals) {
-    loop {
-        if matches!(signals.next().await, Event::StopGraceful | Event::StopFast | Event::StopNow) {
-            return;
-        }
-    }
-}
-
-/// The next change of the watched file; never, when none is watched.
-async fn changed(watch: &mut Option<FileWatch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }

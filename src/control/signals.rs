@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HUP  reload            TERM, QUIT  finish requests, then stop     second TERM, QUIT or INT  stop at once
-//! USR1 reopen logs       INT         stop without the drain         USR2                      upgrade (reserved)
+//! USR1 reopen logs       INT         stop without the drain         USR2                      replace the program
 //! ```
 
 use std::io;
@@ -22,7 +22,7 @@ pub enum Event {
     StopNow,
     /// Open the log files anew.
     ReopenLogs,
-    /// Hand over to a new program; not built yet.
+    /// Start the program anew and hand over to it.
     Upgrade,
 }
 

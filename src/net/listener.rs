@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// How long a taken port may take to become free.
 const PORT_RELEASE_MS_MAX: u64 = 1_000;
@@ -27,6 +27,32 @@ pub fn open(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut all = vec![first];
     for _ in 1..count {
         all.push(bind(bound)?);
+    }
+    Ok(all)
+}
+
+/// The sockets of one address for `workers` workers, beginning with those that were handed to this process: their
+/// queues hold clients, so that each of them must be used.
+///
+/// The kernel spreads clients evenly over the sockets of an address; where the number of workers has changed, sockets
+/// are added until all workers can have equally many. Where the kernel lets none be added (the socket is shared with
+/// nobody, or belongs to another user, as a service manager's does), those that are given are all there are.
+///
+/// # Errors
+/// As [`open`], when none is given.
+pub fn complete(address: SocketAddr, given: Vec<TcpListener>, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let Some(first) = given.first() else { return open(address, workers) };
+    let bound = first.local_addr()?;
+    for socket in &given {
+        SockRef::from(socket).set_tcp_nodelay(true)?;
+    }
+    let wanted = given.len().div_ceil(workers.max(1)) * workers;
+    let mut all = given;
+    while all.len() < wanted {
+        match bind(bound) {
+            Ok(socket) => all.push(socket),
+            Err(_) => break,
+        }
     }
     Ok(all)
 }
@@ -83,6 +109,25 @@ mod tests {
         let all = open(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("loopback can be bound");
         let ports: Vec<_> = all.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|p| *p == ports[0]));
+    }
+
+    #[test]
+    fn sockets_that_are_given_are_used_and_others_join_them() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (given, workers, wanted) in [(1, 1, 1), (1, 4, 4), (3, 2, 4), (4, 2, 4), (2, 3, 3)] {
+            let sockets = open(address, given).expect("loopback can be bound");
+            let bound = sockets[0].local_addr().expect("bound");
+            let all = complete(bound, sockets, workers).expect("more can join");
+            assert_eq!(all.len(), wanted, "{given} given to {workers} workers");
+            assert!(all.iter().all(|socket| socket.local_addr().is_ok_and(|address| address == bound)));
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_may_join_is_used_alone() {
+        let alone = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let bound = alone.local_addr().expect("bound");
+        assert_eq!(complete(bound, vec![alone], 4).expect("one is enough").len(), 1);
     }
 
     #[test]

@@ -123,6 +123,7 @@ pub struct Timers {
     clock: Clock,
     known: Cell<Now>,
     least_useful: RefCell<LeastUseful>,
+    ending: Cell<bool>,
 }
 
 impl Timers {
@@ -130,8 +131,8 @@ impl Timers {
     pub fn new(clock: Clock) -> Rc<Self> {
         let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
         let now = clock.read();
-        let least_useful = RefCell::default();
-        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now), least_useful })
+        let (least_useful, ending) = (RefCell::default(), Cell::new(false));
+        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now), least_useful, ending })
     }
 
     /// Reads the clock.
@@ -180,13 +181,23 @@ impl Timers {
         fired
     }
 
-    /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many.
+    /// Says that connections are to end: from now on each response announces its close.
+    pub fn end_soon(&self) {
+        self.ending.set(true);
+    }
+
+    /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many. One
+    /// whose request has arrived already can still be answered: only reading is shut.
     pub fn close_idle(&self) -> usize {
-        self.close_waiting(Waits::IDLE, 0)
+        self.end_waiting(Waits::IDLE, 0, Shutdown::Read)
     }
 
     /// Interrupts every connection that has waited for one of these for at least `ms`. Returns how many.
     pub fn close_waiting(&self, those: &[Waits], ms: u64) -> usize {
+        self.end_waiting(those, ms, Shutdown::Both)
+    }
+
+    fn end_waiting(&self, those: &[Waits], ms: u64, how: Shutdown) -> usize {
         let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
         let until = self.known.get();
         let waits = |entry: &&Rc<Entry>| {
@@ -194,7 +205,7 @@ impl Timers {
                 && until.since_ns(entry.since.get()) >= ms * 1_000_000
                 && !entry.fired.get()
         };
-        entries.iter().filter(waits).map(|entry| entry.close()).count()
+        entries.iter().filter(waits).map(|entry| entry.close(how)).count()
     }
 
     /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
@@ -298,7 +309,7 @@ impl LeastUseful {
             let Some(entry) = candidate.entry.upgrade() else { continue };
             // One that has had a request meanwhile waits anew, behind those that are found now.
             if entry.waits.get() == Some(candidate.waits) && entry.since.get() == candidate.since {
-                entry.close();
+                entry.close(Shutdown::Both);
                 return Some(candidate.waits);
             }
         }
@@ -309,11 +320,11 @@ impl LeastUseful {
 
 impl Entry {
     /// Ends a connection that waits, as if the client had left.
-    fn close(&self) {
+    fn close(&self, how: Shutdown) {
         // Half a head is then an end by the client, without an answer, and not a timeout.
         self.fired.set(self.waits.replace(None) != Some(Waits::Head));
         self.due_tick.set(NEVER);
-        self.target.shutdown(Shutdown::Both);
+        self.target.shutdown(how);
     }
 
     /// When a deadline that has passed is to be looked at again, as it is a matter of how much the peer takes.
@@ -420,6 +431,13 @@ impl Deadline {
 
     /// Says what the connection waits for, if it has no request under way; a worker that drains or runs short closes
     /// those that wait.
+    /// Whether connections are to end soon.
+    #[inline]
+    pub fn is_ending(&self) -> bool {
+        self.timers.ending.get()
+    }
+
+    /// Says whether the connection waits for its next request; a drain closes those that do.
     #[inline]
     pub fn set_waits(&self, waits: Option<Waits>) {
         self.entry.waits.set(waits);

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod limit;
 pub mod memory;
 pub mod pipe;
+pub mod process;
 pub mod ring;
 pub mod stack;
 pub mod stream;

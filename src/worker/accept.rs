@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{self, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
+
+use monoio::io::Canceller;
+use monoio::net::{TcpListener, TcpStream};
 
 use super::conn;
 use super::placement::Seat;
@@ -14,7 +16,6 @@ use crate::http::exchange::ShortText;
 use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
 use crate::snapshot::{self, Listener};
-use crate::sys::ring;
 use crate::telemetry::metrics::instruments::Refusal;
 
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
@@ -25,6 +26,8 @@ const BACK_OFF_MS_MAX: u64 = 500;
 const PASSING_MAX: u32 = 64;
 /// How long accepting waits for closed connections to be gone, in milliseconds.
 const OVER_TURNS_MAX: u32 = 50;
+/// Connections taken from a queue that is being closed: more than a queue holds.
+const QUEUE_TAKEN_MAX: usize = 2 * crate::net::listener::BACKLOG as usize;
 
 /// A listening socket of this worker.
 pub struct Socket {
@@ -33,10 +36,17 @@ pub struct Socket {
     /// The port that it got, as text.
     pub port_text: ShortText,
     listener: RefCell<Rc<Listener>>,
-    control: TcpListener,
-    /// The descriptor that is accepted from.
-    accepting: RawFd,
-    closed: Cell<bool>,
+    accepting: RefCell<Option<Canceller>>,
+    closed: Cell<Option<Closing>>,
+}
+
+/// How a listening socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Connections that wait in its queue are taken first: to close it resets them.
+    TakeQueue,
+    /// Another process has the same socket and takes them.
+    LeaveQueue,
 }
 
 impl Socket {
@@ -44,8 +54,12 @@ impl Socket {
     ///
     /// # Errors
     /// When the socket cannot be handed to the worker's runtime.
-    pub fn open(shared: &Rc<Shared>, listener: &Listener, socket: TcpListener, on_ring: bool) -> io::Result<Rc<Self>> {
-        let control = socket.try_clone()?;
+    pub fn open(
+        shared: &Rc<Shared>,
+        listener: &Listener,
+        socket: net::TcpListener,
+        on_ring: bool,
+    ) -> io::Result<Rc<Self>> {
         let port_text = ShortText::of(&socket.local_addr()?.port());
         // On a ring a non-blocking socket would turn each accept into an error instead of a wait.
         socket.set_nonblocking(!on_ring)?;
@@ -53,16 +67,17 @@ impl Socket {
             // Accepted connections inherit it.
             socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         }
-        let stream = monoio::net::TcpListener::from_std(socket)?;
+        let queue = socket.try_clone()?;
+        let stream = TcpListener::from_std(socket)?;
         let this = Rc::new(Self {
             address: listener.address,
             port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
-            control,
-            accepting: stream.as_raw_fd(),
-            closed: Cell::new(false),
+            accepting: RefCell::new(Some(Canceller::new())),
+            closed: Cell::new(None),
         });
-        monoio::spawn(accept_all(shared.clone(), this.clone(), stream));
+        shared.accepting.set(shared.accepting.get() + 1);
+        monoio::spawn(accept_all(shared.clone(), this.clone(), stream, queue));
         Ok(this)
     }
 
@@ -76,26 +91,39 @@ impl Socket {
         self.listener.replace(Rc::new(listener.clone()));
     }
 
-    /// Accepts no more on this worker, and leaves the socket open for its successor (F05).
-    pub fn abandon(&self) {
-        self.closed.set(true);
-        // The accept under way ends with an error. On epoll there is none under way: the task is only never woken.
-        ring::cancel_all(self.accepting);
+    /// Accepts no more. The socket is closed when nobody else has it; it is never shut down, as that would end it for
+    /// other processes too.
+    pub fn close(&self, how: Closing) {
+        if self.closed.get().is_none() {
+            self.closed.set(Some(how));
+        }
+        // An accept that completes at this moment is served.
+        drop(self.accepting.take().map(Canceller::cancel));
     }
 
-    /// Accepts no more.
-    pub fn close(&self) {
-        self.closed.set(true);
-        // The accept under way ends with an error; an error here means that it has ended already.
-        let _ = socket2::SockRef::from(&self.control).shutdown(std::net::Shutdown::Both);
+    /// Looks at the queue anew: ends the accept under way, so that the next one begins with what is there.
+    pub fn look(&self) {
+        let renewed = self.accepting.take().map(|present| {
+            drop(present.cancel());
+            Canceller::new()
+        });
+        self.accepting.replace(renewed);
+    }
+
+    async fn accept(&self, stream: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        let handle = self.accepting.borrow().as_ref().map(Canceller::handle);
+        match handle {
+            Some(handle) => stream.cancelable_accept(handle).await,
+            None => Err(io::ErrorKind::Interrupted.into()),
+        }
     }
 }
 
-async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net::TcpListener) {
+async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener, queue: net::TcpListener) {
     let mut pause_ms = BACK_OFF_MS;
     let mut passing = 0;
-    while !socket.closed.get() {
-        match stream.accept().await {
+    while socket.closed.get().is_none() {
+        match socket.accept(&stream).await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 passing = 0;
@@ -104,9 +132,13 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
                 }
                 while_over(&shared).await;
             }
-            Err(_) if socket.closed.get() => break,
+            Err(_) if socket.closed.get().is_some() => break,
             Err(error) if is_passing(&error) && passing < PASSING_MAX => passing += 1,
             Err(error) => {
+                if error.kind() == io::ErrorKind::WouldBlock && shared.on_ring() {
+                    // Another process that has the same socket made it non-blocking: waiting needs it back.
+                    let _ = queue.set_nonblocking(false);
+                }
                 shared.refused(refusal(&error));
                 // By then what was closed here has given its descriptor back (F08).
                 shared.pressure.make_room(&shared);
@@ -115,13 +147,33 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: monoio::net:
             }
         }
     }
+    if socket.closed.get() == Some(Closing::TakeQueue) {
+        take_queue(&shared, &socket, &queue);
+    }
+    drop((stream, queue));
+    shared.accepting.set(shared.accepting.get().saturating_sub(1));
+}
+
+/// Takes what waits in a socket's queue, without waiting for more.
+fn take_queue(shared: &Rc<Shared>, socket: &Rc<Socket>, queue: &net::TcpListener) {
+    if queue.set_nonblocking(true).is_err() {
+        return;
+    }
+    for _ in 0..QUEUE_TAKEN_MAX {
+        let Ok((connection, peer)) = queue.accept() else { return };
+        let adopted = connection.set_nonblocking(!shared.on_ring()).and_then(|()| TcpStream::from_std(connection));
+        let Ok(connection) = adopted else { continue };
+        if let Some((connection, seat)) = shared.seat(socket, connection, peer) {
+            admit_soon(shared, socket, connection, peer, seat);
+        }
+    }
 }
 
 /// Serves a connection, if the bounds let it in.
-pub(super) async fn admit(
+async fn admit(
     shared: &Rc<Shared>,
     socket: &Rc<Socket>,
-    stream: monoio::net::TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
     seat: Seat,
 ) {
@@ -143,6 +195,12 @@ pub(super) async fn admit(
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));
 }
 
+/// As [`admit`], without waiting for it: that is rare, and where it is used nobody can wait.
+pub(super) fn admit_soon(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
+    let (shared, socket) = (shared.clone(), socket.clone());
+    monoio::spawn(async move { admit(&shared, &socket, stream, peer, seat).await });
+}
+
 /// Connections that were closed for others need a turn of the loop to be gone. Where many come at once, the next is
 /// accepted when they are; one that does not go soon is not waited for.
 async fn while_over(shared: &Shared) {
@@ -154,9 +212,10 @@ async fn while_over(shared: &Shared) {
     }
 }
 
-/// The client left before it was accepted, or a signal came: nothing is wrong here.
+/// The client left before it was accepted, a signal came, or the queue is to be looked at anew: nothing is wrong here.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+    error.raw_os_error() == Some(libc::ECANCELED)
+        || matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
 fn refusal(error: &io::Error) -> Refusal {

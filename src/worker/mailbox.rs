@@ -29,10 +29,29 @@ pub enum Command {
     Abort,
     /// Copy the counters.
     Report(oneshot::Sender<Report>),
-    /// Accept no more, close idle connections, finish the rest; then end the thread.
-    Drain,
+    /// Come to an end, step by step; the thread ends when accepting has ended and no connection is left.
+    Drain(Drain),
+    /// As [`Drain::LetGo`]. Answered when no accept is under way any more.
+    LetGo(oneshot::Sender<()>),
+    /// Look at the listening sockets anew: another process that accepted from them has let go. A connection may have
+    /// come whose wake-up went to that process at the moment in which it stopped waiting.
+    Look,
     /// End now.
     Stop,
+}
+
+/// A step towards the end. Whatever the step, each response announces the close of its connection from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Go on accepting.
+    Announce,
+    /// Accept what has come, then no more; close idle connections.
+    Close,
+    /// Stop accepting and leave what has come to another process that accepts from the same sockets. Idle connections
+    /// get one more answer.
+    LetGo,
+    /// As [`Drain::LetGo`], and close idle connections.
+    LetGoAndClose,
 }
 
 /// A listening socket, with the address as it is configured: the identity of a listener over reloads.

@@ -7,10 +7,10 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use arc_swap::ArcSwap;
 use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
-use super::accept::{self, Socket};
-use super::mailbox::{Command, ListeningSocket, Mailbox, Preparation, Report};
+use super::accept::{self, Closing, Socket};
+use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
 use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
@@ -107,6 +107,13 @@ pub struct Shared {
     member: Member,
     seed: u64,
     on_ring: bool,
+    /// Ends the reading of commands.
+    bell: RefCell<Option<UnixStream>>,
+    /// Tasks that accept.
+    pub(super) accepting: Cell<usize>,
+    /// Whether the end has begun.
+    ending: Cell<bool>,
+    closes_idle: Cell<bool>,
     /// Processor time of the thread at the last second.
     cpu_ns: Cell<(Now, u64)>,
     /// For so many seconds more memory is given back to the kernel.
@@ -206,6 +213,10 @@ async fn serve(
         member,
         seed,
         on_ring,
+        bell: RefCell::default(),
+        accepting: Cell::new(0),
+        ending: Cell::new(false),
+        closes_idle: Cell::new(false),
         cpu_ns: Cell::default(),
         freed: Cell::new(0),
         died: Cell::new(false),
@@ -228,53 +239,64 @@ async fn serve(
 async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
     let Mailbox { queue, bell } = mailbox;
     let ready = bell.set_nonblocking(!shared.on_ring);
-    let Ok(mut bell) = ready.and_then(|()| monoio::net::UnixStream::from_std(bell)) else { return };
+    let opened = ready.and_then(|()| {
+        shared.bell.replace(Some(bell.try_clone()?));
+        monoio::net::UnixStream::from_std(bell)
+    });
+    let Ok(mut bell) = opened else { return };
     let mut bytes = vec![0; 64];
     loop {
         let (count, back) = bell.read(bytes).await;
         bytes = back;
         for command in queue.try_iter() {
             match command {
-                Command::Drain => return drain(shared, &queue).await,
-                Command::Stop => return,
+                Command::Drain(step) => shared.drain(step),
+                Command::Stop => return end_tunnels(shared).await,
                 other => shared.obey(other),
             }
         }
         shared.take_handed();
-        // The control thread is gone: so is the process, or it is about to be.
+        // The drain has ended; or the control thread is gone, and so is the process, or it is about to be.
         if !matches!(count, Ok(count) if count > 0) {
             return;
         }
     }
 }
 
-/// Accepts no more and waits for the requests and tunnels under way, until it is told to end. Then tunnels are closed,
-/// and get a moment to write their log lines.
-async fn drain(shared: &Rc<Shared>, queue: &Receiver<Command>) {
-    shared.env.draining.set(true);
-    shared.sockets.borrow().iter().for_each(|socket| socket.close());
-    shared.member.close();
-    let mut end = None;
+/// Closes tunnels, which get a moment to write their log lines.
+async fn end_tunnels(shared: &Rc<Shared>) {
+    let end = shared.env.timers.now().plus_ms(TUNNEL_STOP_MS);
+    while shared.env.metrics.borrow().own.tunnels_open.get() > 0 && shared.env.timers.known_now() < end {
+        shared.env.timers.close_tunnels();
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+    }
+}
+
+/// Answers when accepting has ended.
+async fn tell_let_go(shared: Rc<Shared>, done: oneshot::Sender<()>) {
+    while shared.accepting.get() > 0 {
+        monoio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Who asked may have waited for long enough.
+    let _ = done.send(());
+}
+
+/// Waits until no connection is left and then ends the thread. The control thread ends the process when that takes too
+/// long.
+async fn end_when_idle(shared: Rc<Shared>) {
+    // Whoever was accepted before the sockets were closed is served first.
+    monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
     // A connection on its way from another worker has its seat here already.
-    while shared.connections.get() > 0 || shared.member.connections() > 0 {
+    while shared.accepting.get() > 0 || shared.connections.get() > 0 || shared.member.connections() > 0 {
         shared.take_handed();
-        shared.env.timers.close_idle();
-        for command in queue.try_iter() {
-            match command {
-                Command::Stop if end.is_none() => {
-                    shared.env.timers.close_tunnels();
-                    end = Some(shared.env.timers.now().plus_ms(TUNNEL_STOP_MS));
-                }
-                // Who watches the drain sees it go on.
-                Command::Report(answer) => drop(answer.send(shared.report())),
-                _ => {}
-            }
-        }
-        let closing = shared.env.metrics.borrow().own.tunnels_open.get() > 0;
-        if end.is_some_and(|end| !closing || shared.env.timers.known_now() >= end) {
-            return;
+        if shared.closes_idle.get() {
+            shared.env.timers.close_idle();
         }
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+    }
+    if let Some(bell) = shared.bell.take() {
+        // The reading of commands ends, and with it the thread.
+        let _ = bell.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -353,9 +375,7 @@ impl Shared {
             match monoio::net::TcpStream::from_std(stream) {
                 Ok(stream) if fits => {
                     self.env.metrics.borrow().own.taken_over.inc();
-                    // Rare, and it may have to wait for room.
-                    let shared = self.clone();
-                    monoio::spawn(async move { accept::admit(&shared, &socket, stream, peer, seat).await });
+                    accept::admit_soon(self, &socket, stream, peer, seat);
                 }
                 _ => self.refused(Refusal::Descriptors),
             }
@@ -366,7 +386,7 @@ impl Shared {
     async fn end_all(&self) {
         self.died.set(true);
         self.env.draining.set(true);
-        self.sockets.borrow().iter().for_each(|socket| socket.abandon());
+        self.sockets.borrow().iter().for_each(|socket| socket.close(Closing::LeaveQueue));
         for _ in 0..LAST_WORDS_MS / TICK_MS {
             self.env.timers.end_all();
             monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
@@ -386,6 +406,11 @@ impl Shared {
         metrics.own.active_connections.inc();
         metrics.own.accepted.inc();
         Open(self.clone())
+    }
+
+    /// Whether the worker runs on a ring.
+    pub fn on_ring(&self) -> bool {
+        self.on_ring
     }
 
     /// Counts a connection that was not served.
@@ -417,7 +442,30 @@ impl Shared {
                 drop(self.prepared.take());
             }
             Command::Report(answer) => drop(answer.send(self.report())),
-            Command::Drain | Command::Stop => {}
+            Command::Drain(step) => self.drain(step),
+            Command::LetGo(done) => {
+                self.drain(Drain::LetGo);
+                monoio::spawn(tell_let_go(self.clone(), done));
+            }
+            Command::Look => self.sockets.borrow().iter().for_each(|socket| socket.look()),
+            Command::Stop => {}
+        }
+    }
+
+    fn drain(self: &Rc<Self>, step: Drain) {
+        self.env.draining.set(true);
+        self.env.timers.end_soon();
+        let (closing, idle) = match step {
+            Drain::Announce => return,
+            Drain::Close => (Closing::TakeQueue, true),
+            Drain::LetGo => (Closing::LeaveQueue, false),
+            Drain::LetGoAndClose => (Closing::LeaveQueue, true),
+        };
+        self.closes_idle.set(self.closes_idle.get() || idle);
+        self.sockets.borrow().iter().for_each(|socket| socket.close(closing));
+        self.member.close();
+        if !self.ending.replace(true) {
+            monoio::spawn(end_when_idle(self.clone()));
         }
     }
 
@@ -438,7 +486,7 @@ impl Shared {
             let listener = work.snapshot.listeners.iter().find(|l| l.address == socket.address);
             match listener {
                 Some(listener) => socket.update(listener),
-                None => socket.close(),
+                None => socket.close(Closing::TakeQueue),
             }
             listener.is_some()
         });

@@ -66,13 +66,18 @@ fn responses_during_a_drain_announce_the_close() {
     let mut slow_one = gateway.connect();
     slow_one.send("GET /slow HTTP/1.1\r\nHost: t\r\n\r\n");
     eventually("the request is under way", || (!origin.received().is_empty()).then_some(()));
+    let mut kept = gateway.connect();
+    assert!(!kept.get("/").closes());
     gateway.signal("TERM");
     gateway.wait_log("stopping", 1);
     assert_eq!(gateway.ask_admin("GET", "/ready").status, 503);
+    let told = kept.get("/");
+    assert!(told.status == 200 && told.closes(), "kept connections are told during the delay");
     assert_eq!(gateway.get("/").text(), "fast", "listeners stay open for the delay");
     refuses(&gateway);
     go.send(()).expect("the origin waits");
-    assert_eq!(slow_one.response().text(), "done");
+    let answer = slow_one.response();
+    assert!(answer.text() == "done" && answer.closes(), "a request that was under way is told too");
     assert_eq!(gateway.exit_code(), 0);
 }
 

@@ -21,6 +21,8 @@ pub trait AdminBackend: Send + Sync {
     fn config_json(&self) -> Value;
     /// Loads the configuration anew.
     fn reload(&self) -> Answer<'_, ReloadOutcome>;
+    /// Replaces the running program.
+    fn upgrade(&self) -> Answer<'_, UpgradeOutcome>;
     /// All services.
     fn services(&self) -> Answer<'_, Value>;
     /// The endpoints of a service; None when there is no such service.
@@ -141,6 +143,27 @@ pub enum ReloadOutcome {
     },
     /// Another reload is under way, or the gateway is stopping.
     Busy,
+}
+
+/// What became of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum UpgradeOutcome {
+    /// The new program serves; the old one finishes what it has and ends.
+    Done {
+        /// Its process.
+        pid: u32,
+    },
+    /// The new program did not get ready; the old one serves on as before.
+    Failed {
+        /// Why.
+        error: String,
+    },
+    /// None was begun.
+    Refused {
+        /// Why.
+        error: String,
+    },
 }
 
 #[cfg(test)]

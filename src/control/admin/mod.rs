@@ -7,6 +7,7 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /config` | the configuration that serves, secrets removed |
 //! | `POST /config/reload` | 200 with the changes, or 422 with the diagnostics; the old one serves on (A30) |
+//! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
 //!
@@ -23,6 +24,7 @@ mod policies;
 mod ready;
 mod reply;
 mod services;
+mod upgrade;
 mod version;
 mod workers;
 
@@ -91,11 +93,21 @@ impl AdminServer {
     ///
     /// # Errors
     /// [`AdminError`]: an address other than loopback without a token, or one that cannot be listened on.
-    pub async fn bind(settings: AdminSettings) -> Result<Self, AdminError> {
+    pub fn bind(settings: AdminSettings) -> Result<Self, AdminError> {
+        let address = settings.listen;
+        let listener = std::net::TcpListener::bind(address).map_err(|error| AdminError::Listen(address, error))?;
+        Self::on(settings, listener)
+    }
+
+    /// Uses a listener that is open, at the address of the settings. Must run on the control thread's runtime.
+    ///
+    /// # Errors
+    /// [`AdminError`]: an address other than loopback without a token, or a socket that cannot be used.
+    pub fn on(settings: AdminSettings, listener: std::net::TcpListener) -> Result<Self, AdminError> {
         let address = settings.listen;
         let guard = Guard::new(settings).map_err(AdminError::Open)?;
-        let listener = TcpListener::bind(address).await.map_err(|error| AdminError::Listen(address, error))?;
-        Ok(Self { listener, guard })
+        let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+        Ok(Self { listener: listener.map_err(|error| AdminError::Listen(address, error))?, guard })
     }
 
     /// The address that it listens on.
@@ -133,6 +145,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/ready", get(ready::get))
         .route("/config", get(config::get))
         .route("/config/reload", post(config::reload))
+        .route("/upgrade", post(upgrade::post))
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
         .route("/workers", get(workers::get))

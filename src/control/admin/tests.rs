@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::backend::{Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome};
+use super::backend::{
+    Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome, UpgradeOutcome,
+};
 use super::*;
 
 const TOKEN: &str = "write-token-0123456789";
@@ -56,6 +58,10 @@ impl AdminBackend for Fake {
         Box::pin(async { outcome })
     }
 
+    fn upgrade(&self) -> Answer<'_, UpgradeOutcome> {
+        Box::pin(async { UpgradeOutcome::Refused { error: "busy".into() } })
+    }
+
     fn services(&self) -> Answer<'_, Value> {
         Box::pin(async { json!([{ "name": "users" }]) })
     }
@@ -85,7 +91,7 @@ struct Running {
 async fn start(token: Option<&str>) -> Running {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = AdminSettings { token: token.map(str::to_owned), ..AdminSettings::on(loopback) };
-    let server = AdminServer::bind(settings).await.expect("bound");
+    let server = AdminServer::bind(settings).expect("bound");
     let running = Running { address: server.local_addr().expect("address"), backend: Arc::new(Fake::default()) };
     tokio::spawn(server.serve(running.backend.clone(), std::future::pending()));
     running
@@ -222,9 +228,9 @@ async fn an_answer_that_never_comes_is_a_504() {
 #[tokio::test]
 async fn addresses_that_cannot_be_used_are_start_errors() {
     let running = start(None).await;
-    let taken = AdminServer::bind(AdminSettings::on(running.address)).await.expect_err("taken");
+    let taken = AdminServer::bind(AdminSettings::on(running.address)).expect_err("taken");
     assert!(matches!(taken, AdminError::Listen(..)), "{taken}");
-    let open = AdminServer::bind(AdminSettings::on(SocketAddr::from(([0, 0, 0, 0], 0)))).await.expect_err("open");
+    let open = AdminServer::bind(AdminSettings::on(SocketAddr::from(([0, 0, 0, 0], 0)))).expect_err("open");
     assert!(open.to_string().contains("no token"), "{open}");
 }
 

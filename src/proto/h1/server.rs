@@ -232,9 +232,13 @@ impl<I: Io> Connection<I> {
 
     async fn wait_without_buffer(&mut self) -> Waited {
         let left_ms = self.patience_ms().saturating_sub(IDLE_RELEASE_MS);
-        self.read_deadline.arm_in(left_ms, OnExpiry::ShutBoth);
-        if self.read.readable().await.is_err() || self.read_deadline.fired() {
+        // Only reading is shut: a request that comes at the last moment is answered, with the close announced.
+        self.read_deadline.arm_in(left_ms, OnExpiry::ShutRead);
+        if self.read.readable().await.is_err() {
             return Waited::Over;
+        }
+        if self.read_deadline.fired() {
+            self.requests = self.rules.requests_max.saturating_sub(1);
         }
         let (count, buf) = self.read.recv(Buf::small()).await;
         self.carry = buf;
@@ -700,6 +704,10 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
     }
 
     async fn send_head(&mut self, x: &mut Exchange, first: Chunk) -> Result<(), Failure> {
+        // A drain may have begun while the answer was made.
+        if self.deadline.is_ending() {
+            self.close_after();
+        }
         let mut out = Buf::small();
         serialise::status_line(&mut out, x.response.status);
         serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);

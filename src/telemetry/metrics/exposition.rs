@@ -33,6 +33,8 @@ pub struct ControlFacts {
     pub reloads_ok: u64,
     /// Reloads that were refused.
     pub reloads_failed: u64,
+    /// Upgrades of the program: done since the first start; failed and refused since this one.
+    pub upgrades: [u64; 3],
     /// Writes of the access log that failed.
     pub log_write_errors: u64,
     /// Lines of the process log that were dropped.
@@ -374,6 +376,10 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
     page.family("ringway_config_reloads_total", "counter", "Reloads by result.");
     page.count(&[("result", "applied")], facts.reloads_ok);
     page.count(&[("result", "rejected")], facts.reloads_failed);
+    page.family("ringway_upgrades_total", "counter", "Replacements of the running program, by result.");
+    for (result, count) in ["done", "failed", "refused"].iter().zip(facts.upgrades) {
+        page.count(&[("result", result)], count);
+    }
     page.family("ringway_access_log_write_errors_total", "counter", "Writes of the access log that failed.");
     page.count(&[], facts.log_write_errors);
     page.family("ringway_process_log_dropped_total", "counter", "Lines of the process log that were dropped.");

@@ -264,7 +264,11 @@ impl Client {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing came within {PATIENCE:?}; so far: {:?}", String::from_utf8_lossy(&self.carry))
             }
-            Err(_) => false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(error) => {
+                eprintln!("the connection ended: {error}");
+                false
+            }
         }
     }
 }

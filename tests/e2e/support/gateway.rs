@@ -1,7 +1,8 @@
 //! The gateway as a process of its own, ended with its guard.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,12 +15,17 @@ use serde_json::Value;
 use super::client::{Client, Response};
 use super::{PATIENCE, eventually};
 
+/// The program under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+
 /// How to start a gateway.
 pub struct Plan {
     yaml: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     descriptors: Option<u32>,
+    binary: PathBuf,
+    sockets: Vec<TcpListener>,
     may_panic: bool,
 }
 
@@ -49,13 +55,9 @@ type Lines = Arc<Mutex<Vec<String>>>;
 
 impl Plan {
     pub fn new(yaml: &str) -> Self {
-        Self {
-            yaml: complete(yaml),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            descriptors: None,
-            may_panic: false,
-        }
+        let binary = PathBuf::from(BINARY);
+        let (arguments, environment, sockets) = (Vec::new(), Vec::new(), Vec::new());
+        Self { yaml: complete(yaml), arguments, environment, descriptors: None, binary, sockets, may_panic: false }
     }
 
     /// The example `config/NAME.yaml` as it stands, at addresses of the system's choice.
@@ -82,6 +84,46 @@ impl Plan {
         self
     }
 
+    /// Runs this file, a copy of the program.
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = path.to_owned();
+        self
+    }
+
+    /// Starts it like a service manager does that listens on this socket for it.
+    pub fn socket(mut self, socket: TcpListener) -> Self {
+        self.sockets.push(socket);
+        self
+    }
+
+    /// The program, in a shell where something has to be arranged before it.
+    fn command(&self) -> Command {
+        let mut script = String::new();
+        if let Some(most) = self.descriptors {
+            script.push_str(&format!("ulimit -n {most} && "));
+        }
+        let copy = |socket: &TcpListener| OwnedFd::from(socket.try_clone().expect("a descriptor"));
+        let copies: Vec<OwnedFd> = self.sockets.iter().map(copy).collect();
+        // They go where a service manager puts them: to 3 and the numbers behind it.
+        for (at, copy) in copies.iter().enumerate() {
+            let number = copy.as_raw_fd();
+            script.push_str(&format!("exec {}<&{number} {number}<&- && ", 500 + at));
+        }
+        for at in 0..copies.len() {
+            script.push_str(&format!("exec {}<&{} {}<&- && ", 3 + at, 500 + at, 500 + at));
+        }
+        if !copies.is_empty() {
+            script.push_str(&format!("export LISTEN_PID=$$ LISTEN_FDS={} && ", copies.len()));
+        }
+        if script.is_empty() {
+            return Command::new(&self.binary);
+        }
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(format!("{script}exec \"$0\" \"$@\"")).arg(&self.binary);
+        ringway::sys::process::inherit(&mut shell, copies);
+        shell
+    }
+
     /// Requests may ask for faults (`src/worker/faults.rs`), and panics are no failure of the test.
     pub fn faults(mut self) -> Self {
         self.may_panic = true;
@@ -91,15 +133,7 @@ impl Plan {
     fn spawn(&self, dir: &Path) -> Child {
         let file = dir.join("ringway.yaml");
         std::fs::write(&file, &self.yaml).expect("the configuration is written");
-        let binary = env!("CARGO_BIN_EXE_ringway");
-        let mut command = match self.descriptors {
-            None => Command::new(binary),
-            Some(most) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), binary]);
-                shell
-            }
-        };
+        let mut command = self.command();
         command.arg("run").arg("-c").arg(&file).args(&self.arguments);
         command.env_remove("NOTIFY_SOCKET").envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod load;
 pub mod origin;
 
 pub use client::{Client, Response};
