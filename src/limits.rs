@@ -145,8 +145,8 @@ pub const POOL_BURST_MS: u64 = 1_000;
 pub const POOL_IDLE_TIMEOUT_MS: u64 = 60_000;
 /// An upstream connection that was idle for longer than this, in microseconds, is probed before it is used again: it
 /// may have been closed, or have brought bytes that nobody asked for (F33, F34). Below it a connection is in the midst
-/// of its load; the probe costs 0.2 µs.
-pub const POOL_PROBE_AFTER_US: u64 = 20;
+/// of its load, where a probe for each request would cost 5 % of it.
+pub const POOL_PROBE_AFTER_US: u64 = 1_000;
 /// An idle downstream connection gives its read buffer back after this.
 pub const IDLE_RELEASE_MS: u64 = 1_000;
 /// An idle upstream connection that is still open after this shows that its endpoint keeps connections.

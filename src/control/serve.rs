@@ -27,7 +27,6 @@ use crate::telemetry::log::{self, Level, Style};
 use crate::worker::memory::Memory;
 use crate::worker::pressure::Allowance;
 
-
 /// What `ringway run` is told.
 pub struct RunOptions {
     /// Where the configuration comes from.

@@ -170,13 +170,7 @@ fn take_queue(shared: &Rc<Shared>, socket: &Rc<Socket>, queue: &net::TcpListener
 }
 
 /// Serves a connection, if the bounds let it in.
-async fn admit(
-    shared: &Rc<Shared>,
-    socket: &Rc<Socket>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    seat: Seat,
-) {
+async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
     // What is over a bound of its own costs nobody else a connection.
     let places = match socket.listener.borrow().enter(peer.ip()) {
         Ok(places) => places,

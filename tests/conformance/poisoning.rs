@@ -69,7 +69,7 @@ fn bytes_that_come_later_are_not_the_next_answer() {
         kept.push(stream);
         kept.drain(..kept.len().saturating_sub(8));
         // Longer than the time for which a connection counts as in the midst of its load.
-        std::thread::park_timeout(Duration::from_micros(10 * ringway::limits::POOL_PROBE_AFTER_US));
+        std::thread::park_timeout(Duration::from_micros(2 * ringway::limits::POOL_PROBE_AFTER_US));
     }
 }
 
