@@ -22,6 +22,7 @@ use super::source::{ConfigSource, Ready};
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::Snapshot;
+use crate::sys::thread;
 use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
@@ -141,7 +142,11 @@ impl Gateway {
     /// control thread answers others.
     pub fn compile(&self, source: &ConfigSource, env: CompileEnv) -> JoinHandle<Compiled> {
         let (source, previous) = (source.clone(), self.fleet.snapshot());
-        tokio::task::spawn_blocking(move || source.compile(previous.generation + 1, env, Some(&previous)))
+        tokio::task::spawn_blocking(move || {
+            // Where a worker has the same core, its requests go first.
+            thread::give_way();
+            source.compile(previous.generation + 1, env, Some(&previous))
+        })
     }
 
     /// Prepares a compiled configuration and swaps it in on all workers; or leaves everything as it was (A30).
