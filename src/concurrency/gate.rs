@@ -1,6 +1,6 @@
 //! A limit on requests in flight that all workers of a node share, with its queue.
 //!
-//! While nobody waits, a request enters and leaves by one compare-and-swap each ([`super::keys`]). Who finds the limit
+//! While nobody waits, a request enters and leaves by one compare-and-swap each (`keys.rs`). Who finds the limit
 //! reached waits in one queue for the whole node, which a lock guards: it is taken only by those who have to wait and
 //! by those who leave while others wait. Rules, each checked by `tests/concurrency_sim.rs`:
 //!

@@ -1,7 +1,7 @@
 //! The canonical path: one form, computed once, that is matched, logged, keyed and forwarded (F49).
 //!
 //! What cannot be made canonical without a guess about the endpoint is refused. Where a legal path can still be read in
-//! two ways (a servlet container drops `;x`), [`doubtful`] says so, [`reading`](super::reading) lists the ways, and the
+//! two ways (a servlet container drops `;x`), [`doubtful`] says so, [`reading`] lists the ways, and the
 //! router refuses the request unless all of them take the same route. `docs/paths.md` has the table.
 
 use super::reading;

@@ -108,7 +108,7 @@ fn two_workers_share_a_limit() {
 fn admitted_requests_stay_within_the_bound() {
     const BURST: f64 = 100.0;
     const RATE: f64 = 100.0;
-    for workers in [1, 2, 4] {
+    for workers in [1, 2, 4, 8] {
         let gateway = Gateway::start(&format!(
             "server: {{workers: {workers}, pin_workers: false}}\n\
              policies: [{{rate_limit: {{rate: {RATE}/s, burst: {BURST}, key: global}}}}]\n\

@@ -54,7 +54,7 @@ pub enum MemoryLimit {
     Auto,
     /// As much as the system gives.
     None,
-    /// This many bytes; at least [`MEMORY_LIMIT_MIN`].
+    /// This many bytes; at least `MEMORY_LIMIT_MIN`.
     Bytes(u64),
 }
 
