@@ -21,6 +21,13 @@ pub struct Bell {
     rung: AtomicBool,
 }
 
+/// Takes the bell of a worker down: whoever reads it comes to its end.
+pub fn take_down(worker: u32) {
+    if let Some(bell) = BELLS.get(worker as usize) {
+        bell.store(None);
+    }
+}
+
 /// Hangs up the bell of a worker, in place of the one before. Returns the end that the worker reads.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ use super::accept::{self, Closing, Socket};
 use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
+use crate::concurrency::bell;
 use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
@@ -105,6 +106,7 @@ pub struct Shared {
     sockets: RefCell<Vec<Rc<Socket>>>,
     prepared: RefCell<Option<Preparation>>,
     member: Member,
+    index: u32,
     seed: u64,
     on_ring: bool,
     /// Ends the reading of commands.
@@ -211,6 +213,7 @@ async fn serve(
         sockets: RefCell::default(),
         prepared: RefCell::default(),
         member,
+        index,
         seed,
         on_ring,
         bell: RefCell::default(),
@@ -387,6 +390,8 @@ impl Shared {
         self.died.set(true);
         self.env.draining.set(true);
         self.sockets.borrow().iter().for_each(|socket| socket.close(Closing::LeaveQueue));
+        // A read that nobody ends would keep the ring alive.
+        bell::take_down(self.index);
         for _ in 0..LAST_WORDS_MS / TICK_MS {
             self.env.timers.end_all();
             monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
