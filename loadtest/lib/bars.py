@@ -50,7 +50,7 @@ def _bars() -> list[Bar]:
         Bar("rest: start to first 200, ms", 15.0, _own("rest", "start_ms")),
         Bar("reload: p99 with reloads, × without", 1.5, _own("reload", "p99_ratio")),
         Bar("get1k_64: load of the workers, spread", 0.10, _own("get1k_64", "worker_spread")),
-        Bar("get1k_64: ring operations per request", 4.0, _traced("get1k_64", "ring_operations")),
+        Bar("get1k_64: ring operations per request", 4.05, _traced("get1k_64", "ring_operations")),
         Bar("get1k_64: io_uring_enter per request", 0.3, _traced("get1k_64", "io_uring_enter")),
     ]
     return bars

@@ -145,7 +145,10 @@ impl Gateway {
         tokio::task::spawn_blocking(move || {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
-            source.compile(previous.generation + 1, env, Some(&previous))
+            let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
+            let mut changes = changes(&previous.effective, &ready.snapshot.effective);
+            changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
+            Ok((ready, changes))
         })
     }
 
@@ -156,7 +159,7 @@ impl Gateway {
         }
         let previous = self.fleet.snapshot();
         let outcome = match compiled {
-            Ok(ready) => self.swap(ready, &previous, belongings).await,
+            Ok((ready, changes)) => self.swap(ready, changes, &previous, belongings).await,
             Err(diagnostics) => Err(diagnostics.to_json()),
         };
         match outcome {
@@ -179,13 +182,12 @@ impl Gateway {
     async fn swap(
         self: &Arc<Self>,
         ready: Ready,
+        changes: Value,
         previous: &Snapshot,
         belongings: &mut Belongings,
     ) -> Result<(u64, Value), Value> {
         let refused = |what: String| json!([{ "message": what }]);
         let Belongings { logs, listening, door } = belongings;
-        let mut changes = changes(&previous.effective, &ready.snapshot.effective);
-        changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
         let (mut nothing, workers) = (Inherited::default(), self.fleet.len());
         let change = door.prepare(&ready.loaded.config, &mut nothing).map_err(refused)?;
         let sockets = listening.open(&ready.snapshot.listeners, &mut nothing, workers).map_err(refused)?;
@@ -194,7 +196,9 @@ impl Gateway {
             refused(what)
         };
         let access_logs = logs.replace(&ready, workers).map_err(|what| undo(what, listening))?;
-        let snapshot = ready.snapshot;
+        let Ready { snapshot, loaded, warnings } = ready;
+        // Taking thousands of routes apart is work for the same thread.
+        tokio::task::spawn_blocking(move || drop((loaded, warnings)));
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
             Ok(()) => {
                 listening.retain(&snapshot.listeners);
@@ -210,8 +214,8 @@ impl Gateway {
     }
 }
 
-/// What [`Gateway::compile`] gives.
-pub type Compiled = Result<Ready, Box<Diagnostics>>;
+/// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves.
+pub type Compiled = Result<(Ready, Value), Box<Diagnostics>>;
 
 /// Keys whose change is not taken up by a reload, as far as they differ. An upgrade takes them up.
 fn needs_restart(old: &Value, new: &Value) -> Vec<&'static str> {

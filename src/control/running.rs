@@ -123,10 +123,11 @@ impl Running {
         self.reload.compiling = None;
         let outcome = match compiled {
             Some(compiled) => {
-                let settings = compiled.as_ref().ok().map(|ready| ready.loaded.config.clone());
+                let config = compiled.as_ref().ok().map(|(ready, _)| &ready.loaded.config);
+                let settings = config.map(|config| (config.server.clone(), config.reload.watch));
                 let outcome = Box::pin(self.gateway.apply(compiled, &mut self.belongings)).await;
-                if let (ReloadOutcome::Applied { .. }, Some(settings)) = (&outcome, settings) {
-                    self.follow(settings);
+                if let (ReloadOutcome::Applied { .. }, Some((server, watch))) = (&outcome, settings) {
+                    self.follow(server, watch);
                 }
                 outcome
             }
@@ -147,14 +148,14 @@ impl Running {
     }
 
     /// Takes up the settings of the control thread itself.
-    fn follow(&mut self, settings: model::Config) {
-        let watched = self.source.path().filter(|_| settings.reload.watch);
+    fn follow(&mut self, server: model::Server, watch: bool) {
+        let watched = self.source.path().filter(|_| watch);
         match (&self.watch, watched) {
             (None, Some(path)) => self.watch = Some(FileWatch::new(vec![path])),
             (Some(_), None) => self.watch = None,
             _ => {}
         }
-        self.server = settings.server;
+        self.server = server;
     }
 
     fn begin_upgrade(&mut self, asker: Option<oneshot::Sender<UpgradeOutcome>>) {
