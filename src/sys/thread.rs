@@ -14,8 +14,8 @@ pub fn cpu_ns() -> u64 {
     (used.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(used.tv_nsec as u64)
 }
 
-/// From now on every other thread that wants the core goes before this one. For threads that work in the background: the
-/// way back needs privileges.
+/// From now on every other thread that wants the core goes before this one. For threads that work in the background:
+/// the way back needs privileges.
 pub fn give_way() {
     const NICEST: libc::c_int = 19;
     // SAFETY: the call takes numbers. On Linux it concerns the thread that it names, not the process; a refusal changes
