@@ -8,8 +8,8 @@
 /// head is written there in place, so that a relayed payload is not copied to gain a prefix. With the head that the
 /// payload came with, it is room for that head and half a KiB of additions.
 pub const BUF_HEADROOM_BYTES: usize = 512;
-/// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy, and behind it the type and the tag of a TLS
-/// record.
+/// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy, and behind it the type and the tag of a
+/// TLS record.
 pub const BUF_TAILROOM_BYTES: usize = 32;
 /// Usable size of a small pooled buffer: most requests and small responses whole. With head and tail room it is two
 /// pages.

@@ -5,8 +5,8 @@
 //! Fresh::new(io) ─► accept | connect ─► (Tls, Agreed) ─► split ─► TlsRead, TlsWrite
 //! ```
 //!
-//! An idle connection holds its keys and nothing else. Closing says `close_notify`; a connection of the peer's that ends
-//! without it ends in an error, so that a body that is delimited by the end cannot be cut unseen.
+//! An idle connection holds its keys and nothing else. Closing says `close_notify`; a connection of the peer's that
+//! ends without it ends in an error, so that a body that is delimited by the end cannot be cut unseen.
 
 mod handshake;
 pub mod record;
@@ -213,8 +213,8 @@ pub struct TlsRead<R> {
 }
 
 impl<R: ReadHalf> TlsRead<R> {
-    /// Reads until there are data, the end, or an error. A read goes to the reader's own buffer where that is empty, and
-    /// its records are opened there.
+    /// Reads until there are data, the end, or an error. A read goes to the reader's own buffer where that is empty,
+    /// and its records are opened there.
     async fn read(&mut self, mut buf: Buf, idle: bool) -> Done {
         if buf.spare() == 0 {
             return (Ok(0), buf);
@@ -433,8 +433,8 @@ impl<R: ReadHalf> TlsRead<R> {
     }
 }
 
-/// The same window in storage with room for `missing` bytes more: the rest of a record, which is at most half of a large
-/// buffer.
+/// The same window in storage with room for `missing` bytes more: the rest of a record, which is at most half of a
+/// large buffer.
 #[cold]
 fn roomier(buf: Buf, missing: usize) -> Buf {
     let mut bigger = Buf::with_room((buf.len() + missing).max(crate::limits::BUF_LARGE_BYTES));

@@ -1,5 +1,5 @@
-//! The record layer after the handshake, in place in pooled buffers: pure, no byte of a record is copied to seal or to
-//! open it.
+//! The record layer after the handshake, in place in pooled buffers: pure, no byte of a record is copied to seal or
+//! to open it.
 //!
 //! rustls makes the keys and hands them over ([`rustls::kernel`]); its own record layer allocates and copies each record
 //! once in each direction.
