@@ -139,6 +139,18 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// First ejection of an endpoint by its failures; each further one lasts twice as long (`ejection.base`; F26).
+pub const EJECTION_MS: u64 = 10_000;
+/// Longest ejection (`ejection.max`).
+pub const EJECTION_MS_MAX: u64 = 300_000;
+/// Slow start of an endpoint that came back or joined (`slow_start`; F28).
+pub const SLOW_START_MS: u64 = 30_000;
+/// Part of its share that such an endpoint begins with, in percent.
+pub const SLOW_START_PERCENT: u64 = 10;
+/// Changes of endpoints that are remembered for each service.
+pub const EVENTS_PER_SERVICE_MAX: usize = 64;
+/// Metadata pairs of one endpoint.
+pub const METADATA_MAX: usize = 32;
 /// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an
 /// endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
 /// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
