@@ -4,7 +4,10 @@
 //! pin plan ─ identify ─ route ─ policies: request ─ handler ─ policies: response ─ send ─ policies: done ─ telemetry
 //! ```
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -46,19 +49,60 @@ pub async fn drive<D: Downstream, C: Connect>(
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
         Err(failure) => Err(failure),
     };
+    conclude(down, env, &plan, request, served, progress).await
+}
+
+/// Ends a request that was served or has failed: exactly once for each.
+#[inline]
+async fn conclude<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    request: &mut Request,
+    served: Result<Option<Box<Opened<C::Io>>>, Failure>,
+    progress: Progress,
+) -> Option<Box<Tunnel<C::Io>>> {
     let opened = match served {
         Ok(opened) => opened,
         Err(failure) => {
-            fail(down, &plan, request, failure, progress).await;
+            fail(down, plan, request, failure, progress).await;
             None
         }
     };
     let Some(opened) = opened else {
-        finish(env, &plan, &request.x, progress);
+        finish(env, plan, &request.x, progress);
         return None;
     };
-    settle(env, &plan, &request.x, progress, env.timers.now());
+    settle(env, plan, &request.x, progress, env.timers.now());
     Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+}
+
+/// As [`drive`], for a request that its client may give up while it is served: with `gone`, what is under way for it
+/// ends at once, and its endpoint's connection with it.
+pub async fn drive_until<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    listener: &Listener,
+    request: &mut Request,
+    gone: impl Future<Output = Failure>,
+) -> Option<Box<Tunnel<C::Io>>> {
+    let plan = env.pin();
+    identify(env, listener, &mut request.x);
+    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let mut progress = Progress::default();
+    let served = match routed {
+        Ok(()) => {
+            let mut serving = pin!(serve(down, env, &plan, listener, request, &mut progress));
+            let mut gone = pin!(gone);
+            poll_fn(|cx| match gone.as_mut().poll(cx) {
+                Poll::Ready(failure) => Poll::Ready(Err(failure)),
+                Poll::Pending => serving.as_mut().poll(cx),
+            })
+            .await
+        }
+        Err(failure) => Err(failure),
+    };
+    conclude(down, env, &plan, request, served, progress).await
 }
 
 /// Answers a request whose head was refused, and counts it.

@@ -125,6 +125,8 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
             .proxy_protocol
             .as_ref()
             .map(|from| IpSet::new(from.trusted.iter().map(|cidr| (cidr.network, cidr.prefix)))),
+        h2: written.protocols.contains(&model::Wire::H2),
+        h2c: written.protocols.contains(&model::Wire::H2c),
     };
     let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     Listener {
