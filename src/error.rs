@@ -110,6 +110,9 @@ reasons! {
     BadRewrite = "bad_rewrite", 400, Downstream, No, "Invalid request target";
     /// `Connection` names a protected field.
     BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
+    /// The host has other rules for client certificates than the connection was accepted under (RFC 9110 section
+    /// 15.5.20, F50).
+    Misdirected = "misdirected", 421, Downstream, No, "Misdirected request";
     /// The method is not served by the gateway (CONNECT, TRACE).
     MethodRefused = "method_refused", 405, Downstream, No, "Method not allowed";
     /// The path has routes, but none for this method (R7).

@@ -26,13 +26,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("concurrency", &["time"]),
     ("http", &["concurrency", "error", "limits", "net", "sys", "time"]),
     ("net", &["limits", "sys", "time"]),
+    ("tls", &["http", "limits", "net", "time"]),
     ("proto", &["error", "http", "limits", "net", "sys", "time"]),
     ("route", &["http"]),
     ("telemetry", &["error", "http", "limits", "sys", "time"]),
     ("policy", &["concurrency", "error", "http", "limits", "schema", "time"]),
     // The balancer and the rules of services are part of both the snapshot and what runs it.
     ("upstream", &["concurrency", "error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time"]),
-    ("snapshot", &["concurrency", "limits", "policy", "proto", "route", "upstream"]),
+    ("snapshot", &["concurrency", "limits", "policy", "proto", "route", "tls", "upstream"]),
     ("handler", &["error", "http", "limits", "net", "proto", "snapshot", "sys", "time", "upstream"]),
     (
         "pipeline",

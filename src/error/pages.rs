@@ -96,6 +96,20 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "misdirected",
+        causes: &[
+            "A client uses a connection that it opened for one name to ask for another, whose rules for client \
+             certificates are different.",
+            "A reload changed these rules, and the connection was accepted under the old ones.",
+        ],
+        remedies: &[
+            "Nothing: browsers and good clients repeat the request on a new connection.",
+            "Where a client does not, give the two names addresses, or listeners, of their own.",
+        ],
+        keys: &[("listeners[].tls", "client_auth"), ("listeners[].tls", "hosts")],
+        metrics: &[],
+    },
+    Page {
         word: "method_refused",
         causes: &[
             "A scanner for open proxies (CONNECT) or for TRACE.",

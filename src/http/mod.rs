@@ -12,3 +12,4 @@ pub mod pace;
 pub mod path;
 pub mod range;
 pub mod reading;
+pub mod secure;

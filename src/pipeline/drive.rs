@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, wait};
+use super::{readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
@@ -40,7 +40,13 @@ pub async fn drive<D: Downstream, C: Connect>(
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    if secure::is_to_move(listener, &request.x) {
+        Box::pin(move_to_https(down, env, &plan, listener, request)).await;
+        return None;
+    }
+    let admitted = secure::enter(listener, &mut request.x);
+    let decided = |()| decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -59,6 +65,19 @@ pub async fn drive<D: Downstream, C: Connect>(
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
     Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+}
+
+async fn move_to_https<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
 }
 
 /// Answers a request whose head was refused, and counts it.
