@@ -1,8 +1,8 @@
-//! Session tickets: sealed by keys that all workers share, so that a client resumes at whichever worker it comes to, and
-//! the gateway keeps nothing for it. A key seals for 12 hours and opens for 36: three are kept (F82).
+//! Session tickets: sealed by keys that all workers share, so that a client resumes at whichever worker it comes to,
+//! and the gateway keeps nothing for it. A key seals for 12 hours and opens for 36: three are kept (F82).
 //!
-//! Each ticket is bound to the rules that its session was made under: it opens under no others. That it was made for the
-//! same server name, rustls checks itself.
+//! Each ticket is bound to the rules that its session was made under: it opens under no others. That it was made for
+//! the same server name, rustls checks itself.
 
 use std::sync::{Arc, Mutex};
 
