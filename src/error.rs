@@ -102,6 +102,8 @@ reasons! {
     BadFraming = "bad_framing", 400, Downstream, No, "Ambiguous or invalid message framing";
     /// The chunked coding is broken (RFC 9112 section 7.1).
     BadChunk = "bad_chunk", 400, Downstream, No, "Malformed chunked body";
+    /// A gRPC-Web body in text form is no base64.
+    BadGrpcWeb = "bad_grpc_web", 400, Downstream, No, "Malformed gRPC-Web body";
     /// Host is missing, repeated, invalid or disagrees with the target (RFC 9112 section 3.2).
     BadHost = "bad_host", 400, Downstream, No, "Missing or invalid Host";
     /// The request target cannot be made canonical without a guess.

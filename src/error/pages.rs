@@ -64,6 +64,16 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_grpc_web",
+        causes: &[
+            "A body of `application/grpc-web-text` that is no base64: a client that means `application/grpc-web`.",
+            "A body that was cut within a group of four characters.",
+        ],
+        remedies: &["Send binary messages as `application/grpc-web`.", LOOK_AT_CLIENT],
+        keys: &[(ROUTE, "grpc_web")],
+        metrics: &[],
+    },
+    Page {
         word: "bad_host",
         causes: &[
             "No Host in HTTP/1.1.",

@@ -4,6 +4,8 @@ pub mod body;
 pub mod downstream;
 pub mod exchange;
 pub mod fields;
+pub mod grpc;
+pub mod grpc_web;
 pub mod hop;
 pub mod ipset;
 pub mod message;

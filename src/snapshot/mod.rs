@@ -88,6 +88,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Translate gRPC-Web for its endpoints.
+    pub grpc_web: bool,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
 }

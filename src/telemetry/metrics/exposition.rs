@@ -348,6 +348,11 @@ fn failures(page: &mut Page, totals: &Totals) {
         let [limiter_type] = texts(labels);
         page.count(&[("limiter_type", limiter_type)], *count);
     }
+    page.family("gateway_grpc_requests_total", "counter", "gRPC calls by service, method and status code.");
+    for (labels, count) in &totals.calls {
+        let [service, method, code] = texts(labels);
+        page.count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], *count);
+    }
 }
 
 fn quantiles(page: &mut Page, totals: &Totals) {
