@@ -14,12 +14,14 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, wait};
+use super::{readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
+use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
+use crate::http::grpc::{Call, Dress};
 use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
@@ -35,46 +37,13 @@ use crate::time::Now;
 
 /// Serves the request in `request.x`, whose head is typed, canonical and stripped. Returns the tunnel that it has
 /// become, if it has: the log line is written at the tunnel's end.
-pub async fn drive<D: Downstream, C: Connect>(
+pub fn drive<D: Downstream, C: Connect>(
     down: &mut D,
     env: &Env<C>,
     listener: &Listener,
     request: &mut Request,
-) -> Option<Box<Tunnel<C::Io>>> {
-    let plan = env.pin();
-    identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
-    let mut progress = Progress::default();
-    let served = match routed {
-        Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
-        Err(failure) => Err(failure),
-    };
-    conclude(down, env, &plan, request, served, progress).await
-}
-
-/// Ends a request that was served or has failed: exactly once for each.
-#[inline]
-async fn conclude<D: Downstream, C: Connect>(
-    down: &mut D,
-    env: &Env<C>,
-    plan: &Plan<C::Io>,
-    request: &mut Request,
-    served: Result<Option<Box<Opened<C::Io>>>, Failure>,
-    progress: Progress,
-) -> Option<Box<Tunnel<C::Io>>> {
-    let opened = match served {
-        Ok(opened) => opened,
-        Err(failure) => {
-            fail(down, plan, request, failure, progress).await;
-            None
-        }
-    };
-    let Some(opened) = opened else {
-        finish(env, plan, &request.x, progress);
-        return None;
-    };
-    settle(env, plan, &request.x, progress, env.timers.now());
-    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+) -> impl Future<Output = Option<Box<Tunnel<C::Io>>>> {
+    drive_until(down, env, listener, request, std::future::pending())
 }
 
 /// As [`drive`], for a request that its client may give up while it is served: with `gone`, what is under way for it
@@ -88,7 +57,14 @@ pub async fn drive_until<D: Downstream, C: Connect>(
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    request.x.grpc = Call::take(&mut request.x.request, request.x.started);
+    if secure::is_to_move(listener, &request.x) {
+        Box::pin(move_to_https(down, env, &plan, listener, request)).await;
+        return None;
+    }
+    let admitted = secure::enter(listener, &mut request.x);
+    let decided = |()| decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => {
@@ -102,7 +78,32 @@ pub async fn drive_until<D: Downstream, C: Connect>(
         }
         Err(failure) => Err(failure),
     };
-    conclude(down, env, &plan, request, served, progress).await
+    let opened = match served {
+        Ok(opened) => opened,
+        Err(failure) => {
+            fail(down, &plan, request, failure, progress).await;
+            None
+        }
+    };
+    let Some(opened) = opened else {
+        finish(env, &plan, &request.x, progress);
+        return None;
+    };
+    settle(env, &plan, &request.x, progress, env.timers.now());
+    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+}
+
+async fn move_to_https<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
 }
 
 /// Answers a request whose head was refused, and counts it.
@@ -258,7 +259,7 @@ async fn serve<D: Downstream, C: Connect>(
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     let mut flow = live.chain.on_request(progress, x, x.started);
     if let Flow::Wait(pending) = flow {
-        let due = x.started.plus_ms(route.timeout_ms);
+        let due = due(x, route);
         flow = Box::pin(wait::policies(down, env, &live.chain, progress, x, pending, due)).await?;
     }
     if let Flow::Reply(reply) = flow {
@@ -313,6 +314,12 @@ pub fn check_body(x: &Exchange, route: &snapshot::Route, listener: &Listener) ->
     }
 }
 
+/// When the whole request must be over: by the route's time, or by that of a gRPC call, whichever is first.
+fn due(x: &Exchange, route: &snapshot::Route) -> Now {
+    let due = x.started.plus_ms(route.timeout_ms);
+    x.grpc.map_or(due, |call| due.min(call.due))
+}
+
 #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
 async fn proxy<D: Downstream, C: Connect>(
     down: &mut D,
@@ -331,7 +338,7 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
-    let due = x.started.plus_ms(route.timeout_ms);
+    let due = due(x, route);
     if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
         Box::pin(wait::service(down, env, x, ticket, due)).await?;
     }
@@ -347,7 +354,16 @@ async fn proxy<D: Downstream, C: Connect>(
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await?;
+    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    if route.grpc_web
+        && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
+        && let Some(mut web) = Web::undress(down, x)
+    {
+        // Boxed, and a copy of the loop of its own: plain requests carry nothing of it.
+        Box::pin(proxy.answer(&mut web, x, on_head)).await?;
+        return Ok(None);
+    }
+    proxy.answer(down, x, on_head).await?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
 }
 
@@ -451,6 +467,10 @@ fn settle<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
     };
     metrics.finished(stats, service, x, now);
     count_own(&metrics.own, x);
+    drop(metrics);
+    if let Some(call) = &x.grpc {
+        env.metrics.borrow_mut().called(call, x);
+    }
 }
 
 /// What a finished request adds to the worker's own counters.

@@ -12,6 +12,8 @@ mod concurrency;
 mod connections;
 mod examples;
 mod forwarding;
+mod grpc;
+mod http2;
 mod lifecycle;
 mod long_bodies;
 mod malformed;

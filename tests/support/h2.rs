@@ -240,7 +240,8 @@ impl H2 {
         let fields = decode(&mut self.decoder, &fragment);
         let answer = self.answers.entry(frame.stream).or_default();
         answer.ended = frame.flags & END_STREAM != 0;
-        let status = fields.iter().find(|(name, _)| name == ":status").map(|(_, value)| value.parse().expect("a number"));
+        let status =
+            fields.iter().find(|(name, _)| name == ":status").map(|(_, value)| value.parse().expect("a number"));
         match status {
             Some(status @ 100..200) => answer.interim.push(status),
             Some(status) => (answer.status, answer.fields) = (status, fields),
