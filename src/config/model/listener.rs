@@ -14,7 +14,7 @@ config_struct! {
         name: Option<Spanned<Name>>,
         /// Address and port (R44).
         address: Spanned<ListenAddress>,
-        /// What is spoken with clients: `http1` always, `h2` where TLS is (by ALPN), `h2c` where it is not, with clients
+        /// What is spoken with clients: `http1` always, `h2` where TLS is (by ALPN), `h2c` where it is not, with those
         /// that begin with it.
         protocols: Vec<Wire> = "[http1, h2]",
         /// TLS (HTTPS); without this key connections are not encrypted.
