@@ -126,6 +126,14 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long it stays open (`circuit_breaker.timeout`; R119, C24).
+pub const BREAKER_OPEN_MS: u64 = 60_000;
+/// Trials at once while it is half open, and successes that close it (`circuit_breaker.half_open_requests`; R120).
+pub const BREAKER_TRIALS: u32 = 3;
+/// When a client should come back whose request met a half open breaker with all its trials under way.
+pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
 /// Failed attempts in a row, as one worker sees them, that eject an endpoint (`ejection.failures`; F23).
 pub const EJECTION_FAILURES: u32 = 3;
 /// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).

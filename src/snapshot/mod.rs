@@ -22,6 +22,9 @@ use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::upstream::balance::{Balancer, View, hash_key};
+use crate::upstream::health::Facts;
+use crate::upstream::rules::{Resilience, RetryRules};
+use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
 
 /// A compiled configuration.
@@ -83,6 +86,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// When its requests are tried again; None leaves it to the service.
+    pub retries: Option<Box<RetryRules>>,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
 }
@@ -202,6 +207,8 @@ pub struct Service {
     pub host: HostRule,
     /// Its times and bounds.
     pub rules: ServiceRules,
+    /// How it deals with endpoints that fail.
+    pub resilience: Resilience,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
@@ -242,8 +249,6 @@ pub struct ServiceRules {
     pub idle_timeout_ms: u64,
     /// Requests on one connection.
     pub requests_max: u64,
-    /// Attempts for one request, the first one counted (C50).
-    pub attempts_max: u32,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
 }
@@ -258,7 +263,6 @@ impl Default for ServiceRules {
             idle_max: limits::POOL_IDLE_MAX,
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
-            attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
         }
     }
@@ -303,6 +307,13 @@ impl Endpoint {
             healthy: self.address.is_some(),
             hash: hash_key(self.authority.as_bytes()),
         }
+    }
+}
+
+impl Endpoint {
+    /// The endpoint with what is known of it.
+    pub fn member(&self, facts: Facts) -> Member<'_> {
+        Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Services and their endpoints in one worker: choosing one, connecting, keeping connections.
 
 pub mod balance;
+pub mod breaker;
 pub mod budget;
 pub mod health;
+pub mod latency;
+pub mod passive;
 pub mod pool;
 pub mod rules;
 pub mod selection;

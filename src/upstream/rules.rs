@@ -98,6 +98,8 @@ pub struct RetryRules {
     pub statuses: Vec<u16>,
     /// Responses with these codes in `grpc-status`.
     pub grpc_codes: Vec<u32>,
+    /// The same endpoint again, where there is no other.
+    pub same_endpoint: bool,
     /// Methods that are not idempotent as well (RFC 9110 section 9.2.2).
     pub any_method: bool,
     /// A request with `Idempotency-Key` counts as idempotent.
@@ -122,6 +124,7 @@ impl Default for RetryRules {
             on_timeout: false,
             statuses: Vec::new(),
             grpc_codes: Vec::new(),
+            same_endpoint: false,
             any_method: false,
             idempotency_key: true,
             replay_bytes_max: limits::REPLAY_BYTES_MAX,
@@ -129,6 +132,14 @@ impl Default for RetryRules {
             budget: BudgetRules::default(),
             deadline_header: None,
         }
+    }
+}
+
+impl RetryRules {
+    /// Whether an answer may be a reason to try again.
+    #[inline]
+    pub fn looks_at_answers(&self) -> bool {
+        !self.statuses.is_empty() || !self.grpc_codes.is_empty()
     }
 }
 

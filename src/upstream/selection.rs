@@ -107,7 +107,9 @@ fn tiers(
     now: Now,
 ) -> (Vec<Tier>, bool) {
     if !healthy.iter().any(|view| view.healthy && view.weight > 0) {
-        return (Vec::new(), false);
+        let tiers = last_resort(members, healthy, rules, now);
+        let panic = !tiers.is_empty();
+        return (tiers, panic);
     }
     let capacities: Vec<u64> = priorities.iter().map(|tier| capacity(members, healthy, *tier, rules)).collect();
     let total: u64 = capacities.iter().sum::<u64>().min(100);
@@ -165,6 +167,17 @@ fn spread(members: &[Member<'_>], healthy: &[View], of: impl Fn(usize) -> bool, 
         View { healthy: of(at) && wanted && members[at].view.healthy, ..*view }
     };
     healthy.iter().enumerate().map(asked).collect()
+}
+
+/// Where nobody is well: those that only requests have spoken against. A reload may have taken all others away. What
+/// checks say is believed.
+fn last_resort(members: &[Member<'_>], healthy: &[View], rules: &SelectionRules, now: Now) -> Vec<Tier> {
+    let ejected = |at: usize| matches!(members[at].facts.out(now), Some(Out::Ejected(_))) && members[at].view.healthy;
+    if rules.panic_fails || !(0..members.len()).any(ejected) {
+        return Vec::new();
+    }
+    let views = healthy.iter().enumerate().map(|(at, view)| View { healthy: ejected(at), ..*view }).collect();
+    vec![Tier { below_percent: 100, views }]
 }
 
 /// Whether a tier keeps to the gateway's own zone: it has endpoints there, and enough of them are well.
@@ -238,6 +251,17 @@ mod tests {
         let selection = of(&[member(0, false), member(1, false)]);
         assert!(selection.is_empty() && !selection.panic);
         assert!(of(&[]).is_empty());
+    }
+
+    #[test]
+    fn those_that_are_only_ejected_are_asked_before_nobody_is() {
+        let mut members = [member(0, false), member(0, true), member(0, true)];
+        for member in &mut members[1..] {
+            member.facts.ejected_until = NOW.plus_ms(1);
+        }
+        members[2].facts.administration = Administration::Maintenance;
+        let selection = of(&members);
+        assert!(selection.panic && asked(&selection.tiers[0]) == [1]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_input;
+mod bad_servers;
 mod concurrency;
 mod connections;
 mod examples;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Inputs;
+use super::{Inputs, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -13,11 +13,13 @@ use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, Ser
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
+use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
     written: &'a [Spanned<model::Service>],
+    zone: &'a str,
     resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
@@ -28,6 +30,7 @@ impl<'a> Services<'a> {
     pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut services = Self {
             written: &config.services,
+            zone: config.server.zone.as_deref().unwrap_or_default(),
             resolve: inputs.resolve,
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
@@ -40,7 +43,7 @@ impl<'a> Services<'a> {
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(name, &Common::of(written), endpoints, &written.load_balancer);
+            services.add(name, &Common::of(written, services.zone), endpoints, &written.load_balancer);
         }
         services
     }
@@ -82,7 +85,7 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let endpoints = self.endpoints(written, diagnostics);
-        Some(self.add(&identity, &Common::of(written), endpoints, balancer))
+        Some(self.add(&identity, &Common::of(written, self.zone), endpoints, balancer))
     }
 
     fn by_url(
@@ -101,8 +104,14 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
-        let (host, rules) = (HostRule::Preserve, ServiceRules::default());
-        let common = Common { label: &authority, host, rules, terms: None, proxy_protocol: None };
+        let common = Common {
+            label: &authority,
+            host: HostRule::Preserve,
+            rules: ServiceRules::default(),
+            resilience: Resilience::default(),
+            terms: None,
+            proxy_protocol: None,
+        };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
         Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
     }
@@ -149,14 +158,15 @@ impl<'a> Services<'a> {
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
+            resilience: common.resilience.clone(),
             proxy_protocol: common.proxy_protocol,
             limits,
         });
         id
     }
 
-    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before. Which
-    /// endpoints there are is made known when the snapshot is taken into service.
+    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
+    /// Which endpoints there are is made known when the snapshot is taken into service.
     fn state(&self, label: &str, endpoints: &[Endpoint]) -> Arc<ServiceState> {
         let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
         let known = self.compiled.iter().chain(before).find(|service| service.label == label);
@@ -179,12 +189,13 @@ struct Common<'a> {
     label: &'a str,
     host: HostRule,
     rules: ServiceRules,
+    resilience: Resilience,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
 }
 
 impl<'a> Common<'a> {
-    fn of(written: &'a model::Service) -> Self {
+    fn of(written: &'a model::Service, zone: &str) -> Self {
         let proxy_protocol = written.proxy_protocol.map(|version| match version {
             model::ProxyVersion::V1 => Version::V1,
             model::ProxyVersion::V2 => Version::V2,
@@ -201,7 +212,8 @@ impl<'a> Common<'a> {
             }
         });
         let (host, rules) = (host_rule(&written.host), rules(written));
-        Self { label: written.name.as_str(), host, rules, terms, proxy_protocol }
+        let resilience = resilience::resilience(written, zone);
+        Self { label: written.name.as_str(), host, rules, resilience, terms, proxy_protocol }
     }
 }
 
@@ -220,6 +232,7 @@ fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
         Algorithm::WeightedRoundRobin => balance::Algorithm::WeightedRoundRobin,
         Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
         Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
+        Algorithm::PeakEwma => balance::Algorithm::PeakEwma,
         Algorithm::Random => balance::Algorithm::Random,
         Algorithm::IpHash => balance::Algorithm::IpHash,
         Algorithm::ConsistentHash => balance::Algorithm::ConsistentHash,
