@@ -155,6 +155,8 @@ reasons! {
     QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// The circuit breaker of the service is open: it failed too often of late (R125).
+    CircuitOpen = "circuit_open", 503, Gateway, No, "Circuit breaker open";
     /// The listener has as many tunnels open as it may (`tunnels_max`).
     TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.

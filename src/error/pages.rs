@@ -21,6 +21,7 @@ const LISTENER: &str = "listeners[]";
 const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
 const RETRIES: &str = "services[].retries";
+const BREAKER: &str = "services[].circuit_breaker";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -321,6 +322,21 @@ pub const PAGES: &[Page] = &[
         ],
         keys: &[(SERVICE, "endpoints"), (ROUTE, "service_url")],
         metrics: &[],
+    },
+    Page {
+        word: "circuit_open",
+        causes: &[
+            "`circuit_breaker.failure_threshold` requests in a row failed: the service is left alone for `timeout`.",
+            "It is being tried with `half_open_requests` requests, and this was one more.",
+        ],
+        remedies: &[
+            "Look for the failures before: `gateway_errors_total` and the log name their reasons.",
+            "`GET /circuit-breakers` of the admin API shows the state.",
+            "`POST /circuit-breakers/{service}/reset` of the admin API closes it.",
+            "A `fallback` answers meanwhile.",
+        ],
+        keys: &[(BREAKER, "failure_threshold"), (BREAKER, "timeout"), (SERVICE, "fallback")],
+        metrics: &["gateway_circuit_breaker_state", "ringway_circuit_breaker_opened_total"],
     },
     Page {
         word: "tunnels_full",

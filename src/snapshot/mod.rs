@@ -22,6 +22,7 @@ use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::upstream::balance::{Balancer, View, hash_key};
+use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::health::Facts;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::selection::Member;
@@ -86,6 +87,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Its circuit breaker: Some(None) for none at all, None for the service's.
+    pub breaker: Option<Option<Box<BreakerSpec>>>,
     /// When its requests are tried again; None leaves it to the service.
     pub retries: Option<Box<RetryRules>>,
     /// Which protocols its requests may change to; None for none, which is usual.
@@ -209,11 +212,31 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// Its circuit breaker, if it has one.
+    pub breaker: Option<BreakerSpec>,
+    /// What answers in its place.
+    pub fallback: Option<Fallback>,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
+}
+
+/// What answers in place of a service.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    /// Another service: an index of `Snapshot::services`.
+    Service(u32),
+    /// A fixed answer.
+    Respond {
+        /// Status code.
+        status: u16,
+        /// Body.
+        body: Bytes,
+        /// Fields, the content type among them.
+        fields: Vec<(Bytes, Bytes)>,
+    },
 }
 
 impl Service {

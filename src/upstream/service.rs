@@ -571,6 +571,8 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            breaker: None,
+            fallback: None,
             proxy_protocol: None,
             limits,
         }

@@ -9,6 +9,7 @@ mod access_log;
 mod admin;
 mod bad_input;
 mod bad_servers;
+mod breakers;
 mod concurrency;
 mod connections;
 mod examples;

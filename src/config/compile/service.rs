@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::route::fixed_answer;
 use super::{Inputs, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
@@ -11,8 +12,9 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::snapshot::{Endpoint, Fallback, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
+use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
 
@@ -48,8 +50,45 @@ impl<'a> Services<'a> {
         services
     }
 
-    pub(super) fn into_services(self) -> Vec<Service> {
+    pub(super) fn into_services(mut self) -> Vec<Service> {
+        let written =
+            self.written.iter().filter_map(|service| Some((service.name.as_str(), service.fallback.as_ref()?)));
+        let fallbacks: BTreeMap<_, _> =
+            written.filter_map(|(name, written)| Some((name, self.fallback(written)?))).collect();
+        for service in &mut self.compiled {
+            service.fallback = fallbacks.get(&*service.label).cloned();
+        }
         self.compiled
+    }
+
+    fn fallback(&self, written: &model::Fallback) -> Option<Fallback> {
+        match (&written.service, &written.respond) {
+            (Some(name), _) => self.ids.get(name.as_str()).copied().map(Fallback::Service),
+            (None, Some(respond)) => {
+                let (status, body, fields) = fixed_answer(respond);
+                Some(Fallback::Respond { status, body, fields })
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The breaker of a service: variants share it, and so does the service of the snapshot before.
+    fn breaker(&self, label: &str, written: Option<&model::CircuitBreaker>) -> Option<BreakerSpec> {
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
+        let known = same.filter_map(|service| service.breaker.as_ref()).map(|breaker| breaker.shared.clone()).next();
+        Some(resilience::breaker(label, written?, known))
+    }
+
+    /// The breaker of a route alone, with the numbers of its service's.
+    pub(super) fn route_breaker(&self, route: &str, service: Option<u32>) -> BreakerSpec {
+        let name = format!("route:{route}");
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.routes);
+        let known =
+            before.iter().filter_map(|route| route.breaker.as_ref()?.as_ref()).find(|breaker| breaker.name == name);
+        let shared = known.map(|breaker| breaker.shared.clone()).unwrap_or_default();
+        let of_service = service.and_then(|id| self.compiled.get(id as usize)?.breaker.as_ref());
+        BreakerSpec { name, rules: of_service.map(|breaker| breaker.rules.clone()).unwrap_or_default(), shared }
     }
 
     /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were
@@ -59,12 +98,13 @@ impl<'a> Services<'a> {
         name: Option<&str>,
         url: Option<&Spanned<ServiceUrl>>,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
         let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
         match (known, url) {
             (Some(service), Some(url)) if service.endpoints.is_empty() => self.by_url(url, balancer, diagnostics),
-            (Some(service), _) => self.variant(service, balancer, diagnostics),
+            (Some(service), _) => self.variant(service, balancer, subset, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
         }
@@ -74,17 +114,22 @@ impl<'a> Services<'a> {
         &mut self,
         written: &model::Service,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
-        let name = written.name.as_str();
-        let Some(balancer) = balancer.filter(|own| differs(own, &written.load_balancer)) else {
-            return self.ids.get(name).copied();
-        };
-        let identity = format!("{name} by {}", describe(balancer));
+        let mut identity = written.name.as_str().to_owned();
+        let own = balancer.filter(|own| differs(own, &written.load_balancer));
+        identity.extend(own.map(|balancer| format!(" by {}", describe(balancer))));
+        identity.extend(subset.iter().map(|(key, value)| format!(" where {key}={value}")));
         if let Some(id) = self.ids.get(&identity) {
             return Some(*id);
         }
-        let endpoints = self.endpoints(written, diagnostics);
+        let balancer = own.unwrap_or(&written.load_balancer);
+        let mut endpoints = self.endpoints(written, diagnostics);
+        let has = |endpoint: &Endpoint, wanted: (&str, &str)| {
+            endpoint.metadata.iter().any(|(key, value)| (key.as_str(), value.as_str()) == wanted)
+        };
+        endpoints.retain(|endpoint| subset.iter().all(|wanted| has(endpoint, *wanted)));
         Some(self.add(&identity, &Common::of(written, self.zone), endpoints, balancer))
     }
 
@@ -109,6 +154,7 @@ impl<'a> Services<'a> {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            breaker: None,
             terms: None,
             proxy_protocol: None,
         };
@@ -159,6 +205,9 @@ impl<'a> Services<'a> {
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            breaker: self.breaker(common.label, common.breaker),
+            // Known when all services are.
+            fallback: None,
             proxy_protocol: common.proxy_protocol,
             limits,
         });
@@ -190,6 +239,7 @@ struct Common<'a> {
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
 }
@@ -213,7 +263,8 @@ impl<'a> Common<'a> {
         });
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
-        Self { label: written.name.as_str(), host, rules, resilience, terms, proxy_protocol }
+        let breaker = written.circuit_breaker.as_ref();
+        Self { label: written.name.as_str(), host, rules, resilience, breaker, terms, proxy_protocol }
     }
 }
 
