@@ -6,5 +6,6 @@ mod fallback;
 pub mod plan;
 mod readings;
 pub mod reply;
+mod secure;
 pub mod tunnel;
 mod wait;

@@ -147,6 +147,7 @@ pub(super) fn compile(
     route.breaker = breaker(written, &route, services);
     route.retries = written.retries.as_ref().map(|written| Box::new(retries(written)));
     route.tunnel = tunnel(written);
+    route.grpc_web = written.grpc_web;
     route
 }
 
@@ -202,6 +203,7 @@ fn build(
         breaker: None,
         retries: None,
         tunnel: None,
+        grpc_web: false,
     }
 }
 
