@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod check;
 pub mod health;
 pub mod latency;
 pub mod passive;
@@ -11,3 +12,4 @@ pub mod rules;
 pub mod selection;
 pub mod service;
 pub mod state;
+pub mod sticky;

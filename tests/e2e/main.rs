@@ -25,6 +25,7 @@ mod proxying;
 mod reload;
 mod rings;
 mod routing;
+mod survival;
 mod tunnels;
 mod upgrade;
 mod workers;
