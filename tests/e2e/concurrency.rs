@@ -265,3 +265,40 @@ fn an_adaptive_limit_starts_low_and_serves() {
     assert!((3.0..=500.0).contains(&limit), "{limit}");
     assert_eq!(gateway.ask_admin("GET", "/services").json()[0]["limits"]["adaptive"], true);
 }
+
+/// Before an endpoint that does one thing at a time, more at once only wait there: the limit goes down until few do, and
+/// who is let in is served.
+#[test]
+fn an_adaptive_limit_falls_where_requests_only_wait_at_the_endpoint() {
+    const CLIENTS: usize = 24;
+    let one_at_a_time = Mutex::new(());
+    let origin = Origin::start(move |_| {
+        let _turn = one_at_a_time.lock().expect("no panic");
+        thread::sleep(Duration::from_millis(4));
+        ok("done")
+    });
+    let limits = "{requests_max: 200, pending_max: 100, queue_timeout: 10s, adaptive: {min: 1}}";
+    let gateway = Gateway::start(&service_limit(&origin, limits));
+    let at_start = gauge(&gateway, "max");
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let lowest = thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = gateway.connect();
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(client.get("/").status, 200);
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let lowest = std::panic::catch_unwind(|| {
+            eventually("the limit falls", || Some(gauge(&gateway, "max")).filter(|limit| *limit <= 8.0))
+        });
+        stop.store(true, Ordering::SeqCst);
+        lowest
+    });
+    let lowest = lowest.unwrap_or_else(|_| panic!("it stays at {} of {at_start}", gauge(&gateway, "max")));
+    assert!(lowest < at_start && lowest >= 1.0, "{lowest} of {at_start}");
+    assert!(served.load(Ordering::SeqCst) > CLIENTS);
+    wait_for(&gateway, 0.0, 0.0);
+}
