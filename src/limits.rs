@@ -79,6 +79,12 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// TLS handshakes that a worker has under way at once; further connections are closed (F86).
 pub const HANDSHAKES_MAX: usize = 4096;
+/// Certificates of one listener.
+pub const CERTIFICATES_MAX: usize = 10_000;
+/// A file with certificates, a key, an OCSP response or a revocation list.
+pub const TLS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Days that a certificate should be good for yet; `check` and the start warn of fewer (F87).
+pub const CERTIFICATE_DAYS_MIN: i64 = 21;
 /// TLS records without application data in a row: empty ones, key updates, warnings.
 pub const IDLE_RECORDS_MAX: u32 = 32;
 /// Bytes of a handshake message that comes in pieces after the handshake: a session ticket.

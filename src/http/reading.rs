@@ -228,7 +228,9 @@ mod tests {
 
     #[test]
     fn overlong_sequences_are_found_for_lax_decoders_too() {
-        for octets in [&b"\xc0\xaf"[..], b"\xc0", b"a\xc1b", b"\xc0n\xc0n", b"\xe0\x80\xaf", b"\xe0@o", b"\xf0\x80", b"\xf0@@o"] {
+        for octets in
+            [&b"\xc0\xaf"[..], b"\xc0", b"a\xc1b", b"\xc0n\xc0n", b"\xe0\x80\xaf", b"\xe0@o", b"\xf0\x80", b"\xf0@@o"]
+        {
             assert!(has_overlong(octets), "{}", octets.escape_ascii());
         }
         for text in ["caf\u{e9}", "\u{800}\u{fff}", "\u{10000}", "\u{10ffff}", "\u{7ff}\u{80}"] {

@@ -185,7 +185,7 @@ async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer
         admitted = shared.pressure.admit(shared);
     }
     if let Err(why) = admitted {
-        if why == Refusal::Memory {
+        if why == Refusal::Memory && socket.listener.borrow().tls.is_none() {
             turn_away::tell(&shared.turned_away, stream);
         }
         return shared.refused(why);

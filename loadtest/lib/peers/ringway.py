@@ -26,7 +26,7 @@ class Ringway(Peer):
         sections = {
             "server": {"workers": spec.workers},
             "admin": {"listen": f"127.0.0.1:{spec.admin_port}"},
-            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}"}],
+            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}", **_tls(spec)}],
             "services": [{
                 "name": "up",
                 "endpoints": [{"address": f"127.0.0.1:{spec.upstream_port}"}],
@@ -67,6 +67,12 @@ class RingwayUpstream(Peer):
 
     def command(self, spec: Spec) -> list:
         return [self.binary, "demo-upstream", "--listen", f"127.0.0.1:{spec.port}"]
+
+
+def _tls(spec: Spec) -> dict:
+    if not spec.front.tls:
+        return {}
+    return {"tls": {"cert": str(spec.certificate.chain), "key": str(spec.certificate.key)}}
 
 
 def _policies(spec: Spec) -> dict:

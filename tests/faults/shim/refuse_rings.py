@@ -13,7 +13,7 @@ SECCOMP_MODE_FILTER = 2
 AUDIT_ARCH_X86_64 = 0xC000003E
 IO_URING_SETUP, IO_URING_REGISTER = 425, 427
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
-LOAD, JUMP_IF_EQUAL, JUMP_IF_LESS_OR_EQUAL, RETURN = 0x20, 0x15, 0xB5, 0x06
+LOAD, JUMP_IF_EQUAL, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def install(errno):
@@ -26,8 +26,8 @@ def install(errno):
         step(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, no=4),
         step(LOAD, 0),
         # Not below the first of the three calls, and not above the last.
-        step(JUMP_IF_LESS_OR_EQUAL, IO_URING_SETUP - 1, yes=2),
-        step(JUMP_IF_LESS_OR_EQUAL, IO_URING_REGISTER, no=1),
+        step(JUMP_IF_AT_LEAST, IO_URING_SETUP, no=2),
+        step(JUMP_IF_AT_LEAST, IO_URING_REGISTER + 1, yes=1),
         step(RETURN, ERRNO | errno),
         step(RETURN, ALLOW),
     ))
