@@ -154,6 +154,36 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long it stays open (`circuit_breaker.timeout`; R119, C24).
+pub const BREAKER_OPEN_MS: u64 = 60_000;
+/// Trials at once while it is half open, and successes that close it (`circuit_breaker.half_open_requests`; R120).
+pub const BREAKER_TRIALS: u32 = 3;
+/// When a client should come back whose request met a half open breaker with all its trials under way.
+pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
+/// Failed attempts in a row, as one worker sees them, that eject an endpoint (`ejection.failures`; F23).
+pub const EJECTION_FAILURES: u32 = 3;
+/// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).
+pub const EJECTION_GATEWAY_ERRORS: u32 = 5;
+/// Part of a pool that may be out by ejection, in percent (`ejection.percent_max`).
+pub const EJECTION_PERCENT_MAX: u32 = 50;
+/// Below this part of healthy endpoints all are asked, in percent (`panic.threshold`; F27).
+pub const PANIC_PERCENT: u32 = 50;
+/// What a tier of endpoints can take, in percent of its even share (`overprovision`).
+pub const OVERPROVISION_PERCENT: u32 = 140;
+/// Request body that is held so that it can be sent again (`retries.replay_bytes_max`).
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+/// First pause before a retry at most (`retries.backoff.base`).
+pub const BACKOFF_MS: u64 = 25;
+/// Longest pause before a retry (`retries.backoff.max`).
+pub const BACKOFF_MS_MAX: u64 = 250;
+/// Retries in percent of the requests of the last ten seconds (`retries.budget.percent`; F25).
+pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// Retries a second besides, in the whole node (`retries.budget.per_second`; F25).
+pub const RETRY_BUDGET_PER_SECOND: u32 = 10;
+/// Retries at once besides, in each worker (`retries.budget.least`).
+pub const RETRY_BUDGET_LEAST: u32 = 3;
 /// First ejection of an endpoint by its failures; each further one lasts twice as long (`ejection.base`; F26).
 pub const EJECTION_MS: u64 = 10_000;
 /// Longest ejection (`ejection.max`).

@@ -19,6 +19,7 @@ use super::fleet::{Fleet, Share};
 use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
+use super::survival;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::{Listener, Snapshot};
@@ -424,6 +425,8 @@ impl AdminBackend for Gateway {
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
+                breakers: survival::breaker_facts(&snapshot),
+                services: survival::service_facts(&snapshot, time::Now::read()),
                 workers: self.fleet.fates(),
                 memory: memory_facts(&self.memory),
                 certificates: certificate_facts(&snapshot),
@@ -483,6 +486,14 @@ impl AdminBackend for Gateway {
             let service = snapshot.services.iter().find(|s| s.name == service)?;
             Some(endpoints(service, &self.reports().await))
         })
+    }
+
+    fn breakers(&self) -> Value {
+        survival::breakers(&self.fleet.snapshot())
+    }
+
+    fn reset_breaker(&self, name: &str) -> Option<Value> {
+        survival::reset(&self.fleet.snapshot(), name)
     }
 
     fn workers(&self) -> Answer<'_, Value> {
@@ -560,7 +571,7 @@ fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> 
             "address": endpoint.authority,
             "resolved": endpoint.address,
             "weight": endpoint.weight,
-            "state": if endpoint.address.is_some() { "healthy" } else { "unresolved" },
+            "state": survival::state_of(service, endpoint, time::Now::read()),
             "active_connections": sum(|e| e.active),
             "idle_connections": sum(|e| e.idle),
             "opened": sum(|e| e.opened),
