@@ -17,6 +17,7 @@ use ringway::http::path::{PathPolicy, canonicalise, is_canonical};
 use ringway::net::io::{Io, send_all};
 use ringway::net::mem::{self, Faults};
 use ringway::policy::{self, CompileEnv};
+use ringway::proto::client_hello::{self, Opening};
 use ringway::proto::h1::body::BodyReader;
 use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
@@ -49,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     ("forwarded_request", forwarded_request),
     ("access_log_escape", access_log_escape),
     ("proxy_header", proxy_header),
+    ("client_hello", client_hello),
 ];
 
 const POLICIES: [PathPolicy; 3] = [PathPolicy::Strict, PathPolicy::Merge, PathPolicy::Preserve];
@@ -538,6 +540,33 @@ pub fn proxy_header(data: &[u8]) {
                 let again = proxy_protocol::parse(&told).ok().flatten().expect("what is written is a header");
                 assert_eq!((again.addresses, again.bytes), (header.addresses, told.len()));
             }
+        }
+    }
+}
+
+/// The first bytes of a connection: whatever is decided stays so with anything behind it, is decided within the bound,
+/// and a whole hello was none at any earlier byte; a name is one that a table of names can hold.
+pub fn client_hello(data: &[u8]) {
+    let read = client_hello::parse(data);
+    let with_more = client_hello::parse(&[data, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"].concat());
+    match &read {
+        Err(_) => assert_eq!(with_more, read, "more bytes mend a hello"),
+        Ok(None) => assert!(data.len() < client_hello::OPENING_BYTES_MAX, "a hello without end"),
+        Ok(Some(opening)) => {
+            assert_eq!(with_more, read);
+            if let Opening::Tls(Some(name)) = opening {
+                assert!(!name.is_empty() && name.len() <= 253 && *name == name.to_ascii_lowercase());
+                assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)), "{name:?}");
+            }
+        }
+    }
+    let mut decided = false;
+    for cut in (0..=data.len()).step_by(1 + data.len() / 256) {
+        let early = client_hello::parse(&data[..cut]);
+        assert!(!decided || early == read, "a decision that changes");
+        if !matches!(early, Ok(None)) {
+            assert_eq!(early, read, "a decision that changes");
+            decided = true;
         }
     }
 }

@@ -111,6 +111,7 @@ mod tests {
             connections: None,
             tunnels: ConnectionBound::default(),
             per_client: None,
+            stream: None,
         };
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);

@@ -162,6 +162,7 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            stream: None,
             connections: None,
             tunnels: Default::default(),
         }

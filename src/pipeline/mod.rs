@@ -5,5 +5,6 @@ pub mod env;
 pub mod plan;
 mod readings;
 pub mod reply;
+pub mod stream;
 pub mod tunnel;
 mod wait;

@@ -33,13 +33,14 @@ struct Record {
 impl<I: Io> Tunnel<I> {
     /// The tunnel that the request of `x` has become.
     pub fn new(opened: Opened<I>, x: &Exchange, names: &Names<'_>) -> Box<Self> {
+        Self::keeping(opened, kept(x), names)
+    }
+
+    /// The tunnel of an exchange that is nothing else, and keeps its places under limits.
+    pub fn keeping(opened: Opened<I>, x: Box<Exchange>, names: &Names<'_>) -> Box<Self> {
         let owned = |name: &str| name.to_owned();
-        let record = Record {
-            x: kept(x),
-            route: owned(names.route),
-            service: owned(names.service),
-            endpoint: owned(names.endpoint),
-        };
+        let record =
+            Record { x, route: owned(names.route), service: owned(names.service), endpoint: owned(names.endpoint) };
         Box::new(Self { opened, record })
     }
 

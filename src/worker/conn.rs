@@ -16,9 +16,9 @@ use crate::error::Reason;
 use crate::http::exchange::{Exchange, Scheme, ShortText};
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
-use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request, Strain};
 use crate::pipeline::tunnel::Tunnel;
+use crate::pipeline::{drive, stream};
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{Listener, Places};
 
@@ -26,15 +26,32 @@ use crate::snapshot::{Listener, Places};
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
     let _open = shared.open();
     let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
-    let future = serve_http1(&shared.env, io, origin, || socket.listener());
-    let mut future = pin!(future);
-    let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(_) => Poll::Ready(Err(())),
-    });
-    if guarded.await.is_err() {
+    let listener = socket.listener();
+    let survived = match &listener.stream {
+        None => {
+            drop(listener);
+            guarded(serve_http1(&shared.env, io, origin, || socket.listener())).await
+        }
+        Some(_) => {
+            let mut x = Box::<Exchange>::default();
+            origin.enter(&mut x);
+            // Boxed, so that a connection with requests has no room for it.
+            Box::pin(guarded(stream::serve(&shared.env, io, x, listener))).await
+        }
+    };
+    if !survived {
         shared.env.metrics.borrow().own.panics.inc();
     }
+}
+
+/// Runs a future to its end; false if it panicked.
+async fn guarded(future: impl Future<Output = ()>) -> bool {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(|()| true),
+        Err(_) => Poll::Ready(false),
+    })
+    .await
 }
 
 /// Serves HTTP/1 on a connection until it ends. `listener` gives the present settings of where it came in.

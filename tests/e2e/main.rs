@@ -22,6 +22,7 @@ mod proxying;
 mod reload;
 mod rings;
 mod routing;
+mod tcp;
 mod tunnels;
 mod upgrade;
 mod workers;

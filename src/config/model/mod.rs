@@ -7,7 +7,7 @@ mod server;
 mod service;
 mod tunnel;
 
-pub use listener::{Limits, Listener, PathPolicy};
+pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
