@@ -51,7 +51,7 @@ fn vector16(of: &[u8]) -> Vec<u8> {
 }
 
 /// A ClientHello for this name, with GREASE around it, in records of at most so many bytes.
-fn hello(name: Option<&str>, most: usize) -> Vec<u8> {
+pub fn hello(name: Option<&str>, most: usize) -> Vec<u8> {
     let mut extensions = [&[0x1a, 0x1a][..], &vector16(b"")].concat();
     if let Some(name) = name {
         let entry = [&[0][..], &vector16(name.as_bytes())].concat();
