@@ -146,6 +146,7 @@ impl<C: Connect> Proxy<'_, C> {
             let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
             return changed.map_or_else(Attempt::Failed, |()| Attempt::Done);
         }
+        upstream.uses += 1;
         match relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await {
             Ok(()) => {
                 visit.learn(x.response_bytes);

@@ -11,10 +11,9 @@ use crate::http::downstream::{RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
 use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
-use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::splice::{Stopped, carry};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
-use crate::proto::h1::client::{ClientConnection, Receiver, Sender, Soon};
+use crate::proto::upstream::{RequestSink, ResponseSource, Soon, Upstream};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
 use crate::sys::pipe::Pipe;
@@ -49,22 +48,21 @@ impl Terms<'_> {
     }
 }
 
-/// Sends the request head in `out`, then carries both bodies. The response leaves through `sink`; `on_head` sees its
-/// head before it does.
+/// Sends the request head in `out`, as [`RequestSink`] has it, then carries both bodies. The response leaves through
+/// `sink`; `on_head` sees its head before it does.
 ///
 /// # Errors
 /// Why the exchange failed. `sink.head_sent()` tells whether the client has seen any of it.
-pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
+pub async fn exchange<B: RequestBody, S: ResponseSink, U: Upstream>(
     body: &mut B,
     sink: &mut S,
-    upstream: &mut ClientConnection<I>,
+    upstream: &mut U,
     x: &mut Exchange,
     out: Buf,
     terms: &Terms<'_>,
     on_head: &mut dyn FnMut(&mut Exchange),
 ) -> Result<(), Failure> {
-    upstream.uses += 1;
-    let ClientConnection { sender, receiver, .. } = upstream;
+    let (sender, receiver) = upstream.split();
     if body.is_done() {
         return without_body(sink, sender, receiver, x, out, terms, on_head).await;
     }
@@ -77,8 +75,7 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
         Some(first) => {
             sent = first.data.len() as u64;
             check_size(sent, terms)?;
-            let coded = if chunked { crate::proto::h1::serialise::chunk(first) } else { first.data };
-            Buf::join(out, coded)
+            sender.join(out, first, chunked)
         }
         None => (out, None),
     };
@@ -102,10 +99,10 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, I: Io>(
 
 /// Sends a request that is whole in `out` and waits for the response at the same time. The end of the sending is looked
 /// at when the response is there, and not waited for before, which saves a turn of the event loop.
-async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
+async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
     sink: &mut S,
-    sender: &mut Sender<W>,
-    receiver: &mut Receiver<R>,
+    sender: &mut W,
+    receiver: &mut R,
     x: &mut Exchange,
     out: Buf,
     terms: &Terms<'_>,
@@ -152,8 +149,8 @@ async fn without_body<S: ResponseSink, R: ReadHalf, W: WriteHalf>(
 
 /// Sends the head and what of the body came with it. Returns whether the endpoint takes more: one that has closed may
 /// have answered before, and its answer is still there to be read.
-async fn begin<W: WriteHalf>(
-    sender: &mut Sender<W>,
+async fn begin<W: RequestSink>(
+    sender: &mut W,
     out: Buf,
     rest: Option<Buf>,
     terms: &Terms<'_>,
@@ -188,10 +185,10 @@ struct Upload<'a> {
 impl Upload<'_> {
     /// Carries the request body up. When the response is complete before it, or the endpoint takes no more, the rest is
     /// only drained, within bounds, so that the client's connection stays usable.
-    async fn run<B: RequestBody, W: WriteHalf>(
+    async fn run<B: RequestBody, W: RequestSink>(
         &self,
         body: &mut B,
-        sender: &mut Sender<W>,
+        sender: &mut W,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
         let mut taken = self.taken;
@@ -237,10 +234,10 @@ impl Upload<'_> {
     }
 
     /// Passes the rest of a long body on inside the kernel, where it can be. Returns whether the endpoint takes more.
-    async fn pass_up<B: RequestBody, W: WriteHalf>(
+    async fn pass_up<B: RequestBody, W: RequestSink>(
         &self,
         body: &mut B,
-        sender: &mut Sender<W>,
+        sender: &mut W,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
         let moved = Cell::new(0);
@@ -263,11 +260,11 @@ impl Upload<'_> {
 }
 
 #[allow(clippy::too_many_arguments, reason = "the two directions' halves, lent for the time of one exchange")]
-async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
+async fn both<B: RequestBody, S: ResponseSink, R: ResponseSource, W: RequestSink>(
     body: &mut B,
     sink: &mut S,
-    sender: &mut Sender<W>,
-    receiver: &mut Receiver<R>,
+    sender: &mut W,
+    receiver: &mut R,
     x: &mut Exchange,
     on_head: &mut dyn FnMut(&mut Exchange),
     upload: Upload<'_>,
@@ -320,8 +317,8 @@ async fn both<B: RequestBody, S: ResponseSink, R: ReadHalf, W: WriteHalf>(
 }
 
 /// Receives the response and sends it on.
-async fn respond<S: ResponseSink, R: ReadHalf>(
-    receiver: &mut Receiver<R>,
+async fn respond<S: ResponseSink, R: ResponseSource>(
+    receiver: &mut R,
     sink: &mut S,
     x: &mut Exchange,
     upload: &Upload<'_>,
@@ -336,8 +333,8 @@ async fn respond<S: ResponseSink, R: ReadHalf>(
 }
 
 /// Sends the response on whose head was received.
-pub(super) async fn deliver<S: ResponseSink, R: ReadHalf>(
-    receiver: &mut Receiver<R>,
+pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
+    receiver: &mut R,
     sink: &mut S,
     x: &mut Exchange,
     asked: Now,
@@ -364,8 +361,8 @@ pub(super) async fn deliver<S: ResponseSink, R: ReadHalf>(
 }
 
 /// Passes the rest of a long response on inside the kernel, where it can be. Returns whether that was all of it.
-async fn pass_down<S: ResponseSink, R: ReadHalf>(
-    receiver: &mut Receiver<R>,
+async fn pass_down<S: ResponseSink, R: ResponseSource>(
+    receiver: &mut R,
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,
@@ -387,8 +384,8 @@ async fn pass_down<S: ResponseSink, R: ReadHalf>(
 }
 
 /// Passes interim responses on, within their bound, until the final head is there (F35). So many have been already.
-async fn final_head<S: ResponseSink, R: ReadHalf>(
-    receiver: &mut Receiver<R>,
+async fn final_head<S: ResponseSink, R: ResponseSource>(
+    receiver: &mut R,
     sink: &mut S,
     x: &mut Exchange,
     terms: &Terms<'_>,

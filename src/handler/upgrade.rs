@@ -14,6 +14,7 @@ use crate::net::io::Io;
 use crate::proto::h1::client::ClientConnection;
 use crate::proto::h1::serialise;
 use crate::proto::h1::upgrade::may_pass;
+use crate::proto::upstream::{RequestSink, ResponseSource};
 use crate::snapshot::{ConnectionPlace, Listener, TunnelRules};
 use crate::sys::buf::Buf;
 use crate::upstream::service::{Load, Visit};

@@ -64,9 +64,12 @@ impl<I: Io> Plan<I> {
     }
 
     /// Fits living state to this plan's configuration.
-    pub fn commit(&self, slots: &mut Slots) {
+    pub fn commit(&self, slots: &mut Slots, now: Now) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
         self.services.iter().for_each(Service::commit);
+        for spec in self.snapshot.services.iter().filter(|spec| spec.is_whole()) {
+            spec.state.set_endpoints(spec.endpoints.iter().map(|endpoint| &*endpoint.authority), now);
+        }
     }
 
     /// Closes upstream connections that have been idle for at least `ms`.

@@ -25,6 +25,7 @@ use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::upstream::balance::{Balancer, View, hash_key};
+use crate::upstream::state::ServiceState;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -196,6 +197,8 @@ pub struct Service {
     pub label: String,
     /// Its endpoints; may be none.
     pub endpoints: Vec<Endpoint>,
+    /// What all workers know of its endpoints; the same over reloads, and for all variants of a service.
+    pub state: Arc<ServiceState>,
     /// Chooses one.
     pub balancer: Balancer,
     /// What a hash is made from, for the algorithms that hash.
@@ -209,6 +212,13 @@ pub struct Service {
     pub proxy_protocol: Option<Version>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
+}
+
+impl Service {
+    /// Whether it is the service itself, and no variant of it that may have fewer endpoints.
+    pub fn is_whole(&self) -> bool {
+        self.name == self.label
+    }
 }
 
 /// A limit on the requests of a service in the whole node (F13).
@@ -268,6 +278,25 @@ pub struct Endpoint {
     pub address: Option<SocketAddr>,
     /// Share of the load, at least 1.
     pub weight: u32,
+    /// Its tier: requests go to the lowest that is well (R141).
+    pub priority: u32,
+    /// Where it stands; empty when that is not said.
+    pub zone: String,
+    /// What it says of itself, for routes that ask for some endpoints only.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            authority: String::new(),
+            address: None,
+            weight: 1,
+            priority: 0,
+            zone: String::new(),
+            metadata: Vec::new(),
+        }
+    }
 }
 
 impl Endpoint {

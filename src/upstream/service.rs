@@ -351,15 +351,18 @@ mod tests {
     use crate::snapshot::{HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
     use crate::upstream::balance::Balancer;
+    use crate::upstream::state::ServiceState;
 
     fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
         let address = "10.0.0.1:80";
-        let endpoint = snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), weight: 1 };
+        let endpoint =
+            snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), ..Default::default() };
         snapshot::Service {
             name: "up".into(),
             label: "up".into(),
             balancer: Balancer::new(Algorithm::RoundRobin, &[endpoint.view()]),
             endpoints: vec![endpoint],
+            state: ServiceState::new([address]),
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
             rules: ServiceRules::default(),

@@ -13,6 +13,7 @@ use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, Ser
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
+use crate::upstream::state::ServiceState;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -99,7 +100,7 @@ impl<'a> Services<'a> {
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
         }
-        let endpoint = self.endpoint(&url.endpoint, 1, url.span, diagnostics);
+        let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
         let (host, rules) = (HostRule::Preserve, ServiceRules::default());
         let common = Common { label: &authority, host, rules, terms: None, proxy_protocol: None };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
@@ -108,17 +109,24 @@ impl<'a> Services<'a> {
 
     fn endpoints(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Endpoint> {
         let all = written.endpoints.iter();
-        all.map(|e| self.endpoint(&e.address, e.weight.get() as u32, e.address.span, diagnostics)).collect()
+        let one = |e: &Spanned<model::EndpointConfig>| Endpoint {
+            weight: e.weight.get() as u32,
+            priority: e.priority.get() as u32,
+            zone: e.zone.clone().unwrap_or_default(),
+            metadata: e.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect(),
+            ..self.endpoint(&e.address, e.address.span, diagnostics)
+        };
+        all.map(one).collect()
     }
 
-    fn endpoint(&self, place: &Place, weight: u32, span: Span, diagnostics: &mut Diagnostics) -> Endpoint {
+    fn endpoint(&self, place: &Place, span: Span, diagnostics: &mut Diagnostics) -> Endpoint {
         let authority = place.show();
         let address = place.socket_addr().or_else(|| (self.resolve)(&place.host, place.port));
         if address.is_none() {
             let message = format!("`{}` does not resolve now; the endpoint is left out", place.host);
             diagnostics.report(codes::UNRESOLVED, span, message);
         }
-        Endpoint { authority, address, weight }
+        Endpoint { authority, address, ..Endpoint::default() }
     }
 
     fn add(
@@ -131,8 +139,10 @@ impl<'a> Services<'a> {
         let id = self.compiled.len() as u32;
         self.ids.insert(identity.to_owned(), id);
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
+        let state = self.state(common.label, &endpoints);
         self.compiled.push(Service {
             name: identity.to_owned(),
+            state,
             label: common.label.to_owned(),
             balancer: build_balancer(balancer.algorithm, &endpoints),
             endpoints,
@@ -143,6 +153,16 @@ impl<'a> Services<'a> {
             limits,
         });
         id
+    }
+
+    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before. Which
+    /// endpoints there are is made known when the snapshot is taken into service.
+    fn state(&self, label: &str, endpoints: &[Endpoint]) -> Arc<ServiceState> {
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let known = self.compiled.iter().chain(before).find(|service| service.label == label);
+        known
+            .map(|service| service.state.clone())
+            .unwrap_or_else(|| ServiceState::new(endpoints.iter().map(|endpoint| &*endpoint.authority)))
     }
 
     /// Variants of a service share its limit, and so does the service of the snapshot before.

@@ -3,7 +3,7 @@
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
-use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Name, ScalarType};
+use crate::schema::types::{ByteSize, Duration, Endpoint, Fault, Int, KeySource, Map, Name, ScalarType};
 use crate::schema::{Cx, Node, Spanned, TypeDoc, codes};
 use crate::{config_enum, config_scalar, config_struct};
 
@@ -44,6 +44,13 @@ config_struct! {
         address: Spanned<Endpoint>,
         /// Its share, for the algorithms that know weights (R98).
         weight: Int<1, 65535> = "1",
+        /// Its tier. Requests go to the lowest number that is well; the next one helps out when more than a part of it
+        /// fails, and takes over when all of it does (R141).
+        priority: Int<0, 15> = "0",
+        /// Where it stands, as `eu-1a`: endpoints in the gateway's own zone are preferred where `server.zone` names that.
+        zone: Option<String>,
+        /// What it says of itself, as `{version: v2}`: a route can ask for some endpoints only.
+        metadata: Map<String, String> = "{}",
     }
 }
 

@@ -16,6 +16,7 @@ use crate::net::duplex::Duplex;
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
+use crate::proto::upstream::{Interrupter, RequestSink, ResponseSource, Soon, Upstream};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 
@@ -70,19 +71,31 @@ impl<I: Io> ClientConnection<I> {
     }
 }
 
+impl<I: Io> Upstream for ClientConnection<I> {
+    type Request = Sender<I::Write>;
+    type Response = Receiver<I::Read>;
+
+    #[inline]
+    fn split(&mut self) -> (&mut Sender<I::Write>, &mut Receiver<I::Read>) {
+        (&mut self.sender, &mut self.receiver)
+    }
+}
+
 /// Sends requests.
 pub struct Sender<W> {
     write: W,
     deadline: Rc<Deadline>,
 }
 
-impl<W: WriteHalf> Sender<W> {
-    /// Sends the whole window within `timeout_ms`. Returns the emptied buffer.
-    ///
-    /// # Errors
-    /// [`Reason::UpstreamTimeout`] or [`Reason::UpstreamReset`].
+impl<W: WriteHalf> RequestSink for Sender<W> {
     #[inline]
-    pub async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
+    fn join(&mut self, head: Buf, first: Chunk, chunked: bool) -> (Buf, Option<Buf>) {
+        let coded = if chunked { serialise::chunk(first) } else { first.data };
+        Buf::join(head, coded)
+    }
+
+    #[inline]
+    async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
         self.deadline.arm_in(timeout_ms, OnExpiry::ShutBoth);
         let sent = send_all(&mut self.write, buf).await;
         self.deadline.disarm();
@@ -93,11 +106,7 @@ impl<W: WriteHalf> Sender<W> {
         }
     }
 
-    /// Sends a piece of the request body, chunked or as it is.
-    ///
-    /// # Errors
-    /// As [`Self::send`].
-    pub async fn send_body(&mut self, chunk: Chunk, chunked: bool, timeout_ms: u64) -> Result<Buf, Failure> {
+    async fn send_body(&mut self, chunk: Chunk, chunked: bool, timeout_ms: u64) -> Result<Buf, Failure> {
         let coded = if chunked { serialise::chunk(chunk) } else { chunk.data };
         if coded.is_empty() {
             return Ok(coded);
@@ -105,38 +114,15 @@ impl<W: WriteHalf> Sender<W> {
         self.send(coded, timeout_ms).await
     }
 
-    /// Where the request body's bytes can be put as they are.
-    pub fn raw(&self, timeout_ms: u64) -> Option<End<'_>> {
+    fn raw(&self, timeout_ms: u64) -> Option<End<'_>> {
         let stream = self.write.socket()?;
         let (deadline, on_expiry) = (&*self.deadline, OnExpiry::ShutBoth);
         Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER, pace: None })
     }
 
-    /// A handle that ends whatever waits on the connection.
-    pub fn interrupter(&self) -> Interrupter {
-        Interrupter(self.deadline.clone())
+    fn interrupter(&self) -> Interrupter {
+        Interrupter::new(self.deadline.clone())
     }
-}
-
-/// Ends whatever waits on a connection.
-pub struct Interrupter(Rc<Deadline>);
-
-impl Interrupter {
-    /// Shuts the connection down if `condition` holds; it is never reused then.
-    pub fn shutdown_if(&self, condition: bool) {
-        if condition {
-            self.0.expire();
-        }
-    }
-}
-
-/// How [`Receiver::recv_head_soon`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Soon {
-    /// The head is there.
-    Received,
-    /// Nothing has come yet.
-    Late,
 }
 
 /// Receives responses.
@@ -152,12 +138,8 @@ pub struct Receiver<R> {
     sending: Rc<Deadline>,
 }
 
-impl<R: ReadHalf> Receiver<R> {
-    /// Reads a response head into `head`; interim responses come as they are. Waits until `due`.
-    ///
-    /// # Errors
-    /// The reason why there is no valid head.
-    pub async fn recv_head(
+impl<R: ReadHalf> ResponseSource for Receiver<R> {
+    async fn recv_head(
         &mut self,
         head: &mut ResponseHead,
         method: Method,
@@ -169,13 +151,8 @@ impl<R: ReadHalf> Receiver<R> {
         self.read_head(head, method, limits, buf).await
     }
 
-    /// As [`Self::recv_head`], but comes back early from the wait for its first byte, once, after [`SEND_CHECK_MS`], so
-    /// that the caller can look after the request's sending. `recv_head` goes on from there. `room` is how much the
-    /// first read may bring, in bytes.
-    ///
-    /// # Errors
-    /// As [`Self::recv_head`].
-    pub async fn recv_head_soon(
+    /// Comes back early after [`SEND_CHECK_MS`].
+    async fn recv_head_soon(
         &mut self,
         head: &mut ResponseHead,
         method: Method,
@@ -197,6 +174,52 @@ impl<R: ReadHalf> Receiver<R> {
         self.read_head(head, method, limits, buf).await.map(|()| Soon::Received)
     }
 
+    #[inline]
+    fn first_body(&mut self) -> Result<Chunk, Failure> {
+        match self.body.ready() {
+            Ok(chunk) => Ok(chunk.unwrap_or_default()),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        match self.body.next(&mut self.read).await {
+            Ok(chunk) if chunk.end && self.until_close && self.deadline.fired() => Err(Reason::UpstreamTimeout.into()),
+            Ok(chunk) if chunk.end && self.until_close && self.sending.fired() => Err(Reason::UpstreamTruncated.into()),
+            Ok(chunk) => {
+                self.deadline.disarm();
+                Ok(chunk)
+            }
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    fn waiting(&self) -> Deadline {
+        self.deadline.clone()
+    }
+
+    fn raw(&self, timeout_ms: u64, due: Now) -> Option<(End<'_>, u64)> {
+        let left = self.body.raw_left()?;
+        let stream = self.read.socket()?;
+        let (deadline, on_expiry) = (&self.deadline, OnExpiry::ShutBoth);
+        Some((End { stream, deadline, on_expiry, timeout_ms, due, pace: None }, left))
+    }
+
+    fn raw_taken(&mut self, bytes: u64) {
+        self.body.raw_taken(bytes);
+    }
+
+    fn raw_failed(&self) -> Failure {
+        self.failure(&BodyError::Truncated)
+    }
+
+    fn spoil(&mut self) {
+        self.keeps = false;
+    }
+}
+
+impl<R: ReadHalf> Receiver<R> {
     /// Empties the head. Returns the bytes that an interim response brought along.
     fn begin_head(&mut self, head: &mut ResponseHead) -> Buf {
         head.clear();
@@ -249,63 +272,6 @@ impl<R: ReadHalf> Receiver<R> {
         self.body = BodyReader::new(head.body, rest);
         self.body.set_filled(filled);
         Ok(())
-    }
-
-    /// The piece of the body that came along with the head, without waiting.
-    ///
-    /// # Errors
-    /// [`Reason::UpstreamInvalid`].
-    #[inline]
-    pub fn first_body(&mut self) -> Result<Chunk, Failure> {
-        match self.body.ready() {
-            Ok(chunk) => Ok(chunk.unwrap_or_default()),
-            Err(error) => Err(self.failure(&error)),
-        }
-    }
-
-    /// The next piece of the body. Waits until `due`.
-    ///
-    /// # Errors
-    /// [`Reason::UpstreamTruncated`] or [`Reason::UpstreamTimeout`]: the response cannot be completed.
-    pub async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
-        self.deadline.arm(due, OnExpiry::ShutBoth);
-        match self.body.next(&mut self.read).await {
-            Ok(chunk) if chunk.end && self.until_close && self.deadline.fired() => Err(Reason::UpstreamTimeout.into()),
-            Ok(chunk) if chunk.end && self.until_close && self.sending.fired() => Err(Reason::UpstreamTruncated.into()),
-            Ok(chunk) => {
-                self.deadline.disarm();
-                Ok(chunk)
-            }
-            Err(error) => Err(self.failure(&error)),
-        }
-    }
-
-    /// A handle to put the deadline of a wait off that is under way.
-    pub fn waiting(&self) -> Deadline {
-        self.deadline.clone()
-    }
-
-    /// Where the body's bytes can be taken as they stand, and how many are left; none of them has been read.
-    pub fn raw(&self, timeout_ms: u64, due: Now) -> Option<(End<'_>, u64)> {
-        let left = self.body.raw_left()?;
-        let stream = self.read.socket()?;
-        let (deadline, on_expiry) = (&self.deadline, OnExpiry::ShutBoth);
-        Some((End { stream, deadline, on_expiry, timeout_ms, due, pace: None }, left))
-    }
-
-    /// So many of those bytes were taken.
-    pub fn raw_taken(&mut self, bytes: u64) {
-        self.body.raw_taken(bytes);
-    }
-
-    /// What it means that taking them stopped.
-    pub fn raw_failed(&self) -> Failure {
-        self.failure(&BodyError::Truncated)
-    }
-
-    /// The connection is not to be used again, although the response was complete.
-    pub fn spoil(&mut self) {
-        self.keeps = false;
     }
 
     fn failure(&self, error: &BodyError) -> Failure {
