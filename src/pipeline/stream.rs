@@ -23,6 +23,7 @@ use crate::net::io::{Connect, Interrupt, Io, ReadHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Waits};
 use crate::proto::client_hello::{self, Malformed, OPENING_BYTES_MAX, Opening};
 use crate::proto::h1::server::receive_proxy_header;
+use crate::proto::upstream::RequestSink;
 use crate::snapshot::{self, Listener};
 use crate::sys::buf::Buf;
 use crate::telemetry::access_log::Names;
