@@ -79,6 +79,12 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// TLS handshakes that a worker has under way at once; further connections are closed (F86).
 pub const HANDSHAKES_MAX: usize = 4096;
+/// Certificates of one listener.
+pub const CERTIFICATES_MAX: usize = 10_000;
+/// A file with certificates, a key, an OCSP response or a revocation list.
+pub const TLS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Days that a certificate should be good for yet; `check` and the start warn of fewer (F87).
+pub const CERTIFICATE_DAYS_MIN: i64 = 21;
 /// TLS records without application data in a row: empty ones, key updates, warnings.
 pub const IDLE_RECORDS_MAX: u32 = 32;
 /// Bytes of a handshake message that comes in pieces after the handshake: a session ticket.
@@ -236,6 +242,45 @@ pub const STOOD_STILL_MS: u64 = 1_000;
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).
 pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
+/// HTTP/2: streams that one client may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+pub const H2_STREAMS_MAX: usize = 100;
+/// HTTP/2: body bytes of one stream that may be on their way to the gateway (SETTINGS_INITIAL_WINDOW_SIZE).
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// HTTP/2: the same for all streams of a connection together.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2: largest frame that is taken (SETTINGS_MAX_FRAME_SIZE), the smallest that may be asked for.
+pub const H2_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// HTTP/2: table of either side for compressing fields (SETTINGS_HEADER_TABLE_SIZE).
+pub const H2_TABLE_BYTES_MAX: usize = 4 * 1024;
+/// HTTP/2: CONTINUATION frames of one block of fields; more end the connection (F42).
+pub const H2_CONTINUATIONS_MAX: u32 = 8;
+/// HTTP/2: the time over which the floods of a peer are counted, in milliseconds.
+pub const H2_FLOOD_MS: u64 = 10_000;
+/// HTTP/2: streams that a peer may reset in [`H2_FLOOD_MS`] (F41).
+pub const H2_RESETS_MAX: u32 = 200;
+/// HTTP/2: streams that a peer may make the gateway reset in [`H2_FLOOD_MS`] (F43).
+pub const H2_RESETS_MADE_MAX: u32 = 100;
+/// HTTP/2: SETTINGS, PING, PRIORITY, WINDOW_UPDATE and unknown frames that a peer may send in [`H2_FLOOD_MS`], beyond
+/// those that its streams and the data sent to it account for (F45).
+pub const H2_CONTROLS_MAX: u32 = 200;
+/// HTTP/2: such frames that each DATA frame sent to the peer accounts for: an update of two windows and a measuring
+/// ping for each half of it (Envoy's 10).
+pub const H2_CONTROLS_PER_DATA: u32 = 10;
+/// HTTP/2: such frames that each stream accounts for.
+pub const H2_CONTROLS_PER_STREAM: u32 = 4;
+/// HTTP/2: such frames that may be saved up.
+pub const H2_CONTROLS_SAVED_MAX: u32 = 2_000;
+/// HTTP/2: DATA frames without payload and end that a peer may send in [`H2_FLOOD_MS`] (F45).
+pub const H2_EMPTY_DATA_MAX: u32 = 100;
+/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45).
+pub const H2_TINY_DATA_BYTES: u32 = 256;
+/// HTTP/2: how much may be counted so at once: a hundred frames of one byte that nobody has taken.
+pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
+/// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
+pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
+pub const H2_RESET_MEMORY: usize = 128;
+
 /// Recycled exchanges (per-request state) that a worker keeps.
 pub const EXCHANGES_FREE_MAX: usize = 256;
 

@@ -34,6 +34,8 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         tunnels: Default::default(),
         per_client: None,
         stream: None,
+        tls: None,
+        https_redirect: None,
     }
 }
 

@@ -91,6 +91,7 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
             }
         }
         check_trust(listener, cx);
+        check_tls(listener, cx);
     }
 }
 
@@ -121,6 +122,10 @@ fn check_protocol(listener: &Spanned<Listener>, services: &mut Services, cx: &mu
         }
         return;
     }
+    if let (Some(tls), Some((name, _))) = (&listener.tls, listener.sni.iter().next()) {
+        cx.report(codes::CONTRADICTION, name.span, "`sni` passes TLS through, and `tls` ends it")
+            .hint(format!("keep one of them; `tls` stands in line {}", tls.span.line));
+    }
     for name in listener.service.iter().chain(listener.sni.iter().map(|(_, service)| service)) {
         services.refer(name, cx);
     }
@@ -136,6 +141,18 @@ fn check_protocol(listener: &Spanned<Listener>, services: &mut Services, cx: &mu
     for (key, _) in http_only.into_iter().filter(|(_, given)| *given) {
         let message = format!("`{key}` has no effect where connections are passed on as they are");
         cx.report(codes::NO_EFFECT, place, message).hint("take it out");
+    }
+}
+
+fn check_tls(listener: &Listener, cx: &mut Cx) {
+    let Some(tls) = &listener.tls else { return };
+    if tls.plain_too && listener.proxy_protocol.is_some() {
+        cx.report(codes::CONTRADICTION, tls.span, "`plain_too` looks at the first byte, which is the PROXY header's")
+            .hint("take one of `plain_too` and `proxy_protocol` out, or write two listeners");
+    }
+    if listener.https_redirect.is_some() && !tls.plain_too {
+        cx.report(codes::NO_EFFECT, tls.span, "`https_redirect` has no effect where every connection has TLS")
+            .hint("write it on the listener without TLS, or add `plain_too: true`");
     }
 }
 

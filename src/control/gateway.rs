@@ -21,13 +21,14 @@ use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Listener, Snapshot};
 use crate::sys::thread;
 use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
-use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
+use crate::telemetry::metrics::exposition::{CertificateFacts, ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
+use crate::tls::Known;
 use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
 
@@ -214,6 +215,21 @@ impl Gateway {
     }
 }
 
+/// The certificates that serve, and how long they are good for (F87).
+fn certificate_facts(snapshot: &Snapshot) -> Vec<CertificateFacts> {
+    let now_s = time::unix_seconds() as i64;
+    let of = |listener: &Listener| {
+        let known = listener.tls.as_ref().map_or(&[][..], |tls| &tls.known);
+        let fact = |known: &Known| CertificateFacts {
+            listener: listener.name.clone(),
+            label: known.label.clone(),
+            days_left: (known.not_after_s - now_s) as f64 / 86_400.0,
+        };
+        known.iter().map(fact).collect::<Vec<_>>()
+    };
+    snapshot.listeners.iter().flat_map(of).collect()
+}
+
 /// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves.
 pub type Compiled = Result<(Ready, Value), Box<Diagnostics>>;
 
@@ -394,6 +410,7 @@ impl AdminBackend for Gateway {
                 limits: limits::facts(&snapshot),
                 workers: self.fleet.fates(),
                 memory: memory_facts(&self.memory),
+                certificates: certificate_facts(&snapshot),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));

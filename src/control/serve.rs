@@ -143,7 +143,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
-    let watched = options.source.path().filter(|_| ready.loaded.config.reload.watch);
+    let watched = options.source.watched(&ready.loaded.config);
     Ok(Running {
         gateway,
         wishes,
@@ -153,7 +153,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         notifier,
         signals,
         server,
-        watch: watched.map(|path| FileWatch::new(vec![path])),
+        watch: watched.map(FileWatch::new),
         pid_file: options.pid_file,
         from_manager: inherited.from_manager,
         reload: Reload::default(),

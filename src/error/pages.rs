@@ -64,6 +64,16 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_grpc_web",
+        causes: &[
+            "A body of `application/grpc-web-text` that is no base64: a client that means `application/grpc-web`.",
+            "A body that was cut within a group of four characters.",
+        ],
+        remedies: &["Send binary messages as `application/grpc-web`.", LOOK_AT_CLIENT],
+        keys: &[(ROUTE, "grpc_web")],
+        metrics: &[],
+    },
+    Page {
         word: "bad_host",
         causes: &[
             "No Host in HTTP/1.1.",
@@ -93,6 +103,20 @@ pub const PAGES: &[Page] = &[
         causes: &["`Connection` names a field that the gateway relies on, such as Authorization or Host: an attack."],
         remedies: &[LOOK_AT_CLIENT],
         keys: &[],
+        metrics: &[],
+    },
+    Page {
+        word: "misdirected",
+        causes: &[
+            "A client uses a connection that it opened for one name to ask for another, whose rules for client \
+             certificates are different.",
+            "A reload changed these rules, and the connection was accepted under the old ones.",
+        ],
+        remedies: &[
+            "Nothing: browsers and good clients repeat the request on a new connection.",
+            "Where a client does not, give the two names addresses, or listeners, of their own.",
+        ],
+        keys: &[("listeners[].tls", "client_auth"), ("listeners[].tls", "hosts")],
         metrics: &[],
     },
     Page {

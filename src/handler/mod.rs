@@ -1,6 +1,7 @@
 //! Who answers a request. A handler produces the response; a policy only looks, changes or stops.
 
 pub mod forward;
+pub mod grpc_web;
 pub mod proxy;
 pub mod relay;
 pub mod tunnel;

@@ -70,6 +70,9 @@ impl<C: Connect> Proxy<'_, C> {
             };
             x.endpoint = Some(at);
             x.attempts += 1;
+            if let Some(call) = &mut x.grpc {
+                call.begin(self.timers.known_now());
+            }
             let failure = match self.attempt(down, x, &visit, stale, on_head).await {
                 Attempt::Done => {
                     x.failure = None;

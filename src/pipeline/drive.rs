@@ -11,12 +11,14 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, wait};
+use super::{readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
+use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{Exchange, Reply, RequestId};
+use crate::http::grpc::{Call, Dress};
 use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
@@ -40,7 +42,14 @@ pub async fn drive<D: Downstream, C: Connect>(
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    request.x.grpc = Call::take(&mut request.x.request, request.x.started);
+    if secure::is_to_move(listener, &request.x) {
+        Box::pin(move_to_https(down, env, &plan, listener, request)).await;
+        return None;
+    }
+    let admitted = secure::enter(listener, &mut request.x);
+    let decided = |()| decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -59,6 +68,19 @@ pub async fn drive<D: Downstream, C: Connect>(
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
     Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+}
+
+async fn move_to_https<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
 }
 
 /// Answers a request whose head was refused, and counts it.
@@ -214,7 +236,7 @@ async fn serve<D: Downstream, C: Connect>(
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     let mut flow = live.chain.on_request(progress, x, x.started);
     if let Flow::Wait(pending) = flow {
-        let due = x.started.plus_ms(route.timeout_ms);
+        let due = due(x, route);
         flow = Box::pin(wait::policies(down, env, &live.chain, progress, x, pending, due)).await?;
     }
     if let Flow::Reply(reply) = flow {
@@ -269,6 +291,12 @@ pub fn check_body(x: &Exchange, route: &snapshot::Route, listener: &Listener) ->
     }
 }
 
+/// When the whole request must be over: by the route's time, or by that of a gRPC call, whichever is first.
+fn due(x: &Exchange, route: &snapshot::Route) -> Now {
+    let due = x.started.plus_ms(route.timeout_ms);
+    x.grpc.map_or(due, |call| due.min(call.due))
+}
+
 #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
 async fn proxy<D: Downstream, C: Connect>(
     down: &mut D,
@@ -287,7 +315,7 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
-    let due = x.started.plus_ms(route.timeout_ms);
+    let due = due(x, route);
     if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
         Box::pin(wait::service(down, env, x, ticket, due)).await?;
     }
@@ -303,7 +331,16 @@ async fn proxy<D: Downstream, C: Connect>(
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await?;
+    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    if route.grpc_web
+        && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
+        && let Some(mut web) = Web::undress(down, x)
+    {
+        // Boxed, and a copy of the loop of its own: plain requests carry nothing of it.
+        Box::pin(proxy.answer(&mut web, x, on_head)).await?;
+        return Ok(None);
+    }
+    proxy.answer(down, x, on_head).await?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
 }
 
@@ -407,6 +444,10 @@ fn settle<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
     };
     metrics.finished(stats, service, x, now);
     count_own(&metrics.own, x);
+    drop(metrics);
+    if let Some(call) = &x.grpc {
+        env.metrics.borrow_mut().called(call, x);
+    }
 }
 
 /// What a finished request adds to the worker's own counters.

@@ -6,5 +6,6 @@ pub mod plan;
 mod readings;
 pub mod reply;
 pub mod stream;
+mod secure;
 pub mod tunnel;
 mod wait;

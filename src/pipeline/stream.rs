@@ -85,7 +85,8 @@ async fn open<I: Io, C: Connect>(
     if env.strain.get() == Strain::Refuse {
         return Err(Reason::MemoryShort.into());
     }
-    if let Some(trusted) = &listener.rules.proxy_protocol {
+    // Before a handshake it has been read already.
+    if let Some(trusted) = listener.rules.proxy_protocol.as_ref().filter(|_| x.secure.is_none()) {
         client.deadline.set_waits(Some(Waits::First));
         let received =
             receive_proxy_header(&mut client.read, &client.deadline, env.timers.now(), trusted, x.peer).await;

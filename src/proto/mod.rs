@@ -2,5 +2,6 @@
 
 pub mod client_hello;
 pub mod h1;
+pub mod h2;
 pub mod proxy_protocol;
 pub mod upstream;

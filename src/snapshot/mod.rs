@@ -24,6 +24,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::tls::ServerTls;
 use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::state::ServiceState;
 
@@ -66,6 +67,10 @@ pub struct Listener {
     pub per_client: Option<ClientBound>,
     /// Where its connections lead, if they are passed on as they are; None where they bring requests.
     pub stream: Option<Arc<StreamRules>>,
+    /// Certificates and rules of TLS; None for connections without it.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Requests without TLS are sent to https at this port.
+    pub https_redirect: Option<u16>,
 }
 
 /// What happens to the requests that it takes.
@@ -88,6 +93,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Translate gRPC-Web for its endpoints.
+    pub grpc_web: bool,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
 }

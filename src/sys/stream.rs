@@ -204,6 +204,21 @@ impl SharedStream {
         (done == 0).then(|| u64::try_from(bytes).unwrap_or(0))
     }
 
+    /// The next byte, which stays to be read.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn peek(&self) -> io::Result<u8> {
+        let mut byte = 0_u8;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: the descriptor is open as long as `self`; at most one byte is written, to one that lives here.
+        match unsafe { libc::recv(self.as_raw_fd(), (&raw mut byte).cast(), 1, flags) } {
+            1 => Ok(byte),
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Whether an idle connection is still open and silent. One with unasked bytes, or closed, is not.
     pub fn is_quiet(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];

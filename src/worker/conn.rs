@@ -12,8 +12,10 @@ use std::task::Poll;
 use super::accept::Socket;
 use super::placement::Seat;
 use super::run::Shared;
+use super::secure;
 use crate::error::Reason;
 use crate::http::exchange::{Exchange, Scheme, ShortText};
+use crate::http::secure::Secure;
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
 use crate::pipeline::env::{Env, Request, Strain};
@@ -25,33 +27,37 @@ use crate::snapshot::{Listener, Places};
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
     let _open = shared.open();
-    let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
+    let origin =
+        ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text, secure: None };
     let listener = socket.listener();
-    let survived = match &listener.stream {
-        None => {
-            drop(listener);
-            guarded(serve_http1(&shared.env, io, origin, || socket.listener())).await
-        }
-        Some(_) => {
-            let mut x = Box::<Exchange>::default();
-            origin.enter(&mut x);
-            // Boxed, so that a connection with requests has no room for it.
-            Box::pin(guarded(stream::serve(&shared.env, io, x, listener))).await
-        }
-    };
-    if !survived {
-        shared.env.metrics.borrow().own.panics.inc();
+    if listener.tls.is_some() {
+        return Box::pin(guard(&shared, secure::serve(&shared, &socket, io, origin))).await;
     }
+    if listener.stream.is_some() {
+        // Boxed, so that a connection with requests has no room for it.
+        return Box::pin(guard(&shared, serve_stream(&shared.env, io, &origin, listener))).await;
+    }
+    drop(listener);
+    guard(&shared, serve_http1(&shared.env, io, origin, || socket.listener())).await;
 }
 
-/// Runs a future to its end; false if it panicked.
-async fn guarded(future: impl Future<Output = ()>) -> bool {
+/// Serves a connection that is passed on as it is.
+pub async fn serve_stream<I: Io, C: Connect>(env: &Env<C>, io: I, origin: &ConnectionOrigin, listener: Rc<Listener>) {
+    let mut x = Box::<Exchange>::default();
+    origin.enter(&mut x);
+    stream::serve(env, io, x, listener).await;
+}
+
+/// Runs what serves a connection; a panic ends it and is counted.
+async fn guard(shared: &Shared, future: impl Future<Output = ()>) {
     let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(|()| true),
-        Err(_) => Poll::Ready(false),
-    })
-    .await
+    let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(())),
+    });
+    if guarded.await.is_err() {
+        shared.env.metrics.borrow().own.panics.inc();
+    }
 }
 
 /// Serves HTTP/1 on a connection until it ends. `listener` gives the present settings of where it came in.
@@ -63,7 +69,8 @@ pub async fn serve_http1<I: Io, C: Connect>(
 ) {
     let mut connection = Box::new(Connection::new(io, &env.timers, listener().rules.clone()));
     let mut origin = origin;
-    if listener().rules.proxy_protocol.is_some() {
+    // Before a handshake it has been read already.
+    if origin.secure.is_none() && listener().rules.proxy_protocol.is_some() {
         let Some(named) = identify_boxed(env, &mut connection, origin, listener()).await else {
             return Box::pin(connection.close()).await;
         };
@@ -145,7 +152,7 @@ async fn identify<I: Io, C: Connect>(
 }
 
 /// Where a connection comes from, made once for all its requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectionOrigin {
     /// Address of the TCP peer.
     pub peer: SocketAddr,
@@ -153,6 +160,8 @@ pub struct ConnectionOrigin {
     pub peer_text: ShortText,
     /// The port that it came to, as text.
     pub port_text: ShortText,
+    /// What TLS knows of it; None without TLS.
+    pub secure: Option<Rc<Secure>>,
 }
 
 impl ConnectionOrigin {
@@ -161,7 +170,10 @@ impl ConnectionOrigin {
         x.peer = self.peer;
         x.peer_text = self.peer_text;
         x.port_text = self.port_text;
-        x.scheme = Scheme::Http;
+        x.scheme = if self.secure.is_some() { Scheme::Https } else { Scheme::Http };
+        if self.secure.is_some() || x.secure.is_some() {
+            x.secure = self.secure.clone();
+        }
     }
 }
 

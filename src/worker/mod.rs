@@ -9,3 +9,4 @@ pub mod memory;
 pub mod placement;
 pub mod pressure;
 pub mod run;
+pub mod secure;

@@ -101,6 +101,8 @@ pub struct Shared {
     pub env: Env<TcpConnect>,
     /// Open downstream connections.
     pub connections: Cell<usize>,
+    /// TLS handshakes under way.
+    pub handshakes: Cell<usize>,
     /// What is done when descriptors or memory run short.
     pub pressure: Pressure,
     sockets: RefCell<Vec<Rc<Socket>>>,
@@ -209,6 +211,7 @@ async fn serve(
     let shared = Rc::new(Shared {
         env,
         connections: Cell::new(0),
+        handshakes: Cell::new(0),
         pressure: Pressure::new(allowance, index, count),
         sockets: RefCell::default(),
         prepared: RefCell::default(),

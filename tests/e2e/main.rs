@@ -12,6 +12,7 @@ mod concurrency;
 mod connections;
 mod examples;
 mod forwarding;
+mod grpc;
 mod lifecycle;
 mod long_bodies;
 mod malformed;

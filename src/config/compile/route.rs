@@ -142,6 +142,7 @@ pub(super) fn compile(
     route.rewrite = rewrite(written, diagnostics);
     route.host = written.host.as_ref().map(host_rule);
     route.tunnel = tunnel(written);
+    route.grpc_web = written.grpc_web;
     route
 }
 
@@ -193,6 +194,7 @@ fn build(
         body_bytes_max: parts.body_bytes_max,
         host: None,
         tunnel: None,
+        grpc_web: false,
     }
 }
 

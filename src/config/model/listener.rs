@@ -1,5 +1,6 @@
 //! `listeners`.
 
+use super::tls::Tls;
 use super::tunnel::{ProxyProtocol, Tunnel};
 use crate::schema::types::{ByteSize, Cidr, Duration, HostPattern, Int, ListenAddress, Map, Name};
 use crate::schema::{Cx, Node, Spanned, codes};
@@ -22,6 +23,10 @@ config_struct! {
         sni: Map<HostPattern, Spanned<Name>> = "{}",
         /// Of `protocol: tcp`: how long its connections may last.
         tunnel: Option<Spanned<Tunnel>>,
+        /// TLS (HTTPS); without this key connections are not encrypted.
+        tls: Option<Spanned<Tls>>,
+        /// Every request without TLS is answered 308, to https at this port: `https_redirect: 443`.
+        https_redirect: Option<Int<1, 65535>>,
         /// Proxies whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` are believed; nobody's are by default
         /// (C15, C18).
         trusted_proxies: Vec<Spanned<Cidr>> = "[]",

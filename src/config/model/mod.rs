@@ -5,6 +5,7 @@ mod observe;
 mod route;
 mod server;
 mod service;
+mod tls;
 mod tunnel;
 
 pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
@@ -14,6 +15,7 @@ pub use route::{
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
 use crate::config_struct;

@@ -75,6 +75,8 @@ config_struct! {
         upgrade: Vec<Spanned<Protocol>> = "[]",
         /// How long requests that have changed may go on.
         tunnel: Option<Spanned<Tunnel>>,
+        /// Whether calls in gRPC-Web, as browsers make them, are translated for an endpoint that speaks gRPC.
+        grpc_web: bool = "false",
         /// Policies of this route, after the global ones (R1, R24).
         policies: Vec<Policy> = "[]",
     }

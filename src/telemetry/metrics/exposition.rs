@@ -45,6 +45,19 @@ pub struct ControlFacts {
     pub workers: Vec<WorkerFate>,
     /// The memory against its limit.
     pub memory: MemoryFacts,
+    /// Certificates of listeners.
+    pub certificates: Vec<CertificateFacts>,
+}
+
+/// A certificate that clients are shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CertificateFacts {
+    /// The listener's name.
+    pub listener: String,
+    /// Where it was read from.
+    pub label: String,
+    /// Days that it is good for yet; negative once it has expired.
+    pub days_left: f64,
 }
 
 /// What a limit on requests in flight does at present (F13).
@@ -179,6 +192,7 @@ impl Exposition {
         self.connections(&mut page, reports);
         self.workers(&mut page);
         limit_families(&mut page, &control.limits);
+        certificate_family(&mut page, &control.certificates);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
         memory_families(&mut page, &control.memory);
@@ -334,6 +348,11 @@ fn failures(page: &mut Page, totals: &Totals) {
         let [limiter_type] = texts(labels);
         page.count(&[("limiter_type", limiter_type)], *count);
     }
+    page.family("gateway_grpc_requests_total", "counter", "gRPC calls by service, method and status code.");
+    for (labels, count) in &totals.calls {
+        let [service, method, code] = texts(labels);
+        page.count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], *count);
+    }
 }
 
 fn quantiles(page: &mut Page, totals: &Totals) {
@@ -387,6 +406,16 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
 }
 
 /// Series are bounded by the configuration, and here.
+fn certificate_family(page: &mut Page, certificates: &[CertificateFacts]) {
+    if certificates.is_empty() {
+        return;
+    }
+    page.family("ringway_tls_certificate_days_left", "gauge", "Days until a certificate expires.");
+    for one in &certificates[..certificates.len().min(SERIES_MAX)] {
+        page.number(&[("listener", &one.listener), ("certificate", &one.label)], one.days_left);
+    }
+}
+
 fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
     let limits = &limits[..limits.len().min(SERIES_MAX)];
     let mut family = |name: &str, help: &str, value: fn(&LimitFacts) -> u64| {
