@@ -19,6 +19,9 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     let mut services = Services::gather(&config.services, root, cx);
     for service in &config.services {
         check_service(service, cx);
+        if let Some(name) = service.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) {
+            services.refer(name, cx);
+        }
     }
     for listener in &config.listeners {
         check_protocol(listener, &mut services, cx);

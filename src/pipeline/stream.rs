@@ -17,7 +17,7 @@ use crate::handler::tunnel::Times;
 use crate::handler::upgrade::Opened;
 use crate::http::exchange::{Exchange, RequestId, Scheme};
 use crate::http::message::Method;
-use crate::limits::BUF_LARGE_BYTES;
+use crate::limits::{ATTEMPTS_MAX, BUF_LARGE_BYTES};
 use crate::net::duplex::Duplex;
 use crate::net::io::{Connect, Interrupt, Io, ReadHalf, send_all};
 use crate::net::timer::{Deadline, OnExpiry, Waits};
@@ -28,6 +28,7 @@ use crate::snapshot::{self, Listener};
 use crate::sys::buf::Buf;
 use crate::telemetry::access_log::Names;
 use crate::upstream::balance::TriedSet;
+use crate::upstream::passive::Outcome;
 
 /// Serves a connection of a listener without requests until it ends. `x` knows its peer.
 pub async fn serve<I: Io, C: Connect>(env: &Env<C>, io: I, mut x: Box<Exchange>, listener: Rc<Listener>) {
@@ -143,10 +144,12 @@ async fn connect<I: Io, C: Connect>(
     times: Times,
 ) -> Result<Opened<C::Io>, Failure> {
     let spec = &plan.snapshot.services[x.service as usize];
+    let service = &plan.services[x.service as usize];
     let mut tried = TriedSet::default();
     let mut failed = None;
     loop {
-        let (at, visit) = match plan.services[x.service as usize].choose(spec, x, &tried) {
+        let now = env.timers.known_now();
+        let (at, visit) = match service.choose(spec, x, &tried, now) {
             Ok(chosen) => chosen,
             Err(failure) => return Err(failed.unwrap_or(failure)),
         };
@@ -167,7 +170,8 @@ async fn connect<I: Io, C: Connect>(
             }
             Err(failure) => failure,
         };
-        let again = failure.reason.retry() == Retry::Unsent && x.attempts < spec.rules.attempts_max;
+        service.learn(spec, &visit, Outcome::of(failure, false), env.timers.known_now());
+        let again = failure.reason.retry() == Retry::Unsent && x.attempts < ATTEMPTS_MAX;
         if !again || client.interrupt.has_left() || !tried.insert(at as usize) {
             return Err(failure);
         }

@@ -2,6 +2,7 @@
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
 mod policies;
+mod resilience;
 mod route;
 mod service;
 mod tls;
@@ -161,12 +162,12 @@ fn stream(
     }
     let mut names = ServerNames::default();
     for (name, service) in written.sni.iter() {
-        if let Some(id) = services.id(Some(service.as_str()), None, None, diagnostics) {
+        if let Some(id) = services.id(Some(service.as_str()), None, None, &[], diagnostics) {
             names.insert(name.as_str(), id);
         }
     }
     let service = written.service.as_ref();
-    let service = service.and_then(|name| services.id(Some(name.as_str()), None, None, diagnostics));
+    let service = service.and_then(|name| services.id(Some(name.as_str()), None, None, &[], diagnostics));
     let (idle_timeout_ms, duration_ms_max) = route::tunnel_times(written.tunnel.as_deref());
     let names = (!written.sni.is_empty()).then_some(names);
     Some(Arc::new(StreamRules { names, service, idle_timeout_ms, duration_ms_max }))
