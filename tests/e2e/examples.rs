@@ -336,7 +336,7 @@ fn websocket() {
 fn tcp() {
     let (database, app, shop) = (Origin::echo(), Origin::echo(), Origin::echo());
     let gateway = Plan::example("tcp")
-        .env("RINGWAY_LISTEN_TLS", "127.0.0.1:0")
+        .env("RINGWAY_LISTEN_TLS", "127.0.0.2:0")
         .env("DATABASE", database.address)
         .env("APP", app.address)
         .env("SHOP", shop.address)
