@@ -23,6 +23,7 @@ mod proxying;
 mod reload;
 mod rings;
 mod routing;
+mod tls;
 mod tunnels;
 mod upgrade;
 mod workers;
