@@ -19,6 +19,9 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     let mut services = Services::gather(&config.services, root, cx);
     for service in &config.services {
         check_service(service, cx);
+        if let Some(name) = service.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) {
+            services.refer(name, cx);
+        }
     }
     let names = config.routes.iter().filter_map(|route| route.name.as_ref());
     unique(names, "route", cx);

@@ -2,6 +2,7 @@
 
 pub mod drive;
 pub mod env;
+mod fallback;
 pub mod plan;
 mod readings;
 pub mod reply;

@@ -2,6 +2,7 @@
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
 mod policies;
+mod resilience;
 mod route;
 mod service;
 mod tls;

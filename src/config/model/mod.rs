@@ -2,6 +2,7 @@
 
 mod listener;
 mod observe;
+mod resilience;
 mod route;
 mod server;
 mod service;
@@ -10,6 +11,9 @@ mod tunnel;
 
 pub use listener::{Limits, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
+pub use resilience::{
+    BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
+};
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
