@@ -26,6 +26,7 @@ mod reload;
 mod rings;
 mod routing;
 mod tcp;
+mod tls;
 mod tunnels;
 mod upgrade;
 mod workers;
