@@ -117,10 +117,19 @@ pub const CLIENT_SHARDS: usize = 64;
 pub const MEMORY_SAVE_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
 pub const MEMORY_SHED_PERCENT: u64 = 95;
+/// Part of `memory_limit` in use from which new clients are told 503 and closed, and heads that are on their way are
+/// given up, in percent: a control group that is full has its processes killed (F10).
+pub const MEMORY_FULL_PERCENT: u64 = 98;
+/// Clients at a time that a worker tells so; further ones are closed without a word.
+pub const TURNED_AWAY_MAX: u32 = 64;
+/// How long a client that is told so has to read it, in milliseconds.
+pub const TURNED_AWAY_MS: u64 = 500;
 /// How far below its mark a level of memory is left, in percent of the limit.
 pub const MEMORY_SLACK_PERCENT: u64 = 5;
 /// How often the kernel is asked what the process uses, under a limit of which half is in use.
 pub const MEMORY_LOOK_MS: u64 = 100;
+/// The same while what is in use grows fast: by over a hundredth of the limit since the last look.
+pub const MEMORY_LOOK_RISING_MS: u64 = 10;
 /// The same while less is in use.
 pub const MEMORY_LOOK_CALM_MS: u64 = 1_000;
 /// What a connection holds besides buffers, by the worker's own count, in bytes.
@@ -255,6 +264,11 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// A TLS client's hello, where its server name chooses the service: with a key share for post-quantum exchange it has
+/// some 2 KiB.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
+/// Records that such a hello may stand in: ordinary ones stand in one.
+pub const CLIENT_HELLO_RECORDS_MAX: usize = 64;
 /// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
 pub const HANDED_WAITING_MAX: usize = 256;
 /// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.

@@ -206,7 +206,7 @@ impl Gateway {
             listening.retain(&previous.listeners);
             refused(what)
         };
-        let access_logs = logs.replace(&ready, workers).map_err(|what| undo(what, listening))?;
+        let (log_change, access_logs) = logs.prepare(&ready, workers).map_err(|what| undo(what, listening))?;
         let Ready { snapshot, loaded, warnings } = ready;
         // Taking thousands of routes apart is work for the same thread.
         tokio::task::spawn_blocking(move || drop((loaded, warnings)));
@@ -214,6 +214,7 @@ impl Gateway {
             Ok(()) => {
                 listening.retain(&snapshot.listeners);
                 door.change(change, self);
+                logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
             Err(what) => Err(undo(what.to_owned(), listening)),
@@ -267,26 +268,38 @@ pub struct AccessLogs {
     present: Option<(crate::config::model::AccessLog, AccessLogWriter)>,
 }
 
+/// What the access log is to become.
+pub enum LogChange {
+    /// What it is.
+    Stay,
+    /// Nothing is logged.
+    Off,
+    /// Another writer.
+    To(Box<(crate::config::model::AccessLog, AccessLogWriter)>),
+}
+
 impl AccessLogs {
-    /// The logs of all workers, if they are different from the present ones.
+    /// What is to become of the log, and the logs of all workers if they are different from the present ones, which
+    /// stay as they are.
     ///
     /// # Errors
     /// Why the log cannot be written.
-    pub fn replace(
-        &mut self,
+    pub fn prepare(
+        &self,
         ready: &Ready,
         workers: usize,
-    ) -> Result<Option<Vec<crate::telemetry::access_log::AccessLog>>, String> {
+    ) -> Result<(LogChange, Option<Vec<crate::telemetry::access_log::AccessLog>>), String> {
         use crate::config::model::{AccessLogFormat, LogTarget};
         use crate::telemetry::access_log::{AccessLog, Format, Target};
         let wanted = &ready.loaded.config.logging.access_log;
         if self.present.as_ref().is_some_and(|(present, _)| same_log(present, wanted)) {
-            return Ok(None);
+            return Ok((LogChange::Stay, None));
         }
         let format = match wanted.format {
             AccessLogFormat::Off => {
-                let was_on = self.stop();
-                return Ok(was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect()));
+                let was_on = self.present.is_some();
+                let logs = was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect());
+                return Ok((LogChange::Off, logs));
             }
             AccessLogFormat::Json => Format::Json,
             AccessLogFormat::Common => Format::Common,
@@ -300,9 +313,16 @@ impl AccessLogs {
         let writer = AccessLogWriter::start(target, format, workers)
             .map_err(|error| format!("cannot write the access log: {error}"))?;
         let logs = (0..workers).map(|worker| writer.worker(worker as u32)).collect();
-        // The writer before ends with the last log that uses it.
-        self.present = Some((wanted.clone(), writer));
-        Ok(Some(logs))
+        Ok((LogChange::To(Box::new((wanted.clone(), writer))), Some(logs)))
+    }
+
+    /// Makes the change, once the workers have their logs. The writer before ends with the last log that uses it.
+    pub fn change(&mut self, change: LogChange) {
+        match change {
+            LogChange::Stay => {}
+            LogChange::Off => self.present = None,
+            LogChange::To(next) => self.present = Some(*next),
+        }
     }
 
     /// The log of one worker that is started again.
@@ -315,10 +335,6 @@ impl AccessLogs {
         if let Some((_, writer)) = &self.present {
             writer.reopen();
         }
-    }
-
-    fn stop(&mut self) -> bool {
-        self.present.take().is_some()
     }
 
     /// Writes what is left, for at most `timeout`.

@@ -119,7 +119,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let door = belongings.door.prepare(&ready.loaded.config, inherited).map_err(|what| system(&what))?;
     let sockets = belongings.listening.open(&ready.snapshot.listeners, inherited, workers as usize);
     let sockets = sockets.map_err(|what| system(&what))?;
-    let access_logs = belongings.logs.replace(&ready, workers as usize).map_err(|what| system(&what))?;
+    let (log_change, access_logs) = belongings.logs.prepare(&ready, workers as usize).map_err(|what| system(&what))?;
+    belongings.logs.change(log_change);
     for given in inherited.sockets.drain(..) {
         log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
     }

@@ -166,6 +166,7 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            stream: None,
             tls: None,
             https_redirect: None,
             connections: None,

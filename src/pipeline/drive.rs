@@ -67,7 +67,8 @@ pub async fn drive<D: Downstream, C: Connect>(
         return None;
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
-    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+    let names = names(&plan.snapshot, &request.x);
+    Some(Tunnel::new(*opened, &mut request.x, &names))
 }
 
 async fn move_to_https<D: Downstream, C: Connect>(

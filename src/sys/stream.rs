@@ -196,6 +196,17 @@ impl SharedStream {
         let _ = self.with_socket(|s| s.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
     }
 
+    /// Reads and drops what has arrived, as far as 64 KiB.
+    pub fn discard_now(&self) {
+        let mut dropped = [std::mem::MaybeUninit::uninit(); 4096];
+        for _ in 0..16 {
+            match self.with_socket(|s| s.recv_with_flags(&mut dropped, libc::MSG_DONTWAIT)) {
+                Ok(count) if count > 0 => {}
+                _ => break,
+            }
+        }
+    }
+
     /// Bytes in the kernel's send queue that the peer has not acknowledged.
     pub fn unsent_bytes(&self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;

@@ -10,3 +10,4 @@ pub mod placement;
 pub mod pressure;
 pub mod run;
 pub mod secure;
+mod turn_away;

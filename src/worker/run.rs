@@ -115,6 +115,8 @@ pub struct Shared {
     bell: RefCell<Option<UnixStream>>,
     /// Tasks that accept.
     pub(super) accepting: Cell<usize>,
+    /// Clients that are being told that there is no memory for them.
+    pub(super) turned_away: Rc<Cell<u32>>,
     /// Whether the end has begun.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
@@ -221,6 +223,7 @@ async fn serve(
         on_ring,
         bell: RefCell::default(),
         accepting: Cell::new(0),
+        turned_away: Rc::default(),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
         cpu_ns: Cell::default(),

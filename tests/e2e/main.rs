@@ -26,6 +26,8 @@ mod reload;
 mod rings;
 mod routing;
 mod survival;
+mod tcp;
+mod tls;
 mod tunnels;
 mod upgrade;
 mod workers;
