@@ -227,6 +227,18 @@ pub struct ServiceLimits {
     pub gate: Arc<Gate>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
+}
+
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRules {
@@ -248,6 +260,8 @@ pub struct ServiceRules {
     pub attempts_max: u32,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -262,6 +276,7 @@ impl Default for ServiceRules {
             requests_max: u64::MAX,
             attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }

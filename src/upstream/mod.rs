@@ -4,4 +4,5 @@ pub mod balance;
 pub mod health;
 pub mod pool;
 pub mod service;
+pub mod streams;
 pub mod state;
