@@ -112,6 +112,9 @@ reasons! {
     BadRewrite = "bad_rewrite", 400, Downstream, No, "Invalid request target";
     /// `Connection` names a protected field.
     BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
+    /// The host has other rules for client certificates than the connection was accepted under (RFC 9110 section
+    /// 15.5.20, F50).
+    Misdirected = "misdirected", 421, Downstream, No, "Misdirected request";
     /// The method is not served by the gateway (CONNECT, TRACE).
     MethodRefused = "method_refused", 405, Downstream, No, "Method not allowed";
     /// The path has routes, but none for this method (R7).
@@ -157,6 +160,8 @@ reasons! {
     QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// The circuit breaker of the service is open: it failed too often of late (R125).
+    CircuitOpen = "circuit_open", 503, Gateway, No, "Circuit breaker open";
     /// The listener has as many tunnels open as it may (`tunnels_max`).
     TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.
@@ -184,13 +189,15 @@ reasons! {
     UpstreamTimeout = "upstream_timeout", 504, Upstream, No, "Gateway timeout";
     /// The whole request was not done within its `timeout` (C51).
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
+    /// The endpoint answered with a status for which the service asks another, and none gave a better one.
+    UpstreamStatus = "upstream_status", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection
     /// is cut, never completed (F24).
     UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
-    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
+    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
     UpstreamTruncated = "upstream_truncated", 502, Upstream, No, "Bad gateway";
 }

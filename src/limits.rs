@@ -79,6 +79,12 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// TLS handshakes that a worker has under way at once; further connections are closed (F86).
 pub const HANDSHAKES_MAX: usize = 4096;
+/// Certificates of one listener.
+pub const CERTIFICATES_MAX: usize = 10_000;
+/// A file with certificates, a key, an OCSP response or a revocation list.
+pub const TLS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Days that a certificate should be good for yet; `check` and the start warn of fewer (F87).
+pub const CERTIFICATE_DAYS_MIN: i64 = 21;
 /// TLS records without application data in a row: empty ones, key updates, warnings.
 pub const IDLE_RECORDS_MAX: u32 = 32;
 /// Bytes of a handshake message that comes in pieces after the handshake: a session ticket.
@@ -111,10 +117,19 @@ pub const CLIENT_SHARDS: usize = 64;
 pub const MEMORY_SAVE_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
 pub const MEMORY_SHED_PERCENT: u64 = 95;
+/// Part of `memory_limit` in use from which new clients are told 503 and closed, and heads that are on their way are
+/// given up, in percent: a control group that is full has its processes killed (F10).
+pub const MEMORY_FULL_PERCENT: u64 = 98;
+/// Clients at a time that a worker tells so; further ones are closed without a word.
+pub const TURNED_AWAY_MAX: u32 = 64;
+/// How long a client that is told so has to read it, in milliseconds.
+pub const TURNED_AWAY_MS: u64 = 500;
 /// How far below its mark a level of memory is left, in percent of the limit.
 pub const MEMORY_SLACK_PERCENT: u64 = 5;
 /// How often the kernel is asked what the process uses, under a limit of which half is in use.
 pub const MEMORY_LOOK_MS: u64 = 100;
+/// The same while what is in use grows fast: by over a hundredth of the limit since the last look.
+pub const MEMORY_LOOK_RISING_MS: u64 = 10;
 /// The same while less is in use.
 pub const MEMORY_LOOK_CALM_MS: u64 = 1_000;
 /// What a connection holds besides buffers, by the worker's own count, in bytes.
@@ -139,6 +154,36 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long it stays open (`circuit_breaker.timeout`; R119, C24).
+pub const BREAKER_OPEN_MS: u64 = 60_000;
+/// Trials at once while it is half open, and successes that close it (`circuit_breaker.half_open_requests`; R120).
+pub const BREAKER_TRIALS: u32 = 3;
+/// When a client should come back whose request met a half open breaker with all its trials under way.
+pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
+/// Failed attempts in a row, as one worker sees them, that eject an endpoint (`ejection.failures`; F23).
+pub const EJECTION_FAILURES: u32 = 3;
+/// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).
+pub const EJECTION_GATEWAY_ERRORS: u32 = 5;
+/// Part of a pool that may be out by ejection, in percent (`ejection.percent_max`).
+pub const EJECTION_PERCENT_MAX: u32 = 50;
+/// Below this part of healthy endpoints all are asked, in percent (`panic.threshold`; F27).
+pub const PANIC_PERCENT: u32 = 50;
+/// What a tier of endpoints can take, in percent of its even share (`overprovision`).
+pub const OVERPROVISION_PERCENT: u32 = 140;
+/// Request body that is held so that it can be sent again (`retries.replay_bytes_max`).
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+/// First pause before a retry at most (`retries.backoff.base`).
+pub const BACKOFF_MS: u64 = 25;
+/// Longest pause before a retry (`retries.backoff.max`).
+pub const BACKOFF_MS_MAX: u64 = 250;
+/// Retries in percent of the requests of the last ten seconds (`retries.budget.percent`; F25).
+pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// Retries a second besides, in the whole node (`retries.budget.per_second`; F25).
+pub const RETRY_BUDGET_PER_SECOND: u32 = 10;
+/// Retries at once besides, in each worker (`retries.budget.least`).
+pub const RETRY_BUDGET_LEAST: u32 = 3;
 /// First ejection of an endpoint by its failures; each further one lasts twice as long (`ejection.base`; F26).
 pub const EJECTION_MS: u64 = 10_000;
 /// Longest ejection (`ejection.max`).

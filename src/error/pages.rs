@@ -20,6 +20,8 @@ const LIMITS: &str = "listeners[].limits";
 const LISTENER: &str = "listeners[]";
 const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
+const RETRIES: &str = "services[].retries";
+const BREAKER: &str = "services[].circuit_breaker";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -103,6 +105,20 @@ pub const PAGES: &[Page] = &[
         causes: &["`Connection` names a field that the gateway relies on, such as Authorization or Host: an attack."],
         remedies: &[LOOK_AT_CLIENT],
         keys: &[],
+        metrics: &[],
+    },
+    Page {
+        word: "misdirected",
+        causes: &[
+            "A client uses a connection that it opened for one name to ask for another, whose rules for client \
+             certificates are different.",
+            "A reload changed these rules, and the connection was accepted under the old ones.",
+        ],
+        remedies: &[
+            "Nothing: browsers and good clients repeat the request on a new connection.",
+            "Where a client does not, give the two names addresses, or listeners, of their own.",
+        ],
+        keys: &[("listeners[].tls", "client_auth"), ("listeners[].tls", "hosts")],
         metrics: &[],
     },
     Page {
@@ -332,6 +348,21 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "circuit_open",
+        causes: &[
+            "`circuit_breaker.failure_threshold` requests in a row failed: the service is left alone for `timeout`.",
+            "It is being tried with `half_open_requests` requests, and this was one more.",
+        ],
+        remedies: &[
+            "Look for the failures before: `gateway_errors_total` and the log name their reasons.",
+            "`GET /circuit-breakers` of the admin API shows the state.",
+            "`POST /circuit-breakers/{service}/reset` of the admin API closes it.",
+            "A `fallback` answers meanwhile.",
+        ],
+        keys: &[(BREAKER, "failure_threshold"), (BREAKER, "timeout"), (SERVICE, "fallback")],
+        metrics: &["gateway_circuit_breaker_state", "ringway_circuit_breaker_opened_total"],
+    },
+    Page {
         word: "tunnels_full",
         causes: &["More tunnels at once than the listener allows.", "Clients that open tunnels and do not use them."],
         remedies: &["Shorten the idle time of tunnels.", "Raise `tunnels_max` where there is memory."],
@@ -467,6 +498,16 @@ pub const PAGES: &[Page] = &[
         remedies: &["Give routes with long answers or uploads a `timeout` of their own."],
         keys: &[(ROUTE, "timeout"), ("server", "timeout")],
         metrics: DEADLINES,
+    },
+    Page {
+        word: "upstream_status",
+        causes: &[
+            "The service's `retries.statuses` or `grpc_codes` name what an endpoint answered; the retry then got no \
+             answer at all.",
+        ],
+        remedies: &["Look at the endpoints: one answers with errors, another not at all."],
+        keys: &[(RETRIES, "statuses"), (RETRIES, "attempts")],
+        metrics: BACKENDS,
     },
     Page {
         word: "upstream_invalid",

@@ -232,6 +232,8 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            tls: None,
+            https_redirect: None,
             connections: None,
             tunnels: Default::default(),
         }

@@ -1,12 +1,14 @@
 //! The state of one request and its response, from the first byte to the log line.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::fields::Fields;
 use super::grpc::{self, Call};
 use super::message::{RequestHead, ResponseHead};
+use super::secure::Secure;
 use crate::concurrency::Permit;
 use crate::error::{Failure, Reason};
 use crate::time::Now;
@@ -176,6 +178,8 @@ pub struct Exchange {
     pub peer_is_trusted: bool,
     /// Scheme that the client used.
     pub scheme: Scheme,
+    /// What TLS knows of the connection; None without TLS.
+    pub secure: Option<Rc<Secure>>,
     /// When the first byte of the request was read.
     pub started: Now,
     /// Index of the route in its snapshot; `NO_ROUTE` when none matched.
@@ -285,6 +289,7 @@ impl Default for Exchange {
             port_text: ShortText::default(),
             peer_is_trusted: false,
             scheme: Scheme::Http,
+            secure: None,
             started: Now::default(),
             route: Self::NO_ROUTE,
             route_key: 0,

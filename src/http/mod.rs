@@ -14,3 +14,4 @@ pub mod pace;
 pub mod path;
 pub mod range;
 pub mod reading;
+pub mod secure;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, wait};
+use super::{fallback, readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
@@ -27,7 +27,7 @@ use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable, Spellings};
-use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
+use crate::snapshot::{self, Action, Fallback, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 use crate::time::Now;
@@ -43,7 +43,13 @@ pub async fn drive<D: Downstream, C: Connect>(
     let plan = env.pin();
     identify(env, listener, &mut request.x);
     request.x.grpc = Call::take(&mut request.x.request, request.x.started);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    if secure::is_to_move(listener, &request.x) {
+        Box::pin(move_to_https(down, env, &plan, listener, request)).await;
+        return None;
+    }
+    let admitted = secure::enter(listener, &mut request.x);
+    let decided = |()| decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -61,7 +67,21 @@ pub async fn drive<D: Downstream, C: Connect>(
         return None;
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
-    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+    let names = names(&plan.snapshot, &request.x);
+    Some(Tunnel::new(*opened, &mut request.x, &names))
+}
+
+async fn move_to_https<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
 }
 
 /// Answers a request whose head was refused, and counts it.
@@ -229,7 +249,9 @@ async fn serve<D: Downstream, C: Connect>(
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
             check_body(x, route, listener)?;
-            proxy(down, env, plan, listener, x, route, live, *progress).await
+            let answered = proxy(down, env, plan, listener, x, route, live, *progress).await;
+            let Err(failure) = answered else { return answered };
+            Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
         }
         Action::Redirect { status, to } => {
             let reply = redirect(x, captures, path, *status, to)?;
@@ -296,6 +318,7 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
+    let passage = fallback::pass(route, spec, x, env.timers.known_now())?;
     let due = due(x, route);
     if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
         Box::pin(wait::service(down, env, x, ticket, due)).await?;
@@ -309,6 +332,7 @@ async fn proxy<D: Downstream, C: Connect>(
         host: route.host.as_ref().unwrap_or(&spec.host),
         due,
         body_bytes_max: body_bytes_max(route, listener),
+        retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
@@ -318,11 +342,43 @@ async fn proxy<D: Downstream, C: Connect>(
         && let Some(mut web) = Web::undress(down, x)
     {
         // Boxed, and a copy of the loop of its own: plain requests carry nothing of it.
-        Box::pin(proxy.answer(&mut web, x, on_head)).await?;
-        return Ok(None);
+        let answered = Box::pin(proxy.answer(&mut web, x, on_head)).await;
+        fallback::settle(passage, x, &answered, timers.known_now());
+        return answered.map(|()| None);
     }
-    proxy.answer(down, x, on_head).await?;
+    let answered = proxy.answer(down, x, on_head).await;
+    fallback::settle(passage, x, &answered, timers.known_now());
+    answered?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
+}
+
+/// Answers in place of a service that did not, where something may.
+#[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
+async fn fall_back<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    x: &mut Exchange,
+    route: usize,
+    progress: Progress,
+    failure: Failure,
+) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
+    let (route, live) = (&plan.snapshot.routes[route], &plan.routes[route]);
+    let spec = &plan.snapshot.services[x.service as usize];
+    match fallback::instead(down, spec, x, failure) {
+        None => Err(failure),
+        Some(Fallback::Respond { status, body, fields }) => {
+            let sent = answer(down, live, x, fallback::reply(*status, body, fields), progress).await;
+            x.failure = Some(failure);
+            sent.map(|()| None)
+        }
+        Some(Fallback::Service(other)) => {
+            (x.service, x.endpoint, x.attempts, x.failure) = (*other, None, 0, None);
+            x.late_fields.remove(b"Retry-After");
+            proxy(down, env, plan, listener, x, route, live, progress).await
+        }
+    }
 }
 
 /// The answer of a route that redirects.

@@ -21,7 +21,12 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::tls::ServerTls;
 use crate::upstream::balance::{Balancer, View, hash_key};
+use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::health::Facts;
+use crate::upstream::rules::{Resilience, RetryRules};
+use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
 
 /// A compiled configuration.
@@ -61,6 +66,10 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Certificates and rules of TLS; None for connections without it.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Requests without TLS are sent to https at this port.
+    pub https_redirect: Option<u16>,
 }
 
 /// What happens to the requests that it takes.
@@ -83,6 +92,10 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Its circuit breaker: Some(None) for none at all, None for the service's.
+    pub breaker: Option<Option<Box<BreakerSpec>>>,
+    /// When its requests are tried again; None leaves it to the service.
+    pub retries: Option<Box<RetryRules>>,
     /// Translate gRPC-Web for its endpoints.
     pub grpc_web: bool,
     /// Which protocols its requests may change to; None for none, which is usual.
@@ -204,11 +217,33 @@ pub struct Service {
     pub host: HostRule,
     /// Its times and bounds.
     pub rules: ServiceRules,
+    /// How it deals with endpoints that fail.
+    pub resilience: Resilience,
+    /// Its circuit breaker, if it has one.
+    pub breaker: Option<BreakerSpec>,
+    /// What answers in its place.
+    pub fallback: Option<Fallback>,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
+}
+
+/// What answers in place of a service.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    /// Another service: an index of `Snapshot::services`.
+    Service(u32),
+    /// A fixed answer.
+    Respond {
+        /// Status code.
+        status: u16,
+        /// Body.
+        body: Bytes,
+        /// Fields, the content type among them.
+        fields: Vec<(Bytes, Bytes)>,
+    },
 }
 
 impl Service {
@@ -256,8 +291,6 @@ pub struct ServiceRules {
     pub idle_timeout_ms: u64,
     /// Requests on one connection.
     pub requests_max: u64,
-    /// Attempts for one request, the first one counted (C50).
-    pub attempts_max: u32,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
     /// How its endpoints are spoken to.
@@ -274,7 +307,6 @@ impl Default for ServiceRules {
             idle_max: limits::POOL_IDLE_MAX,
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
-            attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
             protocol: Protocol::default(),
         }
@@ -320,6 +352,13 @@ impl Endpoint {
             healthy: self.address.is_some(),
             hash: hash_key(self.authority.as_bytes()),
         }
+    }
+}
+
+impl Endpoint {
+    /// The endpoint with what is known of it.
+    pub fn member(&self, facts: Facts) -> Member<'_> {
+        Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }
     }
 }
 

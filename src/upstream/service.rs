@@ -6,7 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
+use super::budget::RetryBudget;
+use super::latency::Latency;
+use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
+use super::selection::Selection;
+use super::state::Ejection;
 use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
@@ -16,6 +21,7 @@ use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HashKey, ServiceRules};
+use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
 
@@ -33,6 +39,12 @@ pub struct Endpoint<I: Io> {
     opened: Cell<u64>,
     reused: Cell<u64>,
     large: Cell<bool>,
+    /// Failures in a row.
+    streak: Cell<Streak>,
+    /// Successes and failures, where outliers are looked for.
+    window: Cell<Window>,
+    /// How long answers take at worst of late, where balancing asks.
+    latency: Cell<Latency>,
 }
 
 /// What an endpoint tells the admin plane.
@@ -62,6 +74,11 @@ pub struct Service<I: Io> {
     /// Requests under way with one endpoint: bounded here where no limit is configured.
     endpoint_requests_max: u32,
     name: String,
+    /// Requests since the last look.
+    requests: Cell<u32>,
+    /// Workers that share what the retry budget earns with time.
+    workers: u32,
+    seed: u64,
 }
 
 /// A configured limit on the requests of a service (F13).
@@ -72,8 +89,13 @@ struct Limit {
 
 /// What choosing looks at and remembers.
 struct Balancing {
-    state: BalancerState,
-    views: Vec<View>,
+    /// Who may be asked; empty before the first request.
+    selection: Selection,
+    /// The epoch of the facts that it was computed from.
+    epoch: u64,
+    /// One for each tier.
+    states: Vec<BalancerState>,
+    budget: RetryBudget,
 }
 
 /// An endpoint while a request is with it: counted as its load until dropped.
@@ -124,8 +146,13 @@ impl<I: Io> Service<I> {
         };
         let endpoints: Vec<_> =
             spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
-        let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
-        let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
+        let balancing = RefCell::new(Balancing {
+            selection: Selection::default(),
+            epoch: 0,
+            states: vec![BalancerState::new(seed)],
+            // A reload gives nobody more retries.
+            budget: previous.map(|service| service.balancing.borrow().budget.clone()).unwrap_or_default(),
+        });
         Self {
             stats,
             endpoints,
@@ -133,7 +160,16 @@ impl<I: Io> Service<I> {
             limit: None,
             endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
             name: spec.name.clone(),
+            requests: Cell::new(0),
+            workers: 1,
+            seed,
         }
+    }
+
+    /// The same in one of so many workers.
+    pub fn among(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
     }
 
     /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
@@ -184,20 +220,33 @@ impl<I: Io> Service<I> {
         &self.name
     }
 
-    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load.
+    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load. Where none is left,
+    /// those that were tried come again if the service wants that.
     ///
     /// # Errors
     /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
-    pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
-        let algorithm = spec.balancer.algorithm();
-        let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
+    #[inline]
+    pub fn choose(
+        &self,
+        spec: &snapshot::Service,
+        x: &Exchange,
+        tried: &TriedSet,
+        now: Now,
+    ) -> Result<(u32, Visit<I>), Failure> {
         let mut balancing = self.balancing.borrow_mut();
-        let Balancing { state, views } = &mut *balancing;
-        if matches!(algorithm, Algorithm::LeastConnections | Algorithm::PowerOfTwo) {
-            // Load changes with every request; the others do not look at it.
-            views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
+        if balancing.epoch != spec.state.epoch() || now >= balancing.selection.until {
+            self.select(spec, &mut balancing, now);
         }
-        let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
+        let algorithm = spec.balancer.algorithm();
+        let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x)).flatten();
+        let at = match tried.is_empty() {
+            true => {
+                self.requests.set(self.requests.get().saturating_add(1));
+                self.first(spec, &mut balancing, key, x.random, now)
+            }
+            false => self.another(spec, &mut balancing, key, x.random, tried),
+        };
+        let at = at.ok_or(Reason::NoEndpoint)?;
         let endpoint = &self.endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
@@ -205,6 +254,144 @@ impl<I: Io> Service<I> {
         let endpoint = endpoint.clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
+    }
+
+    /// The endpoint of a request that was not tried anywhere yet.
+    #[inline]
+    fn first(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing,
+        key: Option<u64>,
+        random: u64,
+        now: Now,
+    ) -> Option<usize> {
+        let Balancing { selection, states, .. } = balancing;
+        let tier = selection.tier(random);
+        let views = &mut selection.tiers.get_mut(tier)?.views;
+        if spec.balancer.algorithm().needs_load() {
+            // Load changes with every request; the others do not look at it.
+            views
+                .iter_mut()
+                .zip(&self.endpoints)
+                .for_each(|(view, e)| view.load = e.load(spec.balancer.algorithm(), now));
+        }
+        let none = TriedSet::default();
+        let at = spec.balancer.pick(&mut states[tier], views, key, random, &none)?;
+        if !selection.ramping.is_empty() && selection.defers(at, key.unwrap_or(random), &spec.resilience.returning, now)
+        {
+            let mut slow = TriedSet::default();
+            slow.insert(at);
+            let views = &selection.tiers[tier].views;
+            return spec.balancer.pick(&mut states[tier], views, key, random, &slow).or(Some(at));
+        }
+        Some(at)
+    }
+
+    /// Another endpoint for a request that failed elsewhere: one of the same tier that has not just failed, else any
+    /// that is healthy, else, in a panic, any.
+    #[cold]
+    fn another(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing,
+        key: Option<u64>,
+        random: u64,
+        tried: &TriedSet,
+    ) -> Option<usize> {
+        let Balancing { selection, states, .. } = balancing;
+        let mut suspects = *tried;
+        let failing = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
+        failing.for_each(|(at, _)| _ = tried.has(at) || suspects.insert(at));
+        let tier = selection.tier(random);
+        let views = selection.tiers.get(tier).map(|tier| &tier.views);
+        let own = views.filter(|_| !selection.panic);
+        let sets = [own, Some(&selection.healthy), views];
+        let mut pick = |views: &Vec<View>, but: &TriedSet| {
+            spec.balancer.pick(&mut states[tier], views, key, random.rotate_left(7), but)
+        };
+        let all = || sets.iter().copied().flatten();
+        let found = all().find_map(|views| pick(views, &suspects));
+        let found = found.or_else(|| all().find_map(|views| pick(views, tried)));
+        let again = spec.resilience.retries.same_endpoint;
+        found.or_else(|| if again { all().find_map(|views| pick(views, &TriedSet::default())) } else { None })
+    }
+
+    /// Computes anew who may be asked.
+    #[cold]
+    fn select(&self, spec: &snapshot::Service, balancing: &mut Balancing, now: Now) {
+        let mut members = Vec::with_capacity(spec.endpoints.len());
+        let mut endpoints = spec.endpoints.iter();
+        let names = spec.endpoints.iter().map(|endpoint| &*endpoint.authority);
+        balancing.epoch = spec.state.read(names, |facts| {
+            members.extend(endpoints.next().map(|endpoint| endpoint.member(*facts)));
+        });
+        let resilience = &spec.resilience;
+        balancing.selection = Selection::of(&members, &resilience.selection, &resilience.returning, now);
+        let tiers = balancing.selection.tiers.len().max(1);
+        balancing.states.resize_with(tiers, || BalancerState::new(self.seed));
+        // An endpoint that comes back has no past.
+        let healthy = &balancing.selection.healthy;
+        let gone = self.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
+        gone.for_each(|(endpoint, _)| endpoint.streak.set(Streak::default()));
+    }
+
+    /// Learns how an endpoint did. Ejects it when it failed too often (F22, F23).
+    #[inline]
+    pub fn learn(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        if outcome == Outcome::Well && endpoint.streak.get() == Streak::default() && !endpoint.window.get().counts() {
+            return;
+        }
+        self.note(spec, endpoint, outcome, now);
+    }
+
+    #[cold]
+    fn note(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        let rules = &spec.resilience.ejection;
+        let mut streak = endpoint.streak.get();
+        let why = streak.add(outcome, rules);
+        endpoint.streak.set(streak);
+        endpoint.window.set(endpoint.window.get().with(outcome));
+        if let Some(why) = why {
+            endpoint.streak.set(Streak::default());
+            self.eject(spec, endpoint, why, now);
+        }
+    }
+
+    fn eject(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, why: &str, now: Now) {
+        let (returning, most) = (&spec.resilience.returning, spec.resilience.ejection.percent_max);
+        let done = spec.state.eject(&endpoint.authority, now, returning, most, why.to_owned());
+        if let Ejection::Done(ms) = done {
+            let fields: [(&str, &dyn std::fmt::Display); 4] =
+                [("service", &spec.label), ("endpoint", &endpoint.authority), ("why", &why), ("ms", &ms)];
+            log::warn("endpoint ejected", &fields);
+        }
+    }
+
+    /// Whether the budget has a retry left, which is then taken (F25).
+    pub fn take_retry(&self, spec: &snapshot::Service, now: Now) -> bool {
+        let rules = &spec.resilience.retries.budget;
+        self.balancing.borrow_mut().budget.take(self.requests.take(), now, rules, self.workers)
+    }
+
+    /// Once a second: counts requests for the budget, looks for outliers.
+    pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
+        self.balancing.borrow_mut().budget.count(self.requests.take(), now);
+        let Some(rules) = &spec.resilience.ejection.outliers else { return };
+        let windows: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
+        let due = windows.first().is_none_or(|window| window.is_over(now, rules));
+        if !due {
+            return;
+        }
+        for at in passive::outliers(&windows, rules) {
+            self.eject(spec, &self.endpoints[at], "far fewer successes than the others", now);
+        }
+        self.endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
+    }
+
+    /// Whether more than the threshold is out, so that all are asked (F27).
+    pub fn is_in_panic(&self) -> bool {
+        self.balancing.borrow().selection.panic
     }
 
     /// Closes idle connections that are too old.
@@ -240,7 +427,23 @@ impl<I: Io> Endpoint<I> {
             opened: Cell::new(0),
             reused: Cell::new(0),
             large: Cell::new(false),
+            streak: Cell::default(),
+            window: Cell::default(),
+            latency: Cell::default(),
         }
+    }
+
+    /// What balancing compares.
+    fn load(&self, algorithm: Algorithm, now: Now) -> u32 {
+        match algorithm {
+            Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
+            _ => self.active.get(),
+        }
+    }
+
+    /// Learns how long an answer took.
+    pub fn took(&self, ns: u64, now: Now) {
+        self.latency.set(self.latency.get().with(ns, now));
     }
 
     fn report(&self) -> EndpointReport {
@@ -373,6 +576,7 @@ mod tests {
     use crate::snapshot::{HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
     use crate::upstream::balance::Balancer;
+    use crate::upstream::rules::Resilience;
     use crate::upstream::state::ServiceState;
 
     fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
@@ -388,6 +592,9 @@ mod tests {
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
+            resilience: Resilience::default(),
+            breaker: None,
+            fallback: None,
             proxy_protocol: None,
             limits,
         }
@@ -405,15 +612,15 @@ mod tests {
         let (mut x, none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &none).err().map(|failure| failure.reason);
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none, Now(0)).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &none, Now(0)).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
-        assert!(service.choose(&spec, &x, &none).is_ok());
+        assert!(service.choose(&spec, &x, &none, Now(0)).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
         let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
         let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &none).is_ok(), "a limit of its own holds in its place");
+        assert!(limited.choose(&spec, &x, &none, Now(0)).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]

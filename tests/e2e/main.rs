@@ -8,6 +8,8 @@ mod support;
 mod access_log;
 mod admin;
 mod bad_input;
+mod bad_servers;
+mod breakers;
 mod concurrency;
 mod connections;
 mod examples;
