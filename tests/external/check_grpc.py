@@ -133,7 +133,8 @@ def web(address, method, message, text=False, headers=None):
     for flag, payload in frames(got):
         if flag & 0x80:
             lines = payload.decode().strip().split("\r\n")
-            trailers = dict(line.split(": ", 1) for line in lines if line)
+            parts = (line.partition(":") for line in lines if line)
+            trailers = {name: value.strip() for name, _, value in parts}
         else:
             messages.append(payload)
     return messages, trailers

@@ -40,8 +40,8 @@ pub struct Rules {
 /// How far a connection is.
 ///
 /// ```text
-/// Open ──GOAWAY, spent, let go──► Draining ──last stream ends──► Closing ──output is sent──► Over
-///   └──────────────the endpoint closes, breaks the rules, or is silent──────────────────────►─┘
+/// Open ──GOAWAY, spent, let go──► Draining ──last stream ends──► Closing ──sent──► Over
+///   └────────────the endpoint closes, breaks the rules, or is silent────────────────►─┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
