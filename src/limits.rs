@@ -244,6 +244,11 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// A TLS client's hello, where its server name chooses the service: with a key share for post-quantum exchange it has
+/// some 2 KiB.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
+/// Records that such a hello may stand in: ordinary ones stand in one.
+pub const CLIENT_HELLO_RECORDS_MAX: usize = 64;
 /// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
 pub const HANDED_WAITING_MAX: usize = 256;
 /// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.

@@ -232,6 +232,7 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            stream: None,
             tls: None,
             https_redirect: None,
             connections: None,

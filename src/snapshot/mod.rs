@@ -6,6 +6,7 @@
 //! names.
 
 mod bounds;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
+
+pub use stream::{Names as ServerNames, StreamRules};
 
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
@@ -66,6 +69,8 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Where its connections lead, if they are passed on as they are; None where they bring requests.
+    pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
     /// Requests without TLS are sent to https at this port.

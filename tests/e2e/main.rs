@@ -25,6 +25,8 @@ mod proxying;
 mod reload;
 mod rings;
 mod routing;
+mod tcp;
+mod tls;
 mod tunnels;
 mod upgrade;
 mod workers;

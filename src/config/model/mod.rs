@@ -9,7 +9,7 @@ mod service;
 mod tls;
 mod tunnel;
 
-pub use listener::{Limits, Listener, PathPolicy};
+pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{
     BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
