@@ -329,9 +329,9 @@ fn rules(written: &model::Service) -> ServiceRules {
             ..HeadLimits::default()
         },
         protocol: match written.protocol.value {
-            model::Wire::Http1 => Protocol::Http1,
-            model::Wire::H2 => Protocol::Http2,
-            model::Wire::Auto => Protocol::Auto,
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }

@@ -21,7 +21,7 @@ config_struct! {
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
         /// How endpoints are spoken to.
-        protocol: Spanned<Wire> = "http1",
+        protocol: Spanned<EndpointWire> = "http1",
         /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
         /// Such connections serve one request (U36).
         proxy_protocol: Option<ProxyVersion>,
@@ -57,7 +57,7 @@ config_struct! {
 
 config_enum! {
     /// The protocol towards endpoints.
-    pub enum Wire {
+    pub enum EndpointWire {
         /// HTTP/1.1.
         Http1 = "http1",
         /// HTTP/2; without TLS by prior knowledge (h2c). What gRPC needs.
