@@ -11,5 +11,6 @@ pub mod pool;
 pub mod rules;
 pub mod selection;
 pub mod service;
+pub mod streams;
 pub mod state;
 pub mod sticky;
