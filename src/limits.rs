@@ -323,6 +323,16 @@ pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
 
+/// HTTP/2 to endpoints: connections of one worker to one endpoint. Another one is opened when all have as many streams
+/// as the endpoint takes.
+pub const H2_UPSTREAM_CONNECTIONS_MAX: usize = 8;
+/// HTTP/2 to endpoints: requests that wait for a stream or a connection, of one worker and for one endpoint.
+pub const H2_UPSTREAM_WAITING_MAX: usize = 1_024;
+/// HTTP/2 to endpoints: a request on a connection that has brought nothing for so long takes a ping along.
+pub const H2_PING_AFTER_MS: u64 = 10_000;
+/// HTTP/2 to endpoints: a connection that does not answer a ping in this time is dead.
+pub const H2_PING_TIMEOUT_MS: u64 = 5_000;
+
 /// Recycled exchanges (per-request state) that a worker keeps.
 pub const EXCHANGES_FREE_MAX: usize = 256;
 

@@ -267,6 +267,18 @@ pub struct ServiceLimits {
     pub gate: Arc<Gate>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
+}
+
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRules {
@@ -286,6 +298,8 @@ pub struct ServiceRules {
     pub requests_max: u64,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -299,6 +313,7 @@ impl Default for ServiceRules {
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
@@ -32,6 +33,8 @@ pub struct Endpoint<I: Io> {
     pub authority: String,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
@@ -395,12 +398,16 @@ impl<I: Io> Service<I> {
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         self.endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
+            endpoint.streams.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.endpoints.iter().for_each(|endpoint| {
+            endpoint.pool.close_idle(now, ms);
+            endpoint.streams.close_idle(now, ms);
+        });
     }
 
     /// What the endpoints are doing.
@@ -415,6 +422,7 @@ impl<I: Io> Endpoint<I> {
             address: spec.address,
             authority: spec.authority.clone(),
             pool: Pool::default(),
+            streams: Streams::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
@@ -442,7 +450,7 @@ impl<I: Io> Endpoint<I> {
         EndpointReport {
             authority: self.authority.clone(),
             active: u64::from(self.active.get()),
-            idle: self.pool.len() as u64,
+            idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
@@ -467,6 +475,11 @@ impl<I: Io> Endpoint<I> {
         Some(connection)
     }
 
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
+    }
+
     /// A new connection, within `timeout_ms`.
     ///
     /// # Errors
@@ -477,12 +490,21 @@ impl<I: Io> Endpoint<I> {
         timers: &Rc<Timers>,
         timeout_ms: u64,
     ) -> Result<ClientConnection<I>, Failure> {
+        let io = self.open(connector, timeout_ms).await?;
+        Ok(ClientConnection::new(io, timers))
+    }
+
+    /// A new stream of bytes, within `timeout_ms`.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
         match Box::pin(connector.connect(address, timeout_ms)).await {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(ClientConnection::new(io, timers))
+                Ok(io)
             }
             Err(error) => Err(connect_failure(&error)),
         }

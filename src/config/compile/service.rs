@@ -12,7 +12,9 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, Fallback, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::snapshot::{
+    Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
+};
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::rules::Resilience;
@@ -325,6 +327,11 @@ fn rules(written: &model::Service) -> ServiceRules {
             header_bytes_max: written.response_header_bytes_max.get() as usize,
             fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
             ..HeadLimits::default()
+        },
+        protocol: match written.protocol.value {
+            model::Wire::Http1 => Protocol::Http1,
+            model::Wire::H2 => Protocol::Http2,
+            model::Wire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }

@@ -18,7 +18,7 @@ pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
-pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts, Wire};
 pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
