@@ -29,4 +29,5 @@ mod tcp;
 mod tls;
 mod tunnels;
 mod upgrade;
+mod wires;
 mod workers;
