@@ -154,6 +154,26 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// From one check of an endpoint to its next (`health_check.interval`).
+pub const CHECK_INTERVAL_MS: u64 = 5_000;
+/// By how much that varies either way, in percent (`health_check.jitter`).
+pub const CHECK_JITTER_PERCENT: u64 = 10;
+/// A whole check (`health_check.timeout`).
+pub const CHECK_TIMEOUT_MS: u64 = 2_000;
+/// Checks in a row that make an endpoint up (`health_check.rise`).
+pub const CHECK_RISE: u32 = 2;
+/// Checks in a row that make an endpoint down (`health_check.fall`).
+pub const CHECK_FALL: u32 = 3;
+/// The first check of an endpoint comes within this, however long the interval.
+pub const CHECK_FIRST_MS: u64 = 1_000;
+/// Bytes of an answer to a check that are looked at.
+pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Checks of the whole process at once; more wait.
+pub const CHECKS_AT_ONCE_MAX: usize = 256;
+/// How often the prober looks for checks that are due.
+pub const CHECKS_LOOK_MS: u64 = 20;
+/// Results that are remembered for each endpoint.
+pub const CHECK_HISTORY_MAX: usize = 10;
 /// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
 pub const BREAKER_FAILURES: u32 = 5;
 /// How long it stays open (`circuit_breaker.timeout`; R119, C24).

@@ -12,6 +12,7 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::sticky::Sticky;
 use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
@@ -242,7 +243,8 @@ impl<I: Io> Service<I> {
         let at = match tried.is_empty() {
             true => {
                 self.requests.set(self.requests.get().saturating_add(1));
-                self.first(spec, &mut balancing, key, x.random, now)
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
@@ -534,6 +536,13 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
     }
 }
 
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
+}
+
 fn connect_failure(error: &io::Error) -> Failure {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return Failure::with(Reason::Overloaded, "no descriptor left");
@@ -593,6 +602,8 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             fallback: None,
             proxy_protocol: None,

@@ -12,7 +12,8 @@ mod tunnel;
 pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{
-    BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
+    BackoffKind, BreakerChoice, CheckInitial, CheckKind, CircuitBreaker, EjectionConfig, Fallback, HealthCheck,
+    PanicConfig, PanicMode, Retries, RetryOn, StickyConfig,
 };
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,

@@ -1,6 +1,6 @@
 //! `services`.
 
-use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, PanicConfig, Retries};
+use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, HealthCheck, PanicConfig, Retries, StickyConfig};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
@@ -44,6 +44,10 @@ config_struct! {
         overprovision: Int<100, 1000> = "140",
         /// When a request is tried again. A bare number means `{attempts: …}`.
         retries: Retries = "{}",
+        /// Keeps each client at one endpoint, by a signed cookie.
+        sticky: Option<StickyConfig>,
+        /// Asks each endpoint now and then how it is. Without it only requests tell.
+        health_check: Option<HealthCheck>,
         /// Stops asking the service while it fails. Without it there is none.
         circuit_breaker: Option<CircuitBreaker>,
         /// What answers in its place while it does not.
