@@ -30,5 +30,4 @@ mod tcp;
 mod tls;
 mod tunnels;
 mod upgrade;
-mod wires;
 mod workers;
