@@ -27,10 +27,12 @@ use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::tls::ServerTls;
 use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::health::Facts;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -224,6 +226,10 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// How its endpoints are checked; None for not at all.
+    pub check: Option<Arc<CheckRules>>,
+    /// How its clients stick to endpoints; None for not at all.
+    pub sticky: Option<Arc<Sticky>>,
     /// Its circuit breaker, if it has one.
     pub breaker: Option<BreakerSpec>,
     /// What answers in its place.

@@ -12,11 +12,12 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::sticky::Sticky;
 use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -38,7 +39,10 @@ pub struct Endpoint<I: Io> {
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
-    large: Cell<bool>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
     /// Failures in a row.
     streak: Cell<Streak>,
     /// Successes and failures, where outliers are looked for.
@@ -46,6 +50,9 @@ pub struct Endpoint<I: Io> {
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,
 }
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What an endpoint tells the admin plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -242,7 +249,8 @@ impl<I: Io> Service<I> {
         let at = match tried.is_empty() {
             true => {
                 self.requests.set(self.requests.get().saturating_add(1));
-                self.first(spec, &mut balancing, key, x.random, now)
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
@@ -426,7 +434,8 @@ impl<I: Io> Endpoint<I> {
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
-            large: Cell::new(false),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
             streak: Cell::default(),
             window: Cell::default(),
             latency: Cell::default(),
@@ -457,19 +466,30 @@ impl<I: Io> Endpoint<I> {
         }
     }
 
-    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
     pub fn room(&self) -> usize {
-        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+        self.room.get() as usize
     }
 
     /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long.
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
     }
 
     /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
@@ -489,9 +509,9 @@ impl<I: Io> Endpoint<I> {
         connector: &C,
         timers: &Rc<Timers>,
         timeout_ms: u64,
-    ) -> Result<ClientConnection<I>, Failure> {
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
         let io = self.open(connector, timeout_ms).await?;
-        Ok(ClientConnection::new(io, timers))
+        Ok(Box::new(ClientConnection::new(io, timers)))
     }
 
     /// A new stream of bytes, within `timeout_ms`.
@@ -532,6 +552,13 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
         EndpointWork::Took(ns) => local.observe(Some(ns), bounds, now),
         EndpointWork::Strained => local.observe(None, bounds, now),
     }
+}
+
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
 }
 
 fn connect_failure(error: &io::Error) -> Failure {
@@ -593,6 +620,8 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             fallback: None,
             proxy_protocol: None,

@@ -17,8 +17,10 @@ use crate::snapshot::{
 };
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -156,6 +158,8 @@ impl<'a> Services<'a> {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             terms: None,
             proxy_protocol: None,
@@ -207,6 +211,8 @@ impl<'a> Services<'a> {
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            check: common.check.clone(),
+            sticky: common.sticky.clone(),
             breaker: self.breaker(common.label, common.breaker),
             // Known when all services are.
             fallback: None,
@@ -241,6 +247,8 @@ struct Common<'a> {
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    check: Option<Arc<CheckRules>>,
+    sticky: Option<Arc<Sticky>>,
     breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
@@ -266,7 +274,9 @@ impl<'a> Common<'a> {
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
         let breaker = written.circuit_breaker.as_ref();
-        Self { label: written.name.as_str(), host, rules, resilience, breaker, terms, proxy_protocol }
+        let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
+        let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
+        Self { label: written.name.as_str(), host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -329,9 +339,9 @@ fn rules(written: &model::Service) -> ServiceRules {
             ..HeadLimits::default()
         },
         protocol: match written.protocol.value {
-            model::Wire::Http1 => Protocol::Http1,
-            model::Wire::H2 => Protocol::Http2,
-            model::Wire::Auto => Protocol::Auto,
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }
