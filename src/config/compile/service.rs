@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::route::fixed_answer;
-use super::{Inputs, resilience};
+use super::{Inputs, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -13,6 +13,7 @@ use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{Endpoint, Fallback, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::tls::ClientTls;
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::rules::Resilience;
@@ -26,6 +27,8 @@ pub(super) struct Services<'a> {
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
+    /// By label.
+    tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
@@ -37,8 +40,14 @@ impl<'a> Services<'a> {
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
+            tls: BTreeMap::new(),
         };
         for written in &config.services {
+            if let Some(tls) = &written.tls {
+                let name = written.name.as_str();
+                let tls = endpoint_tls::compile(tls, name, inputs.previous, diagnostics);
+                services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
+            }
             let endpoints = services.endpoints(written, diagnostics);
             if endpoints.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
@@ -139,14 +148,17 @@ impl<'a> Services<'a> {
         balancer: Option<&model::LoadBalancer>,
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
+        let mut authority = url.endpoint.show();
         if url.scheme == Scheme::Https {
-            let message = "TLS to endpoints is not in this build yet";
-            diagnostics.report(codes::NOT_BUILT, url.span, message);
-            return None;
+            // Beside the same endpoint without TLS it is another service.
+            authority.insert_str(0, "https://");
         }
-        let authority = url.endpoint.show();
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
+        }
+        if url.scheme == Scheme::Https {
+            let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
+            self.tls.insert(authority.clone(), tls);
         }
         let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
         let common = Common {
@@ -209,6 +221,7 @@ impl<'a> Services<'a> {
             // Known when all services are.
             fallback: None,
             proxy_protocol: common.proxy_protocol,
+            tls: self.tls.get(common.label).cloned(),
             limits,
         });
         id
