@@ -29,4 +29,5 @@ mod tcp;
 mod tls;
 mod tunnels;
 mod upgrade;
+mod upstream_tls;
 mod workers;
