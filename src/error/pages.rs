@@ -466,8 +466,7 @@ pub const PAGES: &[Page] = &[
             "Somebody between the gateway and the endpoint.",
         ],
         remedies: &[
-            "The log's detail says which check failed; `openssl s_client -connect HOST:PORT -servername NAME` shows the \
-             certificate.",
+            "The log's detail says which check failed; `openssl s_client -connect HOST:PORT` shows the certificate.",
             "Name the authority with `ca`, or the name that the certificate is for with `server_name`.",
             "Renew the certificate. `verify: false` hides the problem and everybody who abuses it.",
         ],
