@@ -190,6 +190,9 @@ reasons! {
     UpstreamHandshake = "upstream_handshake", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint reset the connection before its answer.
     UpstreamReset = "upstream_reset", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint says that it has not looked at the request: its connection goes away, or has streams enough
+    /// (HTTP/2: GOAWAY, REFUSED_STREAM).
+    UpstreamRefused = "upstream_refused", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint closed the connection without an answer.
     UpstreamClosed = "upstream_closed", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint did not answer in time (R134).

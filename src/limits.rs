@@ -154,6 +154,26 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// From one check of an endpoint to its next (`health_check.interval`).
+pub const CHECK_INTERVAL_MS: u64 = 5_000;
+/// By how much that varies either way, in percent (`health_check.jitter`).
+pub const CHECK_JITTER_PERCENT: u64 = 10;
+/// A whole check (`health_check.timeout`).
+pub const CHECK_TIMEOUT_MS: u64 = 2_000;
+/// Checks in a row that make an endpoint up (`health_check.rise`).
+pub const CHECK_RISE: u32 = 2;
+/// Checks in a row that make an endpoint down (`health_check.fall`).
+pub const CHECK_FALL: u32 = 3;
+/// The first check of an endpoint comes within this, however long the interval.
+pub const CHECK_FIRST_MS: u64 = 1_000;
+/// Bytes of an answer to a check that are looked at.
+pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Checks of the whole process at once; more wait.
+pub const CHECKS_AT_ONCE_MAX: usize = 256;
+/// How often the prober looks for checks that are due.
+pub const CHECKS_LOOK_MS: u64 = 20;
+/// Results that are remembered for each endpoint.
+pub const CHECK_HISTORY_MAX: usize = 10;
 /// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
 pub const BREAKER_FAILURES: u32 = 5;
 /// How long it stays open (`circuit_breaker.timeout`; R119, C24).
@@ -321,6 +341,16 @@ pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
+
+/// HTTP/2 to endpoints: connections of one worker to one endpoint. Another one is opened when all have as many streams
+/// as the endpoint takes.
+pub const H2_UPSTREAM_CONNECTIONS_MAX: usize = 8;
+/// HTTP/2 to endpoints: requests that wait for a stream or a connection, of one worker and for one endpoint.
+pub const H2_UPSTREAM_WAITING_MAX: usize = 1_024;
+/// HTTP/2 to endpoints: a request on a connection that has brought nothing for so long takes a ping along.
+pub const H2_PING_AFTER_MS: u64 = 10_000;
+/// HTTP/2 to endpoints: a connection that does not answer a ping in this time is dead.
+pub const H2_PING_TIMEOUT_MS: u64 = 5_000;
 
 /// Recycled exchanges (per-request state) that a worker keeps.
 pub const EXCHANGES_FREE_MAX: usize = 256;

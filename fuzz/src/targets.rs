@@ -49,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     ("rewrite", rewrite),
     ("forwarded_request", forwarded_request),
     ("access_log_escape", access_log_escape),
+    ("h2_frames", h2_frames),
+    ("hpack", hpack),
     ("proxy_header", proxy_header),
     ("client_hello", client_hello),
 ];
@@ -277,6 +279,9 @@ fn substituted(text: &str, vars: &[(&str, &str)]) -> Option<String> {
 
 #[path = "bypass.rs"]
 pub mod bypass;
+#[path = "h2.rs"]
+pub mod h2;
+pub use h2::{h2_frames, hpack};
 
 thread_local! {
     static JUDGE: bypass::Judge = bypass::Judge::new();

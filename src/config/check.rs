@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::{Answer, Config, DefaultRoute, ListenProtocol, Listener, Route, Service};
+use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Route, Service};
 use super::reach;
 use crate::schema::types::Name;
 use crate::schema::{Cx, Node, Span, Spanned, codes};
@@ -172,6 +172,11 @@ fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
     if service.endpoints.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
         let message = format!("the service `{name}` has no endpoints, so its requests are answered 503");
         cx.report(codes::NO_ENDPOINTS, service.name.span, message).hint("add `endpoints: [\"host:port\"]`");
+    }
+    if service.protocol.value == EndpointWire::H2 && service.proxy_protocol.is_some() {
+        let message = "a connection that many clients share cannot begin with the header of one";
+        cx.report(codes::CONTRADICTION, service.protocol.span, message)
+            .hint("leave `proxy_protocol` out, or use `protocol: http1`");
     }
     let mut seen = HashSet::new();
     for endpoint in &service.endpoints {

@@ -502,6 +502,19 @@ pub const PAGES: &[Page] = &[
         metrics: BACKENDS,
     },
     Page {
+        word: "upstream_refused",
+        causes: &[
+            "An endpoint that restarts says so with GOAWAY, and the request came behind it.",
+            "An endpoint that takes fewer streams at once than it is sent: REFUSED_STREAM.",
+        ],
+        remedies: &[
+            "It is repeated by itself where nothing of a body is lost; more `attempts` or endpoints help the rest.",
+            LOOK_AT_ENDPOINT,
+        ],
+        keys: &[(SERVICE, "protocol")],
+        metrics: BACKENDS,
+    },
+    Page {
         word: "upstream_closed",
         causes: &[
             "The endpoint closed without a word: a crash, a restart, or an idle timeout just as the request came.",

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -143,6 +144,11 @@ pub trait Connect: 'static {
         _timeout_ms: u64,
     ) -> io::Result<Self::Io> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Runs a task beside the others of the worker: of a connection that serves several exchanges and none for itself.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
+        monoio::spawn(task);
     }
 }
 

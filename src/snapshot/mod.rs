@@ -27,10 +27,12 @@ use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::health::Facts;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -224,6 +226,10 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// How its endpoints are checked; None for not at all.
+    pub check: Option<Arc<CheckRules>>,
+    /// How its clients stick to endpoints; None for not at all.
+    pub sticky: Option<Arc<Sticky>>,
     /// Its circuit breaker, if it has one.
     pub breaker: Option<BreakerSpec>,
     /// What answers in its place.
@@ -269,6 +275,18 @@ pub struct ServiceLimits {
     pub gate: Arc<Gate>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
+}
+
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRules {
@@ -288,6 +306,8 @@ pub struct ServiceRules {
     pub requests_max: u64,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -301,6 +321,7 @@ impl Default for ServiceRules {
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }

@@ -94,6 +94,11 @@ impl ClientTls {
         self.config.clone()
     }
 
+    /// Whether HTTP/2 is all that is offered.
+    pub fn wants_h2(&self) -> bool {
+        self.config.alpn_protocols == [b"h2"]
+    }
+
     /// The name to ask for and to verify at an endpoint `host:port`; None where the host can be in no certificate.
     pub fn name(&self, authority: &str) -> Option<ServerName<'static>> {
         if let Some(name) = &self.server_name {

@@ -16,6 +16,8 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::sticky::Sticky;
+use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
@@ -40,6 +42,8 @@ pub struct Endpoint<I: Io> {
     pub pool: Pool<I>,
     /// How it is spoken to by TLS; None without.
     secure: Option<Secure>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
@@ -258,7 +262,8 @@ impl<I: Io> Service<I> {
         let at = match tried.is_empty() {
             true => {
                 self.requests.set(self.requests.get().saturating_add(1));
-                self.first(spec, &mut balancing, key, x.random, now)
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
@@ -414,12 +419,16 @@ impl<I: Io> Service<I> {
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         self.endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
+            endpoint.streams.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.endpoints.iter().for_each(|endpoint| {
+            endpoint.pool.close_idle(now, ms);
+            endpoint.streams.close_idle(now, ms);
+        });
     }
 
     /// What the endpoints are doing.
@@ -436,6 +445,7 @@ impl<I: Io> Endpoint<I> {
             address: spec.address,
             authority: spec.authority.clone(),
             pool: Pool::default(),
+            streams: Streams::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
@@ -463,7 +473,7 @@ impl<I: Io> Endpoint<I> {
         EndpointReport {
             authority: self.authority.clone(),
             active: u64::from(self.active.get()),
-            idle: self.pool.len() as u64,
+            idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
@@ -486,6 +496,11 @@ impl<I: Io> Endpoint<I> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
+    }
+
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
     }
 
     /// A new connection, within `timeout_ms`.
@@ -521,7 +536,14 @@ impl<I: Io> Endpoint<I> {
         match opened {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(io)
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
             }
             Err(error) => Err(connect_failure(&error)),
         }
@@ -558,6 +580,13 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
         EndpointWork::Took(ns) => local.observe(Some(ns), bounds, now),
         EndpointWork::Strained => local.observe(None, bounds, now),
     }
+}
+
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
 }
 
 fn connect_failure(error: &io::Error) -> Failure {
@@ -664,6 +693,8 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             fallback: None,
             proxy_protocol: None,

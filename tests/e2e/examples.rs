@@ -22,6 +22,7 @@ const EXERCISED: &[&str] = &[
     "proxy_protocol",
     "rate_limit",
     "redirects",
+    "resilience",
     "routing",
     "tcp",
     "tls_upstream",
@@ -387,4 +388,40 @@ fn proxy_protocol() {
     assert!(mail.received().starts_with(&told), "{:?}", mail.received());
     // With the network that stands in the file this peer is a stranger.
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
+}
+
+#[test]
+fn resilience() {
+    let ill = |status: u16| {
+        Origin::start(move |seen| match seen.path() {
+            "/health" => ok("fine"),
+            path if path.starts_with("/payments") || path.starts_with("/orders") => {
+                vec![Step::Send(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes())]
+            }
+            _ => ok("served"),
+        })
+    };
+    let (one, two, far) = (ill(503), Origin::fixed("two"), Origin::fixed("far"));
+    let gateway = Plan::example("resilience")
+        .env("ORDERS_1", one.address)
+        .env("ORDERS_2", two.address)
+        .env("ORDERS_FAR", far.address)
+        .env("CHECK_INTERVAL", "50ms")
+        .env("STICKY_SECRET", "a secret that is long enough")
+        .start();
+    let answers: Vec<_> = (0..4).map(|_| get(&gateway, "/orders/7", "")).collect();
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "two"), "a 503 is tried elsewhere");
+    assert!(answers[0].header("set-cookie").is_some_and(|cookie| cookie.starts_with("orders_route=")));
+    assert!(two.last().header("x-timeout-ms").is_some());
+    let before = one.seen().iter().filter(|seen| seen.path() != "/health").count();
+    assert!(before > 0, "the ill one was asked");
+    let payments = (0..4).map(|_| get(&gateway, "/payments/7", "").status).collect::<Vec<_>>();
+    assert!(payments.contains(&503), "never tried twice: {payments:?}");
+    assert_eq!(get(&gateway, "/preview/7", "").text(), "two");
+    assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
+    eventually("checks", || {
+        (gateway.metric("ringway_health_checks_total", &["result=\"passed\""]) > 3.0).then_some(())
+    });
+    let breakers = gateway.ask_admin("GET", "/circuit-breakers").json();
+    assert_eq!((breakers[0]["service"].as_str(), breakers[0]["state"].as_str()), (Some("orders"), Some("closed")));
 }

@@ -25,6 +25,7 @@ mod proxying;
 mod reload;
 mod rings;
 mod routing;
+mod survival;
 mod tcp;
 mod tls;
 mod tunnels;

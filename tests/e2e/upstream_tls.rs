@@ -311,6 +311,21 @@ fn https_urls_and_tcp_listeners_reach_endpoints_by_tls() {
 }
 
 #[test]
+fn http2_is_agreed_on_and_never_guessed() {
+    let ca = Authority::new("ca");
+    for alpn in [vec![b"http/1.1".to_vec()], Vec::new()] {
+        let mut config = plain(&ca.issue("up", &["up.test"]));
+        config.alpn_protocols = alpn;
+        let endpoint = Secure::start(config);
+        let yaml = to(endpoint.address, &trusting(&ca, ", server_name: up.test"));
+        let gateway = Gateway::start(&yaml.replace("tls:", "protocol: h2, tls:"));
+        let response = gateway.get("/a");
+        refused(&response, &gateway, "upstream_handshake", "the endpoint does not speak our protocol");
+        assert!(endpoint.met().is_empty());
+    }
+}
+
+#[test]
 fn wrong_files_and_risks_are_reported() {
     let ca = Authority::new("ca");
     let (one, two) = (ca.issue("one", &["a.test"]), ca.issue("two", &["a.test"]));

@@ -12,6 +12,7 @@ use crate::tls::{ClientTls, EndpointRules, Pair, read_authorities, server_name};
 /// The TLS of a service. None where what it has is wrong and was reported.
 pub(super) fn compile(
     written: &Spanned<model::EndpointTls>,
+    wire: model::EndpointWire,
     label: &str,
     previous: Option<&Snapshot>,
     diagnostics: &mut Diagnostics,
@@ -44,7 +45,8 @@ pub(super) fn compile(
         verifies: written.verify,
         server_name: name,
         identity,
-        alpn: vec![b"http/1.1".to_vec()],
+        // What is chosen by the endpoint has to be spoken: one is offered.
+        alpn: vec![if wire == model::EndpointWire::H2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }],
     };
     ready(rules, label, previous, written.span, diagnostics)
 }

@@ -12,12 +12,16 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, Fallback, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::snapshot::{
+    Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
+};
 use crate::tls::ClientTls;
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -45,7 +49,7 @@ impl<'a> Services<'a> {
         for written in &config.services {
             if let Some(tls) = &written.tls {
                 let name = written.name.as_str();
-                let tls = endpoint_tls::compile(tls, name, inputs.previous, diagnostics);
+                let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
                 services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
             }
             let endpoints = services.endpoints(written, diagnostics);
@@ -166,6 +170,8 @@ impl<'a> Services<'a> {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             terms: None,
             proxy_protocol: None,
@@ -217,6 +223,8 @@ impl<'a> Services<'a> {
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            check: common.check.clone(),
+            sticky: common.sticky.clone(),
             breaker: self.breaker(common.label, common.breaker),
             // Known when all services are.
             fallback: None,
@@ -252,6 +260,8 @@ struct Common<'a> {
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    check: Option<Arc<CheckRules>>,
+    sticky: Option<Arc<Sticky>>,
     breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
@@ -277,7 +287,9 @@ impl<'a> Common<'a> {
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
         let breaker = written.circuit_breaker.as_ref();
-        Self { label: written.name.as_str(), host, rules, resilience, breaker, terms, proxy_protocol }
+        let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
+        let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
+        Self { label: written.name.as_str(), host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -338,6 +350,11 @@ fn rules(written: &model::Service) -> ServiceRules {
             header_bytes_max: written.response_header_bytes_max.get() as usize,
             fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
             ..HeadLimits::default()
+        },
+        protocol: match written.protocol.value {
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }
