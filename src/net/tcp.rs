@@ -62,16 +62,13 @@ pub struct TcpRead(Rc<SharedStream>);
 
 impl ReadHalf for TcpRead {
     #[inline]
-    async fn recv(&mut self, buf: Buf) -> Done {
-        self.0.recv(buf).await
+    fn recv(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.recv(buf)
     }
 
-    async fn recv_idle(&mut self, buf: Buf) -> Done {
-        let (result, buf) = self.0.recv_idle(buf).await;
-        match result {
-            Err(_) if self.0.is_released() => (Err(io::ErrorKind::Interrupted.into()), buf),
-            other => (other, buf),
-        }
+    #[inline]
+    fn recv_idle(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.recv_idle(buf)
     }
 
     async fn readable(&mut self) -> io::Result<()> {
@@ -88,9 +85,8 @@ pub struct TcpWrite(Rc<SharedStream>);
 
 impl WriteHalf for TcpWrite {
     #[inline]
-    async fn send(&mut self, buf: Buf) -> Done {
-        let (sent, buf) = self.0.send(buf).await;
-        (sent.map_err(uncancelled), buf)
+    fn send(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.send(buf)
     }
 
     fn socket(&self) -> Option<&SharedStream> {
@@ -104,13 +100,6 @@ impl WriteHalf for TcpWrite {
     async fn writable(&mut self) -> io::Result<()> {
         self.0.writable().await
     }
-}
-
-/// A release of the reading half may cancel all that waits on the descriptor. A send that it met has sent nothing, and
-/// is to be made again.
-#[cold]
-fn uncancelled(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(libc::ECANCELED) { io::ErrorKind::Interrupted.into() } else { error }
 }
 
 impl Interrupt for SharedStream {

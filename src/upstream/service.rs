@@ -21,7 +21,7 @@ use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::net::tls::HandshakeError;
@@ -47,7 +47,10 @@ pub struct Endpoint<I: Io> {
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
-    large: Cell<bool>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
     /// Failures in a row.
     streak: Cell<Streak>,
     /// Successes and failures, where outliers are looked for.
@@ -62,6 +65,9 @@ struct Secure {
     /// None where its host can be in no certificate.
     name: Option<ServerName<'static>>,
 }
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What an endpoint tells the admin plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -449,7 +455,8 @@ impl<I: Io> Endpoint<I> {
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
-            large: Cell::new(false),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
             streak: Cell::default(),
             window: Cell::default(),
             latency: Cell::default(),
@@ -480,19 +487,30 @@ impl<I: Io> Endpoint<I> {
         }
     }
 
-    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
     pub fn room(&self) -> usize {
-        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+        self.room.get() as usize
     }
 
     /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long.
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
     }
 
     /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
@@ -512,9 +530,9 @@ impl<I: Io> Endpoint<I> {
         connector: &C,
         timers: &Rc<Timers>,
         timeout_ms: u64,
-    ) -> Result<ClientConnection<I>, Failure> {
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
         let io = self.open(connector, timeout_ms).await?;
-        Ok(ClientConnection::new(io, timers))
+        Ok(Box::new(ClientConnection::new(io, timers)))
     }
 
     /// As [`Self::connect`], without a wire.
