@@ -272,6 +272,8 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// TLS sessions with endpoints that a service keeps to resume, by name.
+pub const UPSTREAM_SESSIONS_MAX: usize = 256;
 /// A TLS client's hello, where its server name chooses the service: with a key share for post-quantum exchange it has
 /// some 2 KiB.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;

@@ -4,6 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
@@ -20,11 +24,13 @@ use crate::http::exchange::{EndpointWork, Exchange};
 use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
+use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HashKey, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
+use crate::tls::{ClientTls, certificate_words};
 
 /// One endpoint in one worker; the same one over reloads as long as its address stands.
 pub struct Endpoint<I: Io> {
@@ -34,6 +40,8 @@ pub struct Endpoint<I: Io> {
     pub authority: String,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// How it is spoken to by TLS; None without.
+    secure: Option<Secure>,
     /// Connections that requests share, where they are HTTP/2.
     pub streams: Streams,
     active: Cell<u32>,
@@ -49,6 +57,13 @@ pub struct Endpoint<I: Io> {
     window: Cell<Window>,
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,
+}
+
+/// TLS towards an endpoint.
+struct Secure {
+    tls: Arc<ClientTls>,
+    /// None where its host can be in no certificate.
+    name: Option<ServerName<'static>>,
 }
 
 /// What is reckoned for a response's head.
@@ -149,10 +164,14 @@ impl<I: Io> Service<I> {
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let kept = |wanted: &snapshot::Endpoint| {
             let all = previous.map_or(&[][..], |service| &service.endpoints);
-            all.iter().find(|e| e.authority == wanted.authority && e.address == wanted.address).cloned()
+            let same = |e: &&Rc<Endpoint<I>>| e.authority == wanted.authority && e.address == wanted.address;
+            all.iter().filter(same).find(|e| e.is_secured_by(spec.tls.as_ref())).cloned()
         };
-        let endpoints: Vec<_> =
-            spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
+        let endpoints: Vec<_> = spec
+            .endpoints
+            .iter()
+            .map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e, spec.tls.as_ref()))))
+            .collect();
         let balancing = RefCell::new(Balancing {
             selection: Selection::default(),
             epoch: 0,
@@ -425,8 +444,10 @@ impl<I: Io> Service<I> {
 }
 
 impl<I: Io> Endpoint<I> {
-    fn new(spec: &snapshot::Endpoint) -> Self {
+    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>) -> Self {
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(&spec.authority) });
         Self {
+            secure,
             address: spec.address,
             authority: spec.authority.clone(),
             pool: Pool::default(),
@@ -514,19 +535,44 @@ impl<I: Io> Endpoint<I> {
         Ok(Box::new(ClientConnection::new(io, timers)))
     }
 
-    /// A new stream of bytes, within `timeout_ms`.
+    /// As [`Self::connect`], without a wire.
     ///
     /// # Errors
-    /// As [`Self::connect`].
+    /// As there.
     pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
-        match Box::pin(connector.connect(address, timeout_ms)).await {
+        let opened = match &self.secure {
+            None => Box::pin(connector.connect(address, timeout_ms)).await,
+            Some(Secure { tls, name: Some(name) }) => {
+                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+            }
+            Some(Secure { name: None, .. }) => {
+                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
+            }
+        };
+        match opened {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(io)
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
             }
             Err(error) => Err(connect_failure(&error)),
+        }
+    }
+
+    /// Whether these are its rules of TLS. What was opened under others is not theirs.
+    fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.secure, tls) {
+            (None, None) => true,
+            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
+            _ => false,
         }
     }
 }
@@ -565,7 +611,13 @@ fn connect_failure(error: &io::Error) -> Failure {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return Failure::with(Reason::Overloaded, "no descriptor left");
     }
+    if let Some(refused) = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
+        return handshake_failure(refused);
+    }
     match error.kind() {
+        io::ErrorKind::TimedOut if error.get_ref().is_some() => {
+            Failure::with(Reason::ConnectTimeout, "in the TLS handshake")
+        }
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
         io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
@@ -573,6 +625,45 @@ fn connect_failure(error: &io::Error) -> Failure {
             Failure::with(Reason::ConnectFailed, "unreachable")
         }
         _ => Reason::ConnectFailed.into(),
+    }
+}
+
+/// Which check failed, and whose it was.
+fn handshake_failure(error: &HandshakeError) -> Failure {
+    let failed = |detail| Failure::with(Reason::UpstreamHandshake, detail);
+    match error {
+        HandshakeError::Tls(rustls::Error::InvalidCertificate(why)) => {
+            Failure::with(Reason::UpstreamCertificate, certificate_words(why))
+        }
+        HandshakeError::Tls(rustls::Error::NoCertificatesPresented) => {
+            Failure::with(Reason::UpstreamCertificate, "the endpoint shows no certificate")
+        }
+        HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => failed(alert_words(*alert)),
+        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => failed("the endpoint does not speak TLS"),
+        HandshakeError::Tls(rustls::Error::PeerIncompatible(_)) => failed("no common version or cipher"),
+        HandshakeError::Io(_) => failed("the endpoint closed in the handshake"),
+        HandshakeError::TooLong => failed("the endpoint says too much"),
+        _ => failed("the endpoint breaks the protocol"),
+    }
+}
+
+/// What an endpoint says why it refuses us.
+fn alert_words(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the endpoint refuses our versions or ciphers"
+        }
+        AlertDescription::UnrecognisedName => "the endpoint does not know the name",
+        AlertDescription::NoApplicationProtocol => "the endpoint does not speak our protocol",
+        AlertDescription::CertificateRequired => "the endpoint wants a certificate of ours",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => "the endpoint refuses our certificate",
+        _ => "the endpoint refuses the handshake",
     }
 }
 
@@ -625,6 +716,7 @@ mod tests {
             breaker: None,
             fallback: None,
             proxy_protocol: None,
+            tls: None,
             limits,
         }
     }
