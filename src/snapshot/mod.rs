@@ -24,7 +24,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
@@ -237,6 +237,8 @@ pub struct Service {
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
+    /// TLS towards its endpoints; None for connections without it.
+    pub tls: Option<Arc<ClientTls>>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
 }

@@ -23,6 +23,7 @@ use crate::pipeline::tunnel::Tunnel;
 use crate::pipeline::{drive, stream};
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{Listener, Places};
+use crate::sys::room::Room;
 
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
@@ -76,31 +77,23 @@ pub async fn serve_http1<I: Io, C: Connect>(
         };
         origin = named;
     }
-    // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
-    let mut room = Room::default();
     loop {
         // Where memory is short a connection that waits holds no buffer at all.
         let patience = if env.strain.get() == Strain::None { Patience::Short } else { Patience::Long };
         let again = match connection.wait_request(patience).await {
-            Waited::Released => {
-                room = Room::default();
-                connection.wait_request(Patience::Long).await
-            }
+            Waited::Released => connection.wait_request(Patience::Long).await,
             other => other,
         };
         if again != Waited::Arrived {
             break;
         }
-        room.enter(serve_request(env, connection, &origin, listener()));
-        let (back, next) = room.run().await;
+        // Not a part of this future, so that an idle connection does not carry its room.
+        let (back, next) = Room::of(|| serve_request(env, connection, &origin, listener())).await;
         connection = back;
         match next {
             Next::Request => {}
             Next::Close => break,
-            Next::Tunnel(tunnel) => {
-                drop(room);
-                return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await;
-            }
+            Next::Tunnel(tunnel) => return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await,
         }
     }
     Box::pin(connection.close()).await;
@@ -174,40 +167,6 @@ impl ConnectionOrigin {
         if self.secure.is_some() || x.secure.is_some() {
             x.secure = self.secure.clone();
         }
-    }
-}
-
-/// Storage for one future after another of the same type.
-struct Room<F>(Option<Pin<Box<Option<F>>>>);
-
-impl<F> Default for Room<F> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<F: Future> Room<F> {
-    /// Puts a future into the room.
-    #[inline]
-    fn enter(&mut self, future: F) {
-        match &mut self.0 {
-            Some(room) => room.as_mut().set(Some(future)),
-            None => self.0 = Some(Box::pin(Some(future))),
-        }
-    }
-
-    /// Runs the future that is in the room. It is dropped there when it is done.
-    async fn run(&mut self) -> F::Output {
-        let output = poll_fn(|cx| match self.0.as_mut().and_then(|room| room.as_mut().as_pin_mut()) {
-            Some(future) => future.poll(cx),
-            // Nobody runs an empty room.
-            None => Poll::Pending,
-        })
-        .await;
-        if let Some(room) = &mut self.0 {
-            room.as_mut().set(None);
-        }
-        output
     }
 }
 

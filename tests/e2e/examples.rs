@@ -25,6 +25,7 @@ const EXERCISED: &[&str] = &[
     "resilience",
     "routing",
     "tcp",
+    "tls_upstream",
     "websocket",
 ];
 
@@ -331,6 +332,19 @@ fn websocket() {
     assert_eq!(client.read_head().expect("an answer").start, "HTTP/1.1 101 Switching Protocols");
     assert_eq!(client.take(5), b"hello");
     assert_eq!(ask("/").response().text(), "page");
+}
+
+#[test]
+fn tls_upstream() {
+    let ca = crate::support::tls::Authority::new("ca");
+    let public = crate::upstream_tls::named(&ca, "api.example.com");
+    let plain = Origin::fixed("plain");
+    let gateway = Plan::example("tls_upstream")
+        .env("PUBLIC", public.address)
+        .env("PLAIN", plain.address)
+        .env("SSL_CERT_FILE", ca.ca().display())
+        .start();
+    assert_eq!((gateway.get("/api/x").text().as_str(), gateway.get("/").text().as_str()), ("1", "plain"));
 }
 
 #[test]

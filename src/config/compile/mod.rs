@@ -1,6 +1,7 @@
 //! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
+mod endpoint_tls;
 mod policies;
 mod resilience;
 mod route;

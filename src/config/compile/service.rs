@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::route::fixed_answer;
-use super::{Inputs, resilience};
+use super::{Inputs, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -15,6 +15,7 @@ use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{
     Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
 };
+use crate::tls::ClientTls;
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
@@ -30,6 +31,8 @@ pub(super) struct Services<'a> {
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
+    /// By label.
+    tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
@@ -41,8 +44,14 @@ impl<'a> Services<'a> {
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
+            tls: BTreeMap::new(),
         };
         for written in &config.services {
+            if let Some(tls) = &written.tls {
+                let name = written.name.as_str();
+                let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
+                services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
+            }
             let endpoints = services.endpoints(written, diagnostics);
             if endpoints.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
@@ -143,14 +152,17 @@ impl<'a> Services<'a> {
         balancer: Option<&model::LoadBalancer>,
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
+        let mut authority = url.endpoint.show();
         if url.scheme == Scheme::Https {
-            let message = "TLS to endpoints is not in this build yet";
-            diagnostics.report(codes::NOT_BUILT, url.span, message);
-            return None;
+            // Beside the same endpoint without TLS it is another service.
+            authority.insert_str(0, "https://");
         }
-        let authority = url.endpoint.show();
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
+        }
+        if url.scheme == Scheme::Https {
+            let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
+            self.tls.insert(authority.clone(), tls);
         }
         let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
         let common = Common {
@@ -217,6 +229,7 @@ impl<'a> Services<'a> {
             // Known when all services are.
             fallback: None,
             proxy_protocol: common.proxy_protocol,
+            tls: self.tls.get(common.label).cloned(),
             limits,
         });
         id

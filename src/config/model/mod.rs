@@ -1,5 +1,6 @@
 //! The native schema. One declaration per mapping gives type, decoder, defaults, JSON Schema and reference page.
 
+mod endpoint_tls;
 mod listener;
 mod observe;
 mod resilience;
@@ -9,6 +10,7 @@ mod service;
 mod tls;
 mod tunnel;
 
+pub use endpoint_tls::EndpointTls;
 pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{

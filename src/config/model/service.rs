@@ -1,5 +1,6 @@
 //! `services`.
 
+use super::endpoint_tls::EndpointTls;
 use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, HealthCheck, PanicConfig, Retries, StickyConfig};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
@@ -20,6 +21,8 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// TLS towards endpoints; `{}` verifies them as browsers do. Without this key connections are not encrypted.
+        tls: Option<Spanned<EndpointTls>>,
         /// How endpoints are spoken to.
         protocol: Spanned<EndpointWire> = "http1",
         /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
