@@ -391,7 +391,7 @@ impl Site {
 #[test]
 fn tls() {
     let (site, app) = (Site::new(), Origin::echo());
-    let mut plan = Plan::example("tls").env("APP", app.address).env("RINGWAY_PLAIN", "127.0.0.1:0");
+    let mut plan = Plan::example("tls").env("APP", app.address).env("RINGWAY_PLAIN", "127.0.0.2:0");
     for (name, value) in site.environment() {
         plan = plan.env(name, value);
     }
