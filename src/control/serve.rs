@@ -141,6 +141,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let compat_names = ready.loaded.config.metrics.compat_names;
     let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
+    gateway.begin_checks(random_bits());
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();

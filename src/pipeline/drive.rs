@@ -336,7 +336,12 @@ async fn proxy<D: Downstream, C: Connect>(
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    let on_head = &mut |x: &mut Exchange| {
+        if let Some(sticky) = &spec.sticky {
+            fallback::stick(sticky, spec, x);
+        }
+        live.chain.on_response(progress, x, timers.known_now());
+    };
     if route.grpc_web
         && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
         && let Some(mut web) = Web::undress(down, x)

@@ -6,6 +6,7 @@
 //! names.
 
 mod bounds;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use bytes::Bytes;
 
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
 
+pub use stream::{Names as ServerNames, StreamRules};
+
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
 use crate::policy::slots::Chain;
@@ -21,13 +24,15 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::health::Facts;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -66,6 +71,8 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Where its connections lead, if they are passed on as they are; None where they bring requests.
+    pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
     /// Requests without TLS are sent to https at this port.
@@ -219,6 +226,10 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// How its endpoints are checked; None for not at all.
+    pub check: Option<Arc<CheckRules>>,
+    /// How its clients stick to endpoints; None for not at all.
+    pub sticky: Option<Arc<Sticky>>,
     /// Its circuit breaker, if it has one.
     pub breaker: Option<BreakerSpec>,
     /// What answers in its place.
@@ -226,6 +237,8 @@ pub struct Service {
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
+    /// TLS towards its endpoints; None for connections without it.
+    pub tls: Option<Arc<ClientTls>>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
 }
@@ -262,6 +275,18 @@ pub struct ServiceLimits {
     pub gate: Arc<Gate>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
+}
+
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRules {
@@ -281,6 +306,8 @@ pub struct ServiceRules {
     pub requests_max: u64,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -294,6 +321,7 @@ impl Default for ServiceRules {
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod check;
 pub mod health;
 pub mod latency;
 pub mod passive;
@@ -10,4 +11,6 @@ pub mod pool;
 pub mod rules;
 pub mod selection;
 pub mod service;
+pub mod streams;
 pub mod state;
+pub mod sticky;

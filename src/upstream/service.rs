@@ -4,6 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
@@ -12,17 +16,21 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::sticky::Sticky;
+use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
+use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HashKey, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
+use crate::tls::{ClientTls, certificate_words};
 
 /// One endpoint in one worker; the same one over reloads as long as its address stands.
 pub struct Endpoint<I: Io> {
@@ -32,10 +40,17 @@ pub struct Endpoint<I: Io> {
     pub authority: String,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// How it is spoken to by TLS; None without.
+    secure: Option<Secure>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
-    large: Cell<bool>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
     /// Failures in a row.
     streak: Cell<Streak>,
     /// Successes and failures, where outliers are looked for.
@@ -43,6 +58,16 @@ pub struct Endpoint<I: Io> {
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,
 }
+
+/// TLS towards an endpoint.
+struct Secure {
+    tls: Arc<ClientTls>,
+    /// None where its host can be in no certificate.
+    name: Option<ServerName<'static>>,
+}
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What an endpoint tells the admin plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,10 +164,14 @@ impl<I: Io> Service<I> {
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let kept = |wanted: &snapshot::Endpoint| {
             let all = previous.map_or(&[][..], |service| &service.endpoints);
-            all.iter().find(|e| e.authority == wanted.authority && e.address == wanted.address).cloned()
+            let same = |e: &&Rc<Endpoint<I>>| e.authority == wanted.authority && e.address == wanted.address;
+            all.iter().filter(same).find(|e| e.is_secured_by(spec.tls.as_ref())).cloned()
         };
-        let endpoints: Vec<_> =
-            spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
+        let endpoints: Vec<_> = spec
+            .endpoints
+            .iter()
+            .map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e, spec.tls.as_ref()))))
+            .collect();
         let balancing = RefCell::new(Balancing {
             selection: Selection::default(),
             epoch: 0,
@@ -239,7 +268,8 @@ impl<I: Io> Service<I> {
         let at = match tried.is_empty() {
             true => {
                 self.requests.set(self.requests.get().saturating_add(1));
-                self.first(spec, &mut balancing, key, x.random, now)
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
@@ -395,12 +425,16 @@ impl<I: Io> Service<I> {
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         self.endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
+            endpoint.streams.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.endpoints.iter().for_each(|endpoint| {
+            endpoint.pool.close_idle(now, ms);
+            endpoint.streams.close_idle(now, ms);
+        });
     }
 
     /// What the endpoints are doing.
@@ -410,15 +444,19 @@ impl<I: Io> Service<I> {
 }
 
 impl<I: Io> Endpoint<I> {
-    fn new(spec: &snapshot::Endpoint) -> Self {
+    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>) -> Self {
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(&spec.authority) });
         Self {
+            secure,
             address: spec.address,
             authority: spec.authority.clone(),
             pool: Pool::default(),
+            streams: Streams::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
-            large: Cell::new(false),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
             streak: Cell::default(),
             window: Cell::default(),
             latency: Cell::default(),
@@ -442,29 +480,45 @@ impl<I: Io> Endpoint<I> {
         EndpointReport {
             authority: self.authority.clone(),
             active: u64::from(self.active.get()),
-            idle: self.pool.len() as u64,
+            idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
         }
     }
 
-    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
     pub fn room(&self) -> usize {
-        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+        self.room.get() as usize
     }
 
     /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long.
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
     }
 
     /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
+    }
+
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
     }
 
     /// A new connection, within `timeout_ms`.
@@ -476,15 +530,49 @@ impl<I: Io> Endpoint<I> {
         connector: &C,
         timers: &Rc<Timers>,
         timeout_ms: u64,
-    ) -> Result<ClientConnection<I>, Failure> {
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
+        let io = self.open(connector, timeout_ms).await?;
+        Ok(Box::new(ClientConnection::new(io, timers)))
+    }
+
+    /// As [`Self::connect`], without a wire.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
-        match Box::pin(connector.connect(address, timeout_ms)).await {
+        let opened = match &self.secure {
+            None => Box::pin(connector.connect(address, timeout_ms)).await,
+            Some(Secure { tls, name: Some(name) }) => {
+                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+            }
+            Some(Secure { name: None, .. }) => {
+                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
+            }
+        };
+        match opened {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(ClientConnection::new(io, timers))
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
             }
             Err(error) => Err(connect_failure(&error)),
+        }
+    }
+
+    /// Whether these are its rules of TLS. What was opened under others is not theirs.
+    fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.secure, tls) {
+            (None, None) => true,
+            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
+            _ => false,
         }
     }
 }
@@ -512,11 +600,24 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
     }
 }
 
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
+}
+
 fn connect_failure(error: &io::Error) -> Failure {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return Failure::with(Reason::Overloaded, "no descriptor left");
     }
+    if let Some(refused) = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
+        return handshake_failure(refused);
+    }
     match error.kind() {
+        io::ErrorKind::TimedOut if error.get_ref().is_some() => {
+            Failure::with(Reason::ConnectTimeout, "in the TLS handshake")
+        }
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
         io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
@@ -524,6 +625,45 @@ fn connect_failure(error: &io::Error) -> Failure {
             Failure::with(Reason::ConnectFailed, "unreachable")
         }
         _ => Reason::ConnectFailed.into(),
+    }
+}
+
+/// Which check failed, and whose it was.
+fn handshake_failure(error: &HandshakeError) -> Failure {
+    let failed = |detail| Failure::with(Reason::UpstreamHandshake, detail);
+    match error {
+        HandshakeError::Tls(rustls::Error::InvalidCertificate(why)) => {
+            Failure::with(Reason::UpstreamCertificate, certificate_words(why))
+        }
+        HandshakeError::Tls(rustls::Error::NoCertificatesPresented) => {
+            Failure::with(Reason::UpstreamCertificate, "the endpoint shows no certificate")
+        }
+        HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => failed(alert_words(*alert)),
+        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => failed("the endpoint does not speak TLS"),
+        HandshakeError::Tls(rustls::Error::PeerIncompatible(_)) => failed("no common version or cipher"),
+        HandshakeError::Io(_) => failed("the endpoint closed in the handshake"),
+        HandshakeError::TooLong => failed("the endpoint says too much"),
+        _ => failed("the endpoint breaks the protocol"),
+    }
+}
+
+/// What an endpoint says why it refuses us.
+fn alert_words(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the endpoint refuses our versions or ciphers"
+        }
+        AlertDescription::UnrecognisedName => "the endpoint does not know the name",
+        AlertDescription::NoApplicationProtocol => "the endpoint does not speak our protocol",
+        AlertDescription::CertificateRequired => "the endpoint wants a certificate of ours",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => "the endpoint refuses our certificate",
+        _ => "the endpoint refuses the handshake",
     }
 }
 
@@ -571,9 +711,12 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             fallback: None,
             proxy_protocol: None,
+            tls: None,
             limits,
         }
     }

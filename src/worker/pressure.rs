@@ -16,7 +16,7 @@ use crate::limits::{
 use crate::net::timer::{Timers, Waits};
 use crate::pipeline::env::Strain;
 use crate::sys::limit::DescriptorShare;
-use crate::sys::{buf, memory, stream};
+use crate::sys::{buf, memory, room, stream};
 use crate::telemetry::metrics::instruments::{Eviction, Refusal};
 
 /// What a worker may use, given at its start.
@@ -142,6 +142,7 @@ impl Pressure {
             let patience_ms = if memory.is_full(used) { 0 } else { RESTED_MS };
             closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms);
             buf::pool_trim(0);
+            room::trim();
             memory::give_back();
         }
         (0..closed).for_each(|_| shared.env.metrics.borrow().own.evicted(Eviction::Memory));

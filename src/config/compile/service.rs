@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::route::fixed_answer;
-use super::{Inputs, resilience};
+use super::{Inputs, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -12,11 +12,16 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, Fallback, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::snapshot::{
+    Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
+};
+use crate::tls::ClientTls;
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -26,6 +31,8 @@ pub(super) struct Services<'a> {
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
+    /// By label.
+    tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
@@ -37,8 +44,14 @@ impl<'a> Services<'a> {
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
+            tls: BTreeMap::new(),
         };
         for written in &config.services {
+            if let Some(tls) = &written.tls {
+                let name = written.name.as_str();
+                let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
+                services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
+            }
             let endpoints = services.endpoints(written, diagnostics);
             if endpoints.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
@@ -139,14 +152,17 @@ impl<'a> Services<'a> {
         balancer: Option<&model::LoadBalancer>,
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
+        let mut authority = url.endpoint.show();
         if url.scheme == Scheme::Https {
-            let message = "TLS to endpoints is not in this build yet";
-            diagnostics.report(codes::NOT_BUILT, url.span, message);
-            return None;
+            // Beside the same endpoint without TLS it is another service.
+            authority.insert_str(0, "https://");
         }
-        let authority = url.endpoint.show();
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
+        }
+        if url.scheme == Scheme::Https {
+            let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
+            self.tls.insert(authority.clone(), tls);
         }
         let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
         let common = Common {
@@ -154,6 +170,8 @@ impl<'a> Services<'a> {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             terms: None,
             proxy_protocol: None,
@@ -205,10 +223,13 @@ impl<'a> Services<'a> {
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            check: common.check.clone(),
+            sticky: common.sticky.clone(),
             breaker: self.breaker(common.label, common.breaker),
             // Known when all services are.
             fallback: None,
             proxy_protocol: common.proxy_protocol,
+            tls: self.tls.get(common.label).cloned(),
             limits,
         });
         id
@@ -239,6 +260,8 @@ struct Common<'a> {
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    check: Option<Arc<CheckRules>>,
+    sticky: Option<Arc<Sticky>>,
     breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
@@ -264,7 +287,9 @@ impl<'a> Common<'a> {
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
         let breaker = written.circuit_breaker.as_ref();
-        Self { label: written.name.as_str(), host, rules, resilience, breaker, terms, proxy_protocol }
+        let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
+        let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
+        Self { label: written.name.as_str(), host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -325,6 +350,11 @@ fn rules(written: &model::Service) -> ServiceRules {
             header_bytes_max: written.response_header_bytes_max.get() as usize,
             fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
             ..HeadLimits::default()
+        },
+        protocol: match written.protocol.value {
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }

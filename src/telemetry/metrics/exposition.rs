@@ -43,6 +43,8 @@ pub struct ControlFacts {
     pub limits: Vec<LimitFacts>,
     /// Circuit breakers.
     pub breakers: Vec<BreakerFacts>,
+    /// Active checks of endpoints.
+    pub checks: Vec<CheckFacts>,
     /// Endpoints of services by state.
     pub services: Vec<ServiceFacts>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
@@ -88,6 +90,19 @@ pub struct BreakerFacts {
     pub state: &'static str,
     /// How often it opened.
     pub opened: u64,
+}
+
+/// The checks of a service's endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckFacts {
+    /// The service.
+    pub service: String,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// What all took together, in microseconds.
+    pub us: u64,
 }
 
 /// The endpoints of a service.
@@ -361,6 +376,13 @@ fn survival_families(page: &mut Page, control: &ControlFacts) {
     }
     page.family("ringway_circuit_breaker_opened_total", "counter", "How often the circuit breaker opened.");
     breakers.iter().for_each(|breaker| page.count(&[("service", &breaker.name)], breaker.opened));
+    page.family("ringway_health_checks_total", "counter", "Active checks of endpoints by result.");
+    for checks in &control.checks {
+        page.count(&[("service", &checks.service), ("result", "passed")], checks.passed);
+        page.count(&[("service", &checks.service), ("result", "failed")], checks.failed);
+    }
+    page.family("ringway_health_check_seconds_total", "counter", "Time that active checks took.");
+    control.checks.iter().for_each(|c| page.number(&[("service", &c.service)], c.us as f64 / 1e6));
     let services = &control.services[..control.services.len().min(SERIES_MAX)];
     page.family("ringway_service_endpoints", "gauge", "Endpoints of the service by state.");
     for service in services {
