@@ -433,7 +433,11 @@ fn tls() {
         plan = plan.env(name, value);
     }
     let gateway = plan.start();
-    let (plain, secure) = (gateway.addresses[0], gateway.addresses[1]);
+    let at = |ip: &str| {
+        let found = gateway.addresses.iter().find(|address| address.ip().to_string() == ip);
+        *found.expect("it listens there")
+    };
+    let (plain, secure) = (at("127.0.0.2"), at("127.0.0.1"));
     let mut client = crate::support::Client::connect(plain);
     client.send("GET /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
     assert_eq!(client.response().header("location"), Some("https://www.example.com:8443/x"));
