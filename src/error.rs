@@ -135,6 +135,11 @@ reasons! {
     HeaderTimeout = "header_timeout", 408, Downstream, No, "Request header timeout";
     /// The PROXY protocol header is malformed or missing, or its sender is not trusted (F59).
     BadProxyHeader = "bad_proxy_header", 400, Downstream, No, "Invalid or unexpected PROXY protocol header";
+    /// What a TLS client began with is no ClientHello that its server name can be read from. Never sent; for the log.
+    BadClientHello = "bad_client_hello", 400, Downstream, No, "Malformed TLS ClientHello";
+    /// The listener has no service for the server name that the client asks for, or for a client without one. Never
+    /// sent; the client gets the TLS alert `unrecognized_name`.
+    UnknownServerName = "unknown_server_name", 421, Downstream, No, "Unknown server name";
     /// A tunnel was idle or open for too long, or the gateway stopped. Never sent; for the log.
     TunnelTimeout = "tunnel_timeout", 408, Downstream, No, "Tunnel timeout";
     /// The body paused longer than `body_timeout`.
@@ -160,6 +165,8 @@ reasons! {
     QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// The circuit breaker of the service is open: it failed too often of late (R125).
+    CircuitOpen = "circuit_open", 503, Gateway, No, "Circuit breaker open";
     /// The listener has as many tunnels open as it may (`tunnels_max`).
     TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.
@@ -176,21 +183,31 @@ reasons! {
     ConnectFailed = "connect_failed", 502, Upstream, Unsent, "Bad gateway";
     /// Connecting took longer than `connect` (R134).
     ConnectTimeout = "connect_timeout", 504, Upstream, Unsent, "Gateway timeout";
+    /// The endpoint's certificate is not accepted: expired, for another name, of an unknown authority (F88).
+    UpstreamCertificate = "upstream_certificate", 502, Upstream, Unsent, "Bad gateway";
+    /// The TLS handshake with the endpoint failed otherwise: it does not speak TLS, shares no version or cipher, or
+    /// refuses our certificate (F88).
+    UpstreamHandshake = "upstream_handshake", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint reset the connection before its answer.
     UpstreamReset = "upstream_reset", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint says that it has not looked at the request: its connection goes away, or has streams enough
+    /// (HTTP/2: GOAWAY, REFUSED_STREAM).
+    UpstreamRefused = "upstream_refused", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint closed the connection without an answer.
     UpstreamClosed = "upstream_closed", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint did not answer in time (R134).
     UpstreamTimeout = "upstream_timeout", 504, Upstream, No, "Gateway timeout";
     /// The whole request was not done within its `timeout` (C51).
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
+    /// The endpoint answered with a status for which the service asks another, and none gave a better one.
+    UpstreamStatus = "upstream_status", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection
     /// is cut, never completed (F24).
     UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
-    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
+    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
     UpstreamTruncated = "upstream_truncated", 502, Upstream, No, "Bad gateway";
 }

@@ -14,11 +14,13 @@ use super::admin::backend::{
     AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
     UpgradeOutcome,
 };
+use super::checks::Checks;
 use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
+use super::survival;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::{Listener, Snapshot};
@@ -69,6 +71,7 @@ pub struct Gateway {
     exposition: Mutex<Exposition>,
     drivers: Vec<String>,
     memory: Arc<Memory>,
+    checks: Arc<Checks>,
 }
 
 const STARTING: u8 = 0;
@@ -100,8 +103,15 @@ impl Gateway {
             exposition: Mutex::new(Exposition::new(compat_names)),
             drivers,
             memory,
+            checks: Arc::default(),
         };
         (Arc::new(gateway), wishes)
+    }
+
+    /// Begins to check endpoints. Must run on the control thread's runtime; ends with it.
+    pub fn begin_checks(self: &Arc<Self>, seed: u64) {
+        let gateway = self.clone();
+        tokio::spawn(self.checks.clone().run(move || gateway.fleet.snapshot(), seed));
     }
 
     /// The workers.
@@ -196,7 +206,7 @@ impl Gateway {
             listening.retain(&previous.listeners);
             refused(what)
         };
-        let access_logs = logs.replace(&ready, workers).map_err(|what| undo(what, listening))?;
+        let (log_change, access_logs) = logs.prepare(&ready, workers).map_err(|what| undo(what, listening))?;
         let Ready { snapshot, loaded, warnings } = ready;
         // Taking thousands of routes apart is work for the same thread.
         tokio::task::spawn_blocking(move || drop((loaded, warnings)));
@@ -204,6 +214,7 @@ impl Gateway {
             Ok(()) => {
                 listening.retain(&snapshot.listeners);
                 door.change(change, self);
+                logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
             Err(what) => Err(undo(what.to_owned(), listening)),
@@ -257,26 +268,38 @@ pub struct AccessLogs {
     present: Option<(crate::config::model::AccessLog, AccessLogWriter)>,
 }
 
+/// What the access log is to become.
+pub enum LogChange {
+    /// What it is.
+    Stay,
+    /// Nothing is logged.
+    Off,
+    /// Another writer.
+    To(Box<(crate::config::model::AccessLog, AccessLogWriter)>),
+}
+
 impl AccessLogs {
-    /// The logs of all workers, if they are different from the present ones.
+    /// What is to become of the log, and the logs of all workers if they are different from the present ones, which
+    /// stay as they are.
     ///
     /// # Errors
     /// Why the log cannot be written.
-    pub fn replace(
-        &mut self,
+    pub fn prepare(
+        &self,
         ready: &Ready,
         workers: usize,
-    ) -> Result<Option<Vec<crate::telemetry::access_log::AccessLog>>, String> {
+    ) -> Result<(LogChange, Option<Vec<crate::telemetry::access_log::AccessLog>>), String> {
         use crate::config::model::{AccessLogFormat, LogTarget};
         use crate::telemetry::access_log::{AccessLog, Format, Target};
         let wanted = &ready.loaded.config.logging.access_log;
         if self.present.as_ref().is_some_and(|(present, _)| same_log(present, wanted)) {
-            return Ok(None);
+            return Ok((LogChange::Stay, None));
         }
         let format = match wanted.format {
             AccessLogFormat::Off => {
-                let was_on = self.stop();
-                return Ok(was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect()));
+                let was_on = self.present.is_some();
+                let logs = was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect());
+                return Ok((LogChange::Off, logs));
             }
             AccessLogFormat::Json => Format::Json,
             AccessLogFormat::Common => Format::Common,
@@ -290,9 +313,16 @@ impl AccessLogs {
         let writer = AccessLogWriter::start(target, format, workers)
             .map_err(|error| format!("cannot write the access log: {error}"))?;
         let logs = (0..workers).map(|worker| writer.worker(worker as u32)).collect();
-        // The writer before ends with the last log that uses it.
-        self.present = Some((wanted.clone(), writer));
-        Ok(Some(logs))
+        Ok((LogChange::To(Box::new((wanted.clone(), writer))), Some(logs)))
+    }
+
+    /// Makes the change, once the workers have their logs. The writer before ends with the last log that uses it.
+    pub fn change(&mut self, change: LogChange) {
+        match change {
+            LogChange::Stay => {}
+            LogChange::Off => self.present = None,
+            LogChange::To(next) => self.present = Some(*next),
+        }
     }
 
     /// The log of one worker that is started again.
@@ -305,10 +335,6 @@ impl AccessLogs {
         if let Some((_, writer)) = &self.present {
             writer.reopen();
         }
-    }
-
-    fn stop(&mut self) -> bool {
-        self.present.take().is_some()
     }
 
     /// Writes what is left, for at most `timeout`.
@@ -408,6 +434,9 @@ impl AdminBackend for Gateway {
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
+                checks: self.checks.facts(),
+                breakers: survival::breaker_facts(&snapshot),
+                services: survival::service_facts(&snapshot, time::Now::read()),
                 workers: self.fleet.fates(),
                 memory: memory_facts(&self.memory),
                 certificates: certificate_facts(&snapshot),
@@ -455,6 +484,9 @@ impl AdminBackend for Gateway {
                     "load_balancer": service.balancer.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
                     "limits": limits::of_service(service),
+                    "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
+                    "checks": self.checks.of_service(service),
+                    "events": survival::events(service),
                 })
             };
             Value::Array(snapshot.services.iter().map(service).collect())
@@ -467,6 +499,14 @@ impl AdminBackend for Gateway {
             let service = snapshot.services.iter().find(|s| s.name == service)?;
             Some(endpoints(service, &self.reports().await))
         })
+    }
+
+    fn breakers(&self) -> Value {
+        survival::breakers(&self.fleet.snapshot())
+    }
+
+    fn reset_breaker(&self, name: &str) -> Option<Value> {
+        survival::reset(&self.fleet.snapshot(), name)
     }
 
     fn workers(&self) -> Answer<'_, Value> {
@@ -544,7 +584,7 @@ fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> 
             "address": endpoint.authority,
             "resolved": endpoint.address,
             "weight": endpoint.weight,
-            "state": if endpoint.address.is_some() { "healthy" } else { "unresolved" },
+            "state": survival::state_of(service, endpoint, time::Now::read()),
             "active_connections": sum(|e| e.active),
             "idle_connections": sum(|e| e.idle),
             "opened": sum(|e| e.opened),

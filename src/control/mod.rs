@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod admin;
+pub mod checks;
 pub mod door;
 pub mod fleet;
 pub mod gateway;
@@ -15,6 +16,7 @@ mod running;
 pub mod serve;
 pub mod signals;
 pub mod source;
+mod survival;
 pub mod symbols;
 pub mod upgrade;
 pub mod watch;

@@ -20,6 +20,9 @@ const LIMITS: &str = "listeners[].limits";
 const LISTENER: &str = "listeners[]";
 const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
+const RETRIES: &str = "services[].retries";
+const BREAKER: &str = "services[].circuit_breaker";
+const ENDPOINT_TLS: &str = "services[].tls";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -346,6 +349,41 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_client_hello",
+        causes: &["A scanner, or a client with a TLS stack of its own.", "A connection that was cut."],
+        remedies: &[LOOK_AT_CLIENT, "The log's detail says what is wrong."],
+        keys: &[(LISTENER, "sni")],
+        metrics: &[],
+    },
+    Page {
+        word: "unknown_server_name",
+        causes: &[
+            "A name that no key of the listener's `sni` stands for.",
+            "A client that sends no server name, or speaks no TLS, where the listener has no `service`.",
+        ],
+        remedies: &[
+            "Add the name to `sni`, or give the listener a `service` for all others.",
+            "The log's `host` is the name that was asked for.",
+        ],
+        keys: &[(LISTENER, "sni"), (LISTENER, "service")],
+        metrics: &[],
+    },
+    Page {
+        word: "circuit_open",
+        causes: &[
+            "`circuit_breaker.failure_threshold` requests in a row failed: the service is left alone for `timeout`.",
+            "It is being tried with `half_open_requests` requests, and this was one more.",
+        ],
+        remedies: &[
+            "Look for the failures before: `gateway_errors_total` and the log name their reasons.",
+            "`GET /circuit-breakers` of the admin API shows the state.",
+            "`POST /circuit-breakers/{service}/reset` of the admin API closes it.",
+            "A `fallback` answers meanwhile.",
+        ],
+        keys: &[(BREAKER, "failure_threshold"), (BREAKER, "timeout"), (SERVICE, "fallback")],
+        metrics: &["gateway_circuit_breaker_state", "ringway_circuit_breaker_opened_total"],
+    },
+    Page {
         word: "tunnels_full",
         causes: &["More tunnels at once than the listener allows.", "Clients that open tunnels and do not use them."],
         remedies: &["Shorten the idle time of tunnels.", "Raise `tunnels_max` where there is memory."],
@@ -421,6 +459,35 @@ pub const PAGES: &[Page] = &[
         metrics: DEADLINES,
     },
     Page {
+        word: "upstream_certificate",
+        causes: &[
+            "A certificate that has expired, or is for another name than the endpoint's host.",
+            "One that the authority of the company signed, which the system does not know.",
+            "Somebody between the gateway and the endpoint.",
+        ],
+        remedies: &[
+            "The log's detail says which check failed; `openssl s_client -connect HOST:PORT` shows the certificate.",
+            "Name the authority with `ca`, or the name that the certificate is for with `server_name`.",
+            "Renew the certificate. `verify: false` hides the problem and everybody who abuses it.",
+        ],
+        keys: &[(SERVICE, "tls"), (ENDPOINT_TLS, "ca"), (ENDPOINT_TLS, "server_name")],
+        metrics: &[],
+    },
+    Page {
+        word: "upstream_handshake",
+        causes: &[
+            "The endpoint speaks no TLS at this port.",
+            "It wants a client certificate, or refuses the one that it got.",
+            "It speaks nothing newer than TLS 1.1, or only ciphers without forward secrecy.",
+        ],
+        remedies: &[
+            "The log's detail says what was refused, and by whom.",
+            "Take `tls` out where the port is plain; give the service a `cert` and `key` where one is wanted.",
+        ],
+        keys: &[(SERVICE, "tls"), (ENDPOINT_TLS, "cert"), (ENDPOINT_TLS, "key")],
+        metrics: &[],
+    },
+    Page {
         word: "upstream_reset",
         causes: &[
             "The endpoint crashed or was restarted in the middle.",
@@ -432,6 +499,19 @@ pub const PAGES: &[Page] = &[
             "Let `pool.idle_timeout` be shorter than the endpoint's keep-alive.",
         ],
         keys: &[("services[].pool", "idle_timeout")],
+        metrics: BACKENDS,
+    },
+    Page {
+        word: "upstream_refused",
+        causes: &[
+            "An endpoint that restarts says so with GOAWAY, and the request came behind it.",
+            "An endpoint that takes fewer streams at once than it is sent: REFUSED_STREAM.",
+        ],
+        remedies: &[
+            "It is repeated by itself where nothing of a body is lost; more `attempts` or endpoints help the rest.",
+            LOOK_AT_ENDPOINT,
+        ],
+        keys: &[(SERVICE, "protocol")],
         metrics: BACKENDS,
     },
     Page {
@@ -468,6 +548,16 @@ pub const PAGES: &[Page] = &[
         remedies: &["Give routes with long answers or uploads a `timeout` of their own."],
         keys: &[(ROUTE, "timeout"), ("server", "timeout")],
         metrics: DEADLINES,
+    },
+    Page {
+        word: "upstream_status",
+        causes: &[
+            "The service's `retries.statuses` or `grpc_codes` name what an endpoint answered; the retry then got no \
+             answer at all.",
+        ],
+        remedies: &["Look at the endpoints: one answers with errors, another not at all."],
+        keys: &[(RETRIES, "statuses"), (RETRIES, "attempts")],
+        metrics: BACKENDS,
     },
     Page {
         word: "upstream_invalid",

@@ -1,8 +1,10 @@
 //! Who answers a request. A handler produces the response; a policy only looks, changes or stops.
 
 pub mod forward;
+pub mod nap;
 pub mod grpc_web;
 pub mod proxy;
 pub mod relay;
+pub mod replay;
 pub mod tunnel;
 pub mod upgrade;

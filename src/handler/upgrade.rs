@@ -33,8 +33,8 @@ pub struct Opened<I: Io> {
     pub upstream: Duplex<I>,
     /// Its load on the endpoint.
     pub load: Load<I>,
-    /// Its place under the listener's bound.
-    pub place: ConnectionPlace,
+    /// Its place under the listener's bound on tunnels; a connection that was none before has none.
+    pub place: Option<ConnectionPlace>,
     /// Its times.
     pub times: Times,
 }
@@ -80,7 +80,7 @@ impl<I: Io> Upgrade<I> {
     pub async fn exchange<S: ResponseSink>(
         &self,
         sink: &mut S,
-        mut upstream: ClientConnection<I>,
+        mut upstream: Box<ClientConnection<I>>,
         visit: &Visit<I>,
         x: &mut Exchange,
         mut out: Buf,
@@ -90,7 +90,7 @@ impl<I: Io> Upgrade<I> {
         add_upgrade(&mut out, x);
         let asked = terms.timers.known_now();
         drop(upstream.sender.send(out, terms.rules.send_timeout_ms).await?);
-        let due = terms.until(terms.rules.first_byte_timeout_ms);
+        let due = terms.until(terms.first_byte_ms);
         for _ in 0..=INTERIM_RESPONSES_MAX {
             let received = upstream.receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due);
             received.await.map_err(|failure| terms.explain(failure))?;
@@ -111,7 +111,7 @@ impl<I: Io> Upgrade<I> {
     async fn switch<S: ResponseSink>(
         &self,
         sink: &mut S,
-        upstream: ClientConnection<I>,
+        upstream: Box<ClientConnection<I>>,
         visit: &Visit<I>,
         x: &mut Exchange,
         asked: crate::time::Now,
@@ -133,7 +133,7 @@ impl<I: Io> Upgrade<I> {
         sink.send_switch(x).await?;
         let times = Times { upstream_timeout_ms: terms.rules.send_timeout_ms, ..self.times };
         let upstream = upstream.into_duplex(terms.timers);
-        self.opened.set(Some(Box::new(Opened { upstream, load: visit.load(), place, times })));
+        self.opened.set(Some(Box::new(Opened { upstream, load: visit.load(), place: Some(place), times })));
         Ok(())
     }
 }

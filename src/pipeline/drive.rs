@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, secure, wait};
+use super::{fallback, readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
@@ -30,7 +30,7 @@ use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable, Spellings};
-use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
+use crate::snapshot::{self, Action, Fallback, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 use crate::time::Now;
@@ -90,7 +90,8 @@ pub async fn drive_until<D: Downstream, C: Connect>(
         return None;
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
-    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+    let names = names(&plan.snapshot, &request.x);
+    Some(Tunnel::new(*opened, &mut request.x, &names))
 }
 
 async fn move_to_https<D: Downstream, C: Connect>(
@@ -271,7 +272,9 @@ async fn serve<D: Downstream, C: Connect>(
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
             check_body(x, route, listener)?;
-            proxy(down, env, plan, listener, x, route, live, *progress).await
+            let answered = proxy(down, env, plan, listener, x, route, live, *progress).await;
+            let Err(failure) = answered else { return answered };
+            Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
         }
         Action::Redirect { status, to } => {
             let reply = redirect(x, captures, path, *status, to)?;
@@ -338,6 +341,7 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
+    let passage = fallback::pass(route, spec, x, env.timers.known_now())?;
     let due = due(x, route);
     if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
         Box::pin(wait::service(down, env, x, ticket, due)).await?;
@@ -351,20 +355,58 @@ async fn proxy<D: Downstream, C: Connect>(
         host: route.host.as_ref().unwrap_or(&spec.host),
         due,
         body_bytes_max: body_bytes_max(route, listener),
+        retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    let on_head = &mut |x: &mut Exchange| {
+        if let Some(sticky) = &spec.sticky {
+            fallback::stick(sticky, spec, x);
+        }
+        live.chain.on_response(progress, x, timers.known_now());
+    };
     if route.grpc_web
         && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
         && let Some(mut web) = Web::undress(down, x)
     {
         // Boxed, and a copy of the loop of its own: plain requests carry nothing of it.
-        Box::pin(proxy.answer(&mut web, x, on_head)).await?;
-        return Ok(None);
+        let answered = Box::pin(proxy.answer(&mut web, x, on_head)).await;
+        fallback::settle(passage, x, &answered, timers.known_now());
+        return answered.map(|()| None);
     }
-    proxy.answer(down, x, on_head).await?;
+    let answered = proxy.answer(down, x, on_head).await;
+    fallback::settle(passage, x, &answered, timers.known_now());
+    answered?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
+}
+
+/// Answers in place of a service that did not, where something may.
+#[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
+async fn fall_back<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    x: &mut Exchange,
+    route: usize,
+    progress: Progress,
+    failure: Failure,
+) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
+    let (route, live) = (&plan.snapshot.routes[route], &plan.routes[route]);
+    let spec = &plan.snapshot.services[x.service as usize];
+    match fallback::instead(down, spec, x, failure) {
+        None => Err(failure),
+        Some(Fallback::Respond { status, body, fields }) => {
+            let sent = answer(down, live, x, fallback::reply(*status, body, fields), progress).await;
+            x.failure = Some(failure);
+            sent.map(|()| None)
+        }
+        Some(Fallback::Service(other)) => {
+            (x.service, x.endpoint, x.attempts, x.failure) = (*other, None, 0, None);
+            x.late_fields.remove(b"Retry-After");
+            proxy(down, env, plan, listener, x, route, live, progress).await
+        }
+    }
 }
 
 /// The answer of a route that redirects.

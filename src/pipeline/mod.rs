@@ -2,9 +2,11 @@
 
 pub mod drive;
 pub mod env;
+mod fallback;
 pub mod plan;
 mod readings;
 pub mod reply;
+pub mod stream;
 mod secure;
 pub mod tunnel;
 mod wait;

@@ -57,7 +57,7 @@ impl<I: Io> Plan<I> {
             let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
             let stats = metrics.service(&spec.name, labels);
             let old = old.get(&*spec.name).copied();
-            Service::new(spec, old, stats, seed).limited(spec, old, worker)
+            Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker)
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }
@@ -81,6 +81,7 @@ impl<I: Io> Plan<I> {
     pub fn expire(&self, now: Now) {
         for (service, spec) in self.services.iter().zip(&self.snapshot.services) {
             service.expire(now, &spec.rules);
+            service.on_second(spec, now);
         }
     }
 }

@@ -34,7 +34,8 @@ pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
         _ => (reply.content_type.as_bytes(), reply.body),
     };
     add(x, b"Content-Type", content_type);
-    if reply.status == 503 && !reply.fields.iter().any(|(name, _)| Name::of(name) == Name::RetryAfter) {
+    let said = x.late_fields.get(Name::RetryAfter).is_some();
+    if reply.status == 503 && !said && !reply.fields.iter().any(|(name, _)| Name::of(name) == Name::RetryAfter) {
         add(x, b"Retry-After", RETRY_AFTER_SECONDS);
     }
     for (name, value) in &reply.fields {

@@ -6,6 +6,7 @@
 //! names.
 
 mod bounds;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use bytes::Bytes;
 
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
 
+pub use stream::{Names as ServerNames, StreamRules};
+
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
 use crate::policy::slots::Chain;
@@ -21,9 +24,15 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::balance::{Balancer, View, hash_key};
+use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
+use crate::upstream::health::Facts;
+use crate::upstream::rules::{Resilience, RetryRules};
+use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -62,6 +71,8 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Where its connections lead, if they are passed on as they are; None where they bring requests.
+    pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
     /// Requests without TLS are sent to https at this port.
@@ -88,6 +99,10 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Its circuit breaker: Some(None) for none at all, None for the service's.
+    pub breaker: Option<Option<Box<BreakerSpec>>>,
+    /// When its requests are tried again; None leaves it to the service.
+    pub retries: Option<Box<RetryRules>>,
     /// Translate gRPC-Web for its endpoints.
     pub grpc_web: bool,
     /// Which protocols its requests may change to; None for none, which is usual.
@@ -209,11 +224,39 @@ pub struct Service {
     pub host: HostRule,
     /// Its times and bounds.
     pub rules: ServiceRules,
+    /// How it deals with endpoints that fail.
+    pub resilience: Resilience,
+    /// How its endpoints are checked; None for not at all.
+    pub check: Option<Arc<CheckRules>>,
+    /// How its clients stick to endpoints; None for not at all.
+    pub sticky: Option<Arc<Sticky>>,
+    /// Its circuit breaker, if it has one.
+    pub breaker: Option<BreakerSpec>,
+    /// What answers in its place.
+    pub fallback: Option<Fallback>,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
+    /// TLS towards its endpoints; None for connections without it.
+    pub tls: Option<Arc<ClientTls>>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
+}
+
+/// What answers in place of a service.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    /// Another service: an index of `Snapshot::services`.
+    Service(u32),
+    /// A fixed answer.
+    Respond {
+        /// Status code.
+        status: u16,
+        /// Body.
+        body: Bytes,
+        /// Fields, the content type among them.
+        fields: Vec<(Bytes, Bytes)>,
+    },
 }
 
 impl Service {
@@ -230,6 +273,18 @@ pub struct ServiceLimits {
     pub terms: Terms,
     /// What all workers share; the same over reloads, and for all variants of a service.
     pub gate: Arc<Gate>,
+}
+
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
 }
 
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
@@ -249,10 +304,10 @@ pub struct ServiceRules {
     pub idle_timeout_ms: u64,
     /// Requests on one connection.
     pub requests_max: u64,
-    /// Attempts for one request, the first one counted (C50).
-    pub attempts_max: u32,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -265,8 +320,8 @@ impl Default for ServiceRules {
             idle_max: limits::POOL_IDLE_MAX,
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
-            attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }
@@ -310,6 +365,13 @@ impl Endpoint {
             healthy: self.address.is_some(),
             hash: hash_key(self.authority.as_bytes()),
         }
+    }
+}
+
+impl Endpoint {
+    /// The endpoint with what is known of it.
+    pub fn member(&self, facts: Facts) -> Member<'_> {
+        Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }
     }
 }
 

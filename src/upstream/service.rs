@@ -4,19 +4,33 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
+use super::budget::RetryBudget;
+use super::latency::Latency;
+use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
+use super::selection::Selection;
+use super::state::Ejection;
+use super::sticky::Sticky;
+use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
+use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HashKey, ServiceRules};
+use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
+use crate::tls::{ClientTls, certificate_words};
 
 /// One endpoint in one worker; the same one over reloads as long as its address stands.
 pub struct Endpoint<I: Io> {
@@ -26,11 +40,34 @@ pub struct Endpoint<I: Io> {
     pub authority: String,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// How it is spoken to by TLS; None without.
+    secure: Option<Secure>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
-    large: Cell<bool>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
+    /// Failures in a row.
+    streak: Cell<Streak>,
+    /// Successes and failures, where outliers are looked for.
+    window: Cell<Window>,
+    /// How long answers take at worst of late, where balancing asks.
+    latency: Cell<Latency>,
 }
+
+/// TLS towards an endpoint.
+struct Secure {
+    tls: Arc<ClientTls>,
+    /// None where its host can be in no certificate.
+    name: Option<ServerName<'static>>,
+}
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What an endpoint tells the admin plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +96,11 @@ pub struct Service<I: Io> {
     /// Requests under way with one endpoint: bounded here where no limit is configured.
     endpoint_requests_max: u32,
     name: String,
+    /// Requests since the last look.
+    requests: Cell<u32>,
+    /// Workers that share what the retry budget earns with time.
+    workers: u32,
+    seed: u64,
 }
 
 /// A configured limit on the requests of a service (F13).
@@ -69,8 +111,13 @@ struct Limit {
 
 /// What choosing looks at and remembers.
 struct Balancing {
-    state: BalancerState,
-    views: Vec<View>,
+    /// Who may be asked; empty before the first request.
+    selection: Selection,
+    /// The epoch of the facts that it was computed from.
+    epoch: u64,
+    /// One for each tier.
+    states: Vec<BalancerState>,
+    budget: RetryBudget,
 }
 
 /// An endpoint while a request is with it: counted as its load until dropped.
@@ -117,12 +164,21 @@ impl<I: Io> Service<I> {
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let kept = |wanted: &snapshot::Endpoint| {
             let all = previous.map_or(&[][..], |service| &service.endpoints);
-            all.iter().find(|e| e.authority == wanted.authority && e.address == wanted.address).cloned()
+            let same = |e: &&Rc<Endpoint<I>>| e.authority == wanted.authority && e.address == wanted.address;
+            all.iter().filter(same).find(|e| e.is_secured_by(spec.tls.as_ref())).cloned()
         };
-        let endpoints: Vec<_> =
-            spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
-        let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
-        let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
+        let endpoints: Vec<_> = spec
+            .endpoints
+            .iter()
+            .map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e, spec.tls.as_ref()))))
+            .collect();
+        let balancing = RefCell::new(Balancing {
+            selection: Selection::default(),
+            epoch: 0,
+            states: vec![BalancerState::new(seed)],
+            // A reload gives nobody more retries.
+            budget: previous.map(|service| service.balancing.borrow().budget.clone()).unwrap_or_default(),
+        });
         Self {
             stats,
             endpoints,
@@ -130,7 +186,16 @@ impl<I: Io> Service<I> {
             limit: None,
             endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
             name: spec.name.clone(),
+            requests: Cell::new(0),
+            workers: 1,
+            seed,
         }
+    }
+
+    /// The same in one of so many workers.
+    pub fn among(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
     }
 
     /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
@@ -181,20 +246,34 @@ impl<I: Io> Service<I> {
         &self.name
     }
 
-    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load.
+    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load. Where none is left,
+    /// those that were tried come again if the service wants that.
     ///
     /// # Errors
     /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
-    pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
-        let algorithm = spec.balancer.algorithm();
-        let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
+    #[inline]
+    pub fn choose(
+        &self,
+        spec: &snapshot::Service,
+        x: &Exchange,
+        tried: &TriedSet,
+        now: Now,
+    ) -> Result<(u32, Visit<I>), Failure> {
         let mut balancing = self.balancing.borrow_mut();
-        let Balancing { state, views } = &mut *balancing;
-        if matches!(algorithm, Algorithm::LeastConnections | Algorithm::PowerOfTwo) {
-            // Load changes with every request; the others do not look at it.
-            views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
+        if balancing.epoch != spec.state.epoch() || now >= balancing.selection.until {
+            self.select(spec, &mut balancing, now);
         }
-        let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
+        let algorithm = spec.balancer.algorithm();
+        let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x)).flatten();
+        let at = match tried.is_empty() {
+            true => {
+                self.requests.set(self.requests.get().saturating_add(1));
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
+            }
+            false => self.another(spec, &mut balancing, key, x.random, tried),
+        };
+        let at = at.ok_or(Reason::NoEndpoint)?;
         let endpoint = &self.endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
@@ -204,16 +283,158 @@ impl<I: Io> Service<I> {
         Ok((at as u32, Visit(endpoint)))
     }
 
+    /// The endpoint of a request that was not tried anywhere yet.
+    #[inline]
+    fn first(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing,
+        key: Option<u64>,
+        random: u64,
+        now: Now,
+    ) -> Option<usize> {
+        let Balancing { selection, states, .. } = balancing;
+        let tier = selection.tier(random);
+        let views = &mut selection.tiers.get_mut(tier)?.views;
+        if spec.balancer.algorithm().needs_load() {
+            // Load changes with every request; the others do not look at it.
+            views
+                .iter_mut()
+                .zip(&self.endpoints)
+                .for_each(|(view, e)| view.load = e.load(spec.balancer.algorithm(), now));
+        }
+        let none = TriedSet::default();
+        let at = spec.balancer.pick(&mut states[tier], views, key, random, &none)?;
+        if !selection.ramping.is_empty() && selection.defers(at, key.unwrap_or(random), &spec.resilience.returning, now)
+        {
+            let mut slow = TriedSet::default();
+            slow.insert(at);
+            let views = &selection.tiers[tier].views;
+            return spec.balancer.pick(&mut states[tier], views, key, random, &slow).or(Some(at));
+        }
+        Some(at)
+    }
+
+    /// Another endpoint for a request that failed elsewhere: one of the same tier that has not just failed, else any
+    /// that is healthy, else, in a panic, any.
+    #[cold]
+    fn another(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing,
+        key: Option<u64>,
+        random: u64,
+        tried: &TriedSet,
+    ) -> Option<usize> {
+        let Balancing { selection, states, .. } = balancing;
+        let mut suspects = *tried;
+        let failing = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
+        failing.for_each(|(at, _)| _ = tried.has(at) || suspects.insert(at));
+        let tier = selection.tier(random);
+        let views = selection.tiers.get(tier).map(|tier| &tier.views);
+        let own = views.filter(|_| !selection.panic);
+        let sets = [own, Some(&selection.healthy), views];
+        let mut pick = |views: &Vec<View>, but: &TriedSet| {
+            spec.balancer.pick(&mut states[tier], views, key, random.rotate_left(7), but)
+        };
+        let all = || sets.iter().copied().flatten();
+        let found = all().find_map(|views| pick(views, &suspects));
+        let found = found.or_else(|| all().find_map(|views| pick(views, tried)));
+        let again = spec.resilience.retries.same_endpoint;
+        found.or_else(|| if again { all().find_map(|views| pick(views, &TriedSet::default())) } else { None })
+    }
+
+    /// Computes anew who may be asked.
+    #[cold]
+    fn select(&self, spec: &snapshot::Service, balancing: &mut Balancing, now: Now) {
+        let mut members = Vec::with_capacity(spec.endpoints.len());
+        let mut endpoints = spec.endpoints.iter();
+        let names = spec.endpoints.iter().map(|endpoint| &*endpoint.authority);
+        balancing.epoch = spec.state.read(names, |facts| {
+            members.extend(endpoints.next().map(|endpoint| endpoint.member(*facts)));
+        });
+        let resilience = &spec.resilience;
+        balancing.selection = Selection::of(&members, &resilience.selection, &resilience.returning, now);
+        let tiers = balancing.selection.tiers.len().max(1);
+        balancing.states.resize_with(tiers, || BalancerState::new(self.seed));
+        // An endpoint that comes back has no past.
+        let healthy = &balancing.selection.healthy;
+        let gone = self.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
+        gone.for_each(|(endpoint, _)| endpoint.streak.set(Streak::default()));
+    }
+
+    /// Learns how an endpoint did. Ejects it when it failed too often (F22, F23).
+    #[inline]
+    pub fn learn(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        if outcome == Outcome::Well && endpoint.streak.get() == Streak::default() && !endpoint.window.get().counts() {
+            return;
+        }
+        self.note(spec, endpoint, outcome, now);
+    }
+
+    #[cold]
+    fn note(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        let rules = &spec.resilience.ejection;
+        let mut streak = endpoint.streak.get();
+        let why = streak.add(outcome, rules);
+        endpoint.streak.set(streak);
+        endpoint.window.set(endpoint.window.get().with(outcome));
+        if let Some(why) = why {
+            endpoint.streak.set(Streak::default());
+            self.eject(spec, endpoint, why, now);
+        }
+    }
+
+    fn eject(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, why: &str, now: Now) {
+        let (returning, most) = (&spec.resilience.returning, spec.resilience.ejection.percent_max);
+        let done = spec.state.eject(&endpoint.authority, now, returning, most, why.to_owned());
+        if let Ejection::Done(ms) = done {
+            let fields: [(&str, &dyn std::fmt::Display); 4] =
+                [("service", &spec.label), ("endpoint", &endpoint.authority), ("why", &why), ("ms", &ms)];
+            log::warn("endpoint ejected", &fields);
+        }
+    }
+
+    /// Whether the budget has a retry left, which is then taken (F25).
+    pub fn take_retry(&self, spec: &snapshot::Service, now: Now) -> bool {
+        let rules = &spec.resilience.retries.budget;
+        self.balancing.borrow_mut().budget.take(self.requests.take(), now, rules, self.workers)
+    }
+
+    /// Once a second: counts requests for the budget, looks for outliers.
+    pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
+        self.balancing.borrow_mut().budget.count(self.requests.take(), now);
+        let Some(rules) = &spec.resilience.ejection.outliers else { return };
+        let windows: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
+        let due = windows.first().is_none_or(|window| window.is_over(now, rules));
+        if !due {
+            return;
+        }
+        for at in passive::outliers(&windows, rules) {
+            self.eject(spec, &self.endpoints[at], "far fewer successes than the others", now);
+        }
+        self.endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
+    }
+
+    /// Whether more than the threshold is out, so that all are asked (F27).
+    pub fn is_in_panic(&self) -> bool {
+        self.balancing.borrow().selection.panic
+    }
+
     /// Closes idle connections that are too old.
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         self.endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
+            endpoint.streams.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.endpoints.iter().for_each(|endpoint| {
+            endpoint.pool.close_idle(now, ms);
+            endpoint.streams.close_idle(now, ms);
+        });
     }
 
     /// What the endpoints are doing.
@@ -223,45 +444,81 @@ impl<I: Io> Service<I> {
 }
 
 impl<I: Io> Endpoint<I> {
-    fn new(spec: &snapshot::Endpoint) -> Self {
+    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>) -> Self {
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(&spec.authority) });
         Self {
+            secure,
             address: spec.address,
             authority: spec.authority.clone(),
             pool: Pool::default(),
+            streams: Streams::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
-            large: Cell::new(false),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
+            streak: Cell::default(),
+            window: Cell::default(),
+            latency: Cell::default(),
         }
+    }
+
+    /// What balancing compares.
+    fn load(&self, algorithm: Algorithm, now: Now) -> u32 {
+        match algorithm {
+            Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
+            _ => self.active.get(),
+        }
+    }
+
+    /// Learns how long an answer took.
+    pub fn took(&self, ns: u64, now: Now) {
+        self.latency.set(self.latency.get().with(ns, now));
     }
 
     fn report(&self) -> EndpointReport {
         EndpointReport {
             authority: self.authority.clone(),
             active: u64::from(self.active.get()),
-            idle: self.pool.len() as u64,
+            idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
         }
     }
 
-    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
     pub fn room(&self) -> usize {
-        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+        self.room.get() as usize
     }
 
     /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long.
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
     }
 
     /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
+    }
+
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
     }
 
     /// A new connection, within `timeout_ms`.
@@ -273,15 +530,49 @@ impl<I: Io> Endpoint<I> {
         connector: &C,
         timers: &Rc<Timers>,
         timeout_ms: u64,
-    ) -> Result<ClientConnection<I>, Failure> {
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
+        let io = self.open(connector, timeout_ms).await?;
+        Ok(Box::new(ClientConnection::new(io, timers)))
+    }
+
+    /// As [`Self::connect`], without a wire.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
-        match Box::pin(connector.connect(address, timeout_ms)).await {
+        let opened = match &self.secure {
+            None => Box::pin(connector.connect(address, timeout_ms)).await,
+            Some(Secure { tls, name: Some(name) }) => {
+                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+            }
+            Some(Secure { name: None, .. }) => {
+                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
+            }
+        };
+        match opened {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(ClientConnection::new(io, timers))
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
             }
             Err(error) => Err(connect_failure(&error)),
+        }
+    }
+
+    /// Whether these are its rules of TLS. What was opened under others is not theirs.
+    fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.secure, tls) {
+            (None, None) => true,
+            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
+            _ => false,
         }
     }
 }
@@ -309,11 +600,24 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
     }
 }
 
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
+}
+
 fn connect_failure(error: &io::Error) -> Failure {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return Failure::with(Reason::Overloaded, "no descriptor left");
     }
+    if let Some(refused) = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
+        return handshake_failure(refused);
+    }
     match error.kind() {
+        io::ErrorKind::TimedOut if error.get_ref().is_some() => {
+            Failure::with(Reason::ConnectTimeout, "in the TLS handshake")
+        }
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
         io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
@@ -321,6 +625,45 @@ fn connect_failure(error: &io::Error) -> Failure {
             Failure::with(Reason::ConnectFailed, "unreachable")
         }
         _ => Reason::ConnectFailed.into(),
+    }
+}
+
+/// Which check failed, and whose it was.
+fn handshake_failure(error: &HandshakeError) -> Failure {
+    let failed = |detail| Failure::with(Reason::UpstreamHandshake, detail);
+    match error {
+        HandshakeError::Tls(rustls::Error::InvalidCertificate(why)) => {
+            Failure::with(Reason::UpstreamCertificate, certificate_words(why))
+        }
+        HandshakeError::Tls(rustls::Error::NoCertificatesPresented) => {
+            Failure::with(Reason::UpstreamCertificate, "the endpoint shows no certificate")
+        }
+        HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => failed(alert_words(*alert)),
+        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => failed("the endpoint does not speak TLS"),
+        HandshakeError::Tls(rustls::Error::PeerIncompatible(_)) => failed("no common version or cipher"),
+        HandshakeError::Io(_) => failed("the endpoint closed in the handshake"),
+        HandshakeError::TooLong => failed("the endpoint says too much"),
+        _ => failed("the endpoint breaks the protocol"),
+    }
+}
+
+/// What an endpoint says why it refuses us.
+fn alert_words(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the endpoint refuses our versions or ciphers"
+        }
+        AlertDescription::UnrecognisedName => "the endpoint does not know the name",
+        AlertDescription::NoApplicationProtocol => "the endpoint does not speak our protocol",
+        AlertDescription::CertificateRequired => "the endpoint wants a certificate of ours",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => "the endpoint refuses our certificate",
+        _ => "the endpoint refuses the handshake",
     }
 }
 
@@ -351,6 +694,7 @@ mod tests {
     use crate::snapshot::{HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
     use crate::upstream::balance::Balancer;
+    use crate::upstream::rules::Resilience;
     use crate::upstream::state::ServiceState;
 
     fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
@@ -366,7 +710,13 @@ mod tests {
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
+            resilience: Resilience::default(),
+            check: None,
+            sticky: None,
+            breaker: None,
+            fallback: None,
             proxy_protocol: None,
+            tls: None,
             limits,
         }
     }
@@ -383,15 +733,15 @@ mod tests {
         let (mut x, none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &none).err().map(|failure| failure.reason);
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none, Now(0)).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &none, Now(0)).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
-        assert!(service.choose(&spec, &x, &none).is_ok());
+        assert!(service.choose(&spec, &x, &none, Now(0)).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
         let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
         let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &none).is_ok(), "a limit of its own holds in its place");
+        assert!(limited.choose(&spec, &x, &none, Now(0)).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use monoio::net::{TcpListener, TcpStream};
 use super::conn;
 use super::placement::Seat;
 use super::run::Shared;
+use super::turn_away;
 use crate::http::exchange::ShortText;
 use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
@@ -184,9 +185,17 @@ async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer
         admitted = shared.pressure.admit(shared);
     }
     if let Err(why) = admitted {
+        if why == Refusal::Memory && speaks_plain_http(&socket.listener.borrow()) {
+            turn_away::tell(&shared.turned_away, stream);
+        }
         return shared.refused(why);
     }
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));
+}
+
+/// Whether a response that nobody asked for is understood there.
+fn speaks_plain_http(listener: &Listener) -> bool {
+    listener.tls.is_none() && listener.stream.is_none()
 }
 
 /// As [`admit`], without waiting for it: that is rare, and where it is used nobody can wait.

@@ -19,21 +19,35 @@ use crate::http::exchange::{Exchange, Scheme, ShortText};
 use crate::http::secure::Secure;
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
-use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request, Strain};
 use crate::pipeline::tunnel::Tunnel;
+use crate::pipeline::{drive, stream};
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{Listener, Places};
+use crate::sys::room::Room;
 
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
     let _open = shared.open();
     let origin =
         ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text, secure: None };
-    if socket.listener().tls.is_some() {
+    let listener = socket.listener();
+    if listener.tls.is_some() {
         return Box::pin(guard(&shared, secure::serve(&shared, &socket, io, origin))).await;
     }
+    if listener.stream.is_some() {
+        // Boxed, so that a connection with requests has no room for it.
+        return Box::pin(guard(&shared, serve_stream(&shared.env, io, &origin, listener))).await;
+    }
+    drop(listener);
     guard(&shared, serve_http1(&shared.env, io, origin, || socket.listener())).await;
+}
+
+/// Serves a connection that is passed on as it is.
+pub async fn serve_stream<I: Io, C: Connect>(env: &Env<C>, io: I, origin: &ConnectionOrigin, listener: Rc<Listener>) {
+    let mut x = Box::<Exchange>::default();
+    origin.enter(&mut x);
+    stream::serve(env, io, x, listener).await;
 }
 
 /// Runs what serves a connection; a panic ends it and is counted.
@@ -64,36 +78,27 @@ pub async fn serve_http1<I: Io, C: Connect>(
         };
         origin = named;
     }
-    // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
-    let mut room = Room::default();
     loop {
         // Where memory is short a connection that waits holds no buffer at all.
         let patience = if env.strain.get() == Strain::None { Patience::Short } else { Patience::Long };
         let again = match connection.wait_request(patience).await {
-            Waited::Released => {
-                room = Room::default();
-                connection.wait_request(Patience::Long).await
-            }
+            Waited::Released => connection.wait_request(Patience::Long).await,
             other => other,
         };
         if again != Waited::Arrived {
             break;
         }
         if connection.may_speak_h2() && Box::pin(connection.speaks_h2()).await {
-            drop(room);
             let duplex = connection.into_duplex(&env.timers);
             return Box::pin(serve_http2(env, duplex, origin, listener)).await;
         }
-        room.enter(serve_request(env, connection, &origin, listener()));
-        let (back, next) = room.run().await;
+        // Not a part of this future, so that an idle connection does not carry its room.
+        let (back, next) = Room::of(|| serve_request(env, connection, &origin, listener())).await;
         connection = back;
         match next {
             Next::Request => {}
             Next::Close => break,
-            Next::Tunnel(tunnel) => {
-                drop(room);
-                return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await;
-            }
+            Next::Tunnel(tunnel) => return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await,
         }
     }
     Box::pin(connection.close()).await;
@@ -167,40 +172,6 @@ impl ConnectionOrigin {
         if self.secure.is_some() || x.secure.is_some() {
             x.secure = self.secure.clone();
         }
-    }
-}
-
-/// Storage for one future after another of the same type.
-struct Room<F>(Option<Pin<Box<Option<F>>>>);
-
-impl<F> Default for Room<F> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<F: Future> Room<F> {
-    /// Puts a future into the room.
-    #[inline]
-    fn enter(&mut self, future: F) {
-        match &mut self.0 {
-            Some(room) => room.as_mut().set(Some(future)),
-            None => self.0 = Some(Box::pin(Some(future))),
-        }
-    }
-
-    /// Runs the future that is in the room. It is dropped there when it is done.
-    async fn run(&mut self) -> F::Output {
-        let output = poll_fn(|cx| match self.0.as_mut().and_then(|room| room.as_mut().as_pin_mut()) {
-            Some(future) => future.poll(cx),
-            // Nobody runs an empty room.
-            None => Poll::Pending,
-        })
-        .await;
-        if let Some(room) = &mut self.0 {
-            room.as_mut().set(None);
-        }
-        output
     }
 }
 

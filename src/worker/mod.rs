@@ -11,3 +11,4 @@ pub mod placement;
 pub mod pressure;
 pub mod run;
 pub mod secure;
+mod turn_away;

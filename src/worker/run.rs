@@ -32,7 +32,7 @@ use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
 use crate::sys::ring::{Driver, WorkerRuntime};
-use crate::sys::{buf, memory, stream, thread};
+use crate::sys::{buf, memory, pipe, room, stream, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
@@ -115,6 +115,8 @@ pub struct Shared {
     bell: RefCell<Option<UnixStream>>,
     /// Tasks that accept.
     pub(super) accepting: Cell<usize>,
+    /// Clients that are being told that there is no memory for them.
+    pub(super) turned_away: Rc<Cell<u32>>,
     /// Whether the end has begun.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
@@ -221,6 +223,7 @@ async fn serve(
         on_ring,
         bell: RefCell::default(),
         accepting: Cell::new(0),
+        turned_away: Rc::default(),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
         cpu_ns: Cell::default(),
@@ -536,6 +539,8 @@ impl Shared {
         let busy = (self.cpu_ns.get().1 - used).saturating_mul(1_000_000_000) / now.since_ns(since).max(1);
         self.env.metrics.borrow().own.busy.set(busy as i64);
         self.env.pin().expire(now);
+        room::trim();
+        pipe::trim();
         if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
             self.freed.set(FREED_SECONDS);
         }

@@ -238,19 +238,24 @@ class Gateway:
 
     def memory(self):
         """Its resident memory, in bytes."""
-        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
+        return self._status("VmRSS")
 
     def held(self):
         """What it holds by itself, without the pages of its program: anonymous memory, in bytes."""
-        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024
+        return self._status("RssAnon")
 
-    def settle(self):
-        """Waits for descriptors and memory to come back, and looks that it does nothing."""
+    def _status(self, field):
+        """A field of its status, in bytes. A process that has ended has none."""
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(rf"^{field}:\s+(\d+)", status, re.M)
+        check(found, lambda: f"the gateway has ended with {self.process.poll()}")
+        return int(found[1]) * 1024
+
+    def settle(self, seconds=1):
+        """Waits for descriptors and memory to come back, and looks that it does nothing `seconds` after."""
         time.sleep(1)
-        share = self.cpu_share(1)
-        check(share < IDLE_CPU_MAX, f"F60: not idle a second after: {share:.1%} of a core")
+        share = until(lambda: self.cpu_share(1), lambda share: share < IDLE_CPU_MAX, seconds - 1)
+        check(share < IDLE_CPU_MAX, f"F60: not idle {seconds} s after: {share:.1%} of a core")
         # Idle connections to endpoints are kept on purpose, for as long as `pool` says.
         held = lambda: self.fds() - int(self.metric("ringway_worker_upstream_idle_connections"))
         fds = until(held, lambda fds: fds <= self.fds_before)

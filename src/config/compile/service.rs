@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Inputs;
+use super::route::fixed_answer;
+use super::{Inputs, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -11,42 +12,96 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
-use crate::snapshot::{Endpoint, HashKey, HostRule, Service, ServiceLimits, ServiceRules, Snapshot};
+use crate::snapshot::{
+    Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
+};
+use crate::tls::ClientTls;
 use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
+use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
+use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
     written: &'a [Spanned<model::Service>],
+    zone: &'a str,
     resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
+    /// By label.
+    tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
     pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut services = Self {
             written: &config.services,
+            zone: config.server.zone.as_deref().unwrap_or_default(),
             resolve: inputs.resolve,
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
+            tls: BTreeMap::new(),
         };
         for written in &config.services {
+            if let Some(tls) = &written.tls {
+                let name = written.name.as_str();
+                let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
+                services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
+            }
             let endpoints = services.endpoints(written, diagnostics);
             if endpoints.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(name, &Common::of(written), endpoints, &written.load_balancer);
+            services.add(name, &Common::of(written, services.zone), endpoints, &written.load_balancer);
         }
         services
     }
 
-    pub(super) fn into_services(self) -> Vec<Service> {
+    pub(super) fn into_services(mut self) -> Vec<Service> {
+        let written =
+            self.written.iter().filter_map(|service| Some((service.name.as_str(), service.fallback.as_ref()?)));
+        let fallbacks: BTreeMap<_, _> =
+            written.filter_map(|(name, written)| Some((name, self.fallback(written)?))).collect();
+        for service in &mut self.compiled {
+            service.fallback = fallbacks.get(&*service.label).cloned();
+        }
         self.compiled
+    }
+
+    fn fallback(&self, written: &model::Fallback) -> Option<Fallback> {
+        match (&written.service, &written.respond) {
+            (Some(name), _) => self.ids.get(name.as_str()).copied().map(Fallback::Service),
+            (None, Some(respond)) => {
+                let (status, body, fields) = fixed_answer(respond);
+                Some(Fallback::Respond { status, body, fields })
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The breaker of a service: variants share it, and so does the service of the snapshot before.
+    fn breaker(&self, label: &str, written: Option<&model::CircuitBreaker>) -> Option<BreakerSpec> {
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
+        let known = same.filter_map(|service| service.breaker.as_ref()).map(|breaker| breaker.shared.clone()).next();
+        Some(resilience::breaker(label, written?, known))
+    }
+
+    /// The breaker of a route alone, with the numbers of its service's.
+    pub(super) fn route_breaker(&self, route: &str, service: Option<u32>) -> BreakerSpec {
+        let name = format!("route:{route}");
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.routes);
+        let known =
+            before.iter().filter_map(|route| route.breaker.as_ref()?.as_ref()).find(|breaker| breaker.name == name);
+        let shared = known.map(|breaker| breaker.shared.clone()).unwrap_or_default();
+        let of_service = service.and_then(|id| self.compiled.get(id as usize)?.breaker.as_ref());
+        BreakerSpec { name, rules: of_service.map(|breaker| breaker.rules.clone()).unwrap_or_default(), shared }
     }
 
     /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were
@@ -56,12 +111,13 @@ impl<'a> Services<'a> {
         name: Option<&str>,
         url: Option<&Spanned<ServiceUrl>>,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
         let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
         match (known, url) {
             (Some(service), Some(url)) if service.endpoints.is_empty() => self.by_url(url, balancer, diagnostics),
-            (Some(service), _) => self.variant(service, balancer, diagnostics),
+            (Some(service), _) => self.variant(service, balancer, subset, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
         }
@@ -71,18 +127,23 @@ impl<'a> Services<'a> {
         &mut self,
         written: &model::Service,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
-        let name = written.name.as_str();
-        let Some(balancer) = balancer.filter(|own| differs(own, &written.load_balancer)) else {
-            return self.ids.get(name).copied();
-        };
-        let identity = format!("{name} by {}", describe(balancer));
+        let mut identity = written.name.as_str().to_owned();
+        let own = balancer.filter(|own| differs(own, &written.load_balancer));
+        identity.extend(own.map(|balancer| format!(" by {}", describe(balancer))));
+        identity.extend(subset.iter().map(|(key, value)| format!(" where {key}={value}")));
         if let Some(id) = self.ids.get(&identity) {
             return Some(*id);
         }
-        let endpoints = self.endpoints(written, diagnostics);
-        Some(self.add(&identity, &Common::of(written), endpoints, balancer))
+        let balancer = own.unwrap_or(&written.load_balancer);
+        let mut endpoints = self.endpoints(written, diagnostics);
+        let has = |endpoint: &Endpoint, wanted: (&str, &str)| {
+            endpoint.metadata.iter().any(|(key, value)| (key.as_str(), value.as_str()) == wanted)
+        };
+        endpoints.retain(|endpoint| subset.iter().all(|wanted| has(endpoint, *wanted)));
+        Some(self.add(&identity, &Common::of(written, self.zone), endpoints, balancer))
     }
 
     fn by_url(
@@ -91,18 +152,30 @@ impl<'a> Services<'a> {
         balancer: Option<&model::LoadBalancer>,
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
+        let mut authority = url.endpoint.show();
         if url.scheme == Scheme::Https {
-            let message = "TLS to endpoints is not in this build yet";
-            diagnostics.report(codes::NOT_BUILT, url.span, message);
-            return None;
+            // Beside the same endpoint without TLS it is another service.
+            authority.insert_str(0, "https://");
         }
-        let authority = url.endpoint.show();
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
         }
+        if url.scheme == Scheme::Https {
+            let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
+            self.tls.insert(authority.clone(), tls);
+        }
         let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
-        let (host, rules) = (HostRule::Preserve, ServiceRules::default());
-        let common = Common { label: &authority, host, rules, terms: None, proxy_protocol: None };
+        let common = Common {
+            label: &authority,
+            host: HostRule::Preserve,
+            rules: ServiceRules::default(),
+            resilience: Resilience::default(),
+            check: None,
+            sticky: None,
+            breaker: None,
+            terms: None,
+            proxy_protocol: None,
+        };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
         Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
     }
@@ -149,14 +222,21 @@ impl<'a> Services<'a> {
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
+            resilience: common.resilience.clone(),
+            check: common.check.clone(),
+            sticky: common.sticky.clone(),
+            breaker: self.breaker(common.label, common.breaker),
+            // Known when all services are.
+            fallback: None,
             proxy_protocol: common.proxy_protocol,
+            tls: self.tls.get(common.label).cloned(),
             limits,
         });
         id
     }
 
-    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before. Which
-    /// endpoints there are is made known when the snapshot is taken into service.
+    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
+    /// Which endpoints there are is made known when the snapshot is taken into service.
     fn state(&self, label: &str, endpoints: &[Endpoint]) -> Arc<ServiceState> {
         let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
         let known = self.compiled.iter().chain(before).find(|service| service.label == label);
@@ -179,12 +259,16 @@ struct Common<'a> {
     label: &'a str,
     host: HostRule,
     rules: ServiceRules,
+    resilience: Resilience,
+    check: Option<Arc<CheckRules>>,
+    sticky: Option<Arc<Sticky>>,
+    breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
 }
 
 impl<'a> Common<'a> {
-    fn of(written: &'a model::Service) -> Self {
+    fn of(written: &'a model::Service, zone: &str) -> Self {
         let proxy_protocol = written.proxy_protocol.map(|version| match version {
             model::ProxyVersion::V1 => Version::V1,
             model::ProxyVersion::V2 => Version::V2,
@@ -201,7 +285,11 @@ impl<'a> Common<'a> {
             }
         });
         let (host, rules) = (host_rule(&written.host), rules(written));
-        Self { label: written.name.as_str(), host, rules, terms, proxy_protocol }
+        let resilience = resilience::resilience(written, zone);
+        let breaker = written.circuit_breaker.as_ref();
+        let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
+        let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
+        Self { label: written.name.as_str(), host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -220,6 +308,7 @@ fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
         Algorithm::WeightedRoundRobin => balance::Algorithm::WeightedRoundRobin,
         Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
         Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
+        Algorithm::PeakEwma => balance::Algorithm::PeakEwma,
         Algorithm::Random => balance::Algorithm::Random,
         Algorithm::IpHash => balance::Algorithm::IpHash,
         Algorithm::ConsistentHash => balance::Algorithm::ConsistentHash,
@@ -262,6 +351,10 @@ fn rules(written: &model::Service) -> ServiceRules {
             fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
             ..HeadLimits::default()
         },
-        ..ServiceRules::default()
+        protocol: match written.protocol.value {
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
+        },
     }
 }

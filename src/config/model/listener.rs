@@ -1,8 +1,8 @@
 //! `listeners`.
 
 use super::tls::Tls;
-use super::tunnel::ProxyProtocol;
-use crate::schema::types::{ByteSize, Cidr, Duration, Int, ListenAddress, Name};
+use super::tunnel::{ProxyProtocol, Tunnel};
+use crate::schema::types::{ByteSize, Cidr, Duration, HostPattern, Int, ListenAddress, Map, Name};
 use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
@@ -17,6 +17,15 @@ config_struct! {
         /// What is spoken with clients: `http1` always, `h2` where TLS is (by ALPN), `h2c` where it is not, with those
         /// that begin with it.
         protocols: Vec<Wire> = "[http1, h2]",
+        /// What its clients speak. `tcp` passes connections on as they are, to `service`: no routes, no policies.
+        protocol: ListenProtocol = "http",
+        /// Of `protocol: tcp`: the service that takes its connections; with `sni`, those whose name stands not there.
+        service: Option<Spanned<Name>>,
+        /// Of `protocol: tcp`: services by the server name in the ClientHello of TLS clients; a key is a name, or as
+        /// `*.example.com` all names below one. TLS is passed through, not ended.
+        sni: Map<HostPattern, Spanned<Name>> = "{}",
+        /// Of `protocol: tcp`: how long its connections may last.
+        tunnel: Option<Spanned<Tunnel>>,
         /// TLS (HTTPS); without this key connections are not encrypted.
         tls: Option<Spanned<Tls>>,
         /// Every request without TLS is answered 308, to https at this port: `https_redirect: 443`.
@@ -49,6 +58,16 @@ config_enum! {
         /// HTTP/2 without TLS, by prior knowledge: a connection that begins with its preface. There is no Upgrade to
         /// it.
         H2c = "h2c",
+    }
+}
+
+config_enum! {
+    /// What the clients of a listener speak.
+    pub enum ListenProtocol {
+        /// Requests, which go where routes say.
+        Http = "http",
+        /// Anything: connections are passed on as they are.
+        Tcp = "tcp",
     }
 }
 

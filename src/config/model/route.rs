@@ -1,5 +1,6 @@
 //! `routes` and `default_route`.
 
+use super::resilience::{BreakerChoice, Retries};
 use super::service::{HostMode, LoadBalancer};
 use super::tunnel::{Protocol, Tunnel};
 use crate::schema::types::{
@@ -69,6 +70,12 @@ config_struct! {
         timeout: Option<Duration>,
         /// For a request body; the listener's when left out.
         body_bytes_max: Option<ByteSize>,
+        /// Which circuit breaker its requests go through (R19).
+        circuit_breaker: BreakerChoice = "service",
+        /// Only endpoints with these `metadata`, as `{version: v2}`: a subset of the service.
+        endpoints: Map<String, String> = "{}",
+        /// In place of the service's own, all of them: `retries: 1` repeats nothing (R131).
+        retries: Option<Retries>,
         /// In place of the service's own.
         host: Option<HostMode>,
         /// Protocols that requests may change to with `Upgrade`, as `websocket`; others stay what they are (R256).

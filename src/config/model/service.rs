@@ -1,5 +1,7 @@
 //! `services`.
 
+use super::endpoint_tls::EndpointTls;
+use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, HealthCheck, PanicConfig, Retries, StickyConfig};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
@@ -19,6 +21,10 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// TLS towards endpoints; `{}` verifies them as browsers do. Without this key connections are not encrypted.
+        tls: Option<Spanned<EndpointTls>>,
+        /// How endpoints are spoken to.
+        protocol: Spanned<EndpointWire> = "http1",
         /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
         /// Such connections serve one request (U36).
         proxy_protocol: Option<ProxyVersion>,
@@ -29,10 +35,42 @@ config_struct! {
         /// Bounds on its requests in the whole node. Without them one worker has at most 4,096 requests under way with
         /// one endpoint.
         limits: ServiceLimits = "{}",
+        /// When requests leave an endpoint alone that failed.
+        ejection: EjectionConfig = "{}",
+        /// How long an endpoint that comes back, or joins, gets less than its share: a tenth at first, rising in a line
+        /// (F28). 0 for not at all.
+        slow_start: Duration<0> = "30s",
+        /// What happens when most of the pool is out.
+        panic: PanicConfig = "{}",
+        /// How much more than its share a tier of endpoints can take, in percent: the next tier helps out when the
+        /// healthy part of this one times that is below 100.
+        overprovision: Int<100, 1000> = "140",
+        /// When a request is tried again. A bare number means `{attempts: …}`.
+        retries: Retries = "{}",
+        /// Keeps each client at one endpoint, by a signed cookie.
+        sticky: Option<StickyConfig>,
+        /// Asks each endpoint now and then how it is. Without it only requests tell.
+        health_check: Option<HealthCheck>,
+        /// Stops asking the service while it fails. Without it there is none.
+        circuit_breaker: Option<CircuitBreaker>,
+        /// What answers in its place while it does not.
+        fallback: Option<Fallback>,
         /// For a response head; more is answered 502.
         response_header_bytes_max: ByteSize = "32KiB",
         /// For the number of response header fields; more is answered 502.
         response_fields_max: Int<1, 1000> = "100",
+    }
+}
+
+config_enum! {
+    /// The protocol towards endpoints.
+    pub enum EndpointWire {
+        /// HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2; without TLS by prior knowledge (h2c). What gRPC needs.
+        H2 = "h2",
+        /// What the endpoint chooses by TLS; HTTP/1.1 where there is no TLS.
+        Auto = "auto",
     }
 }
 
@@ -47,7 +85,8 @@ config_struct! {
         /// Its tier. Requests go to the lowest number that is well; the next one helps out when more than a part of it
         /// fails, and takes over when all of it does (R141).
         priority: Int<0, 15> = "0",
-        /// Where it stands, as `eu-1a`: endpoints in the gateway's own zone are preferred where `server.zone` names that.
+        /// Where it stands, as `eu-1a`: endpoints in the gateway's own zone are preferred where `server.zone` names
+        /// that.
         zone: Option<String>,
         /// What it says of itself, as `{version: v2}`: a route can ask for some endpoints only.
         metadata: Map<String, String> = "{}",
@@ -77,6 +116,8 @@ config_enum! {
         LeastConnections = "least_connections" | "least-connections",
         /// The less busy of two that are drawn by lot.
         PowerOfTwo = "power_of_two" | "power-of-two",
+        /// The quicker of two that are drawn by lot: latency of late, with peaks remembered, times requests in flight.
+        PeakEwma = "peak_ewma" | "peak-ewma",
         /// By lot.
         Random = "random",
         /// The same client address, the same endpoint.

@@ -70,6 +70,14 @@ impl AdminBackend for Fake {
         Box::pin(async move { (service == "a/b").then(|| json!([])) })
     }
 
+    fn breakers(&self) -> Value {
+        json!([])
+    }
+
+    fn reset_breaker(&self, name: &str) -> Option<Value> {
+        (name == "a/b").then(|| json!({ "state": "closed" }))
+    }
+
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async { json!([]) })
     }

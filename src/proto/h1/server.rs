@@ -6,6 +6,9 @@
 
 mod prior;
 mod proxied;
+
+pub use proxied::receive as receive_proxy_header;
+
 mod switch;
 
 use std::net::SocketAddr;
@@ -25,7 +28,7 @@ use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
 use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
-use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::limits::{self, BUF_SMALL_BYTES, BUF_TINY_BYTES, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::pace::Pace;
 use crate::net::splice::End;
@@ -150,6 +153,8 @@ pub struct Connection<I: Io> {
     rules: Arc<ServerRules>,
     /// Bytes that were read and belong to no message yet.
     carry: Buf,
+    /// The last read would not have fitted the smallest buffer, or nothing is known yet.
+    roomy: bool,
     requests: u64,
     opened: Now,
     keep: Keep,
@@ -184,6 +189,7 @@ impl<I: Io> Connection<I> {
             timers: timers.clone(),
             rules,
             carry: Buf::empty(),
+            roomy: true,
             requests: 0,
             opened: timers.known_now(),
             keep: Keep::Alive,
@@ -232,9 +238,11 @@ impl<I: Io> Connection<I> {
 
     async fn wait_with_buffer(&mut self) -> Waited {
         self.read_deadline.arm_in(IDLE_RELEASE_MS.min(self.patience_ms()), OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        let room = if self.roomy { BUF_SMALL_BYTES } else { BUF_TINY_BYTES };
+        let (count, buf) = self.read.recv_idle(Buf::with_room(room)).await;
         match count {
             Ok(count) if count > 0 => {
+                self.roomy = buf.spare() == 0 || buf.len() > BUF_TINY_BYTES;
                 self.carry = buf;
                 Waited::Arrived
             }

@@ -41,6 +41,12 @@ pub struct ControlFacts {
     pub process_log_dropped: u64,
     /// Limits on requests in flight.
     pub limits: Vec<LimitFacts>,
+    /// Circuit breakers.
+    pub breakers: Vec<BreakerFacts>,
+    /// Active checks of endpoints.
+    pub checks: Vec<CheckFacts>,
+    /// Endpoints of services by state.
+    pub services: Vec<ServiceFacts>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
     pub workers: Vec<WorkerFate>,
     /// The memory against its limit.
@@ -73,6 +79,43 @@ pub struct LimitFacts {
     pub queued: u64,
     /// Requests that were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
+}
+
+/// A circuit breaker (R212).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BreakerFacts {
+    /// Its service, or `route:NAME`.
+    pub name: String,
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// How often it opened.
+    pub opened: u64,
+}
+
+/// The checks of a service's endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckFacts {
+    /// The service.
+    pub service: String,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// What all took together, in microseconds.
+    pub us: u64,
+}
+
+/// The endpoints of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Its name.
+    pub name: String,
+    /// How many are in which state.
+    pub endpoints: Vec<(&'static str, u64)>,
+    /// Whether so many are out that all are asked (F27).
+    pub panic: bool,
+    /// Ejections so far.
+    pub ejections: u64,
 }
 
 /// What the control thread knows of a worker that the worker cannot tell itself.
@@ -192,6 +235,7 @@ impl Exposition {
         self.connections(&mut page, reports);
         self.workers(&mut page);
         limit_families(&mut page, &control.limits);
+        survival_families(&mut page, control);
         certificate_family(&mut page, &control.certificates);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
@@ -321,6 +365,37 @@ impl Exposition {
             }
         }
     }
+}
+
+/// Circuit breakers and the states of endpoints.
+fn survival_families(page: &mut Page, control: &ControlFacts) {
+    let breakers = &control.breakers[..control.breakers.len().min(SERIES_MAX)];
+    page.family("gateway_circuit_breaker_state", "gauge", "1 for the state that the circuit breaker is in.");
+    for breaker in breakers {
+        for state in ["closed", "open", "half_open"] {
+            page.count(&[("service", &breaker.name), ("state", state)], u64::from(breaker.state == state));
+        }
+    }
+    page.family("ringway_circuit_breaker_opened_total", "counter", "How often the circuit breaker opened.");
+    breakers.iter().for_each(|breaker| page.count(&[("service", &breaker.name)], breaker.opened));
+    page.family("ringway_health_checks_total", "counter", "Active checks of endpoints by result.");
+    for checks in &control.checks {
+        page.count(&[("service", &checks.service), ("result", "passed")], checks.passed);
+        page.count(&[("service", &checks.service), ("result", "failed")], checks.failed);
+    }
+    page.family("ringway_health_check_seconds_total", "counter", "Time that active checks took.");
+    control.checks.iter().for_each(|c| page.number(&[("service", &c.service)], c.us as f64 / 1e6));
+    let services = &control.services[..control.services.len().min(SERIES_MAX)];
+    page.family("ringway_service_endpoints", "gauge", "Endpoints of the service by state.");
+    for service in services {
+        for (state, count) in &service.endpoints {
+            page.count(&[("service", &service.name), ("state", state)], *count);
+        }
+    }
+    page.family("ringway_service_panic", "gauge", "Whether so many endpoints are out that all are asked.");
+    services.iter().for_each(|service| page.count(&[("service", &service.name)], u64::from(service.panic)));
+    page.family("ringway_service_ejections_total", "counter", "Endpoints that were left alone for a while.");
+    services.iter().for_each(|service| page.count(&[("service", &service.name)], service.ejections));
 }
 
 fn request_durations(page: &mut Page, totals: &Totals, name: &str, help: &str, per_second: f64) {

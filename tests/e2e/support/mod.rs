@@ -4,6 +4,7 @@ pub mod client;
 pub mod gateway;
 pub mod load;
 pub mod origin;
+pub mod tls;
 
 pub use client::{Client, Response};
 pub use gateway::Gateway;
