@@ -198,7 +198,7 @@ where
     async fn hear(&mut self, bytes: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < bytes {
-            let mut piece = [0; 4096];
+            let mut piece = vec![0; 4096];
             match io::Read::read(&mut self.tls.reader(), &mut piece) {
                 Ok(count) if count > 0 => all.extend_from_slice(&piece[..count]),
                 _ => assert!(self.fill().await, "more comes"),
