@@ -164,6 +164,7 @@ const BANS: &[Ban] = &[
             "src/control/gateway.rs",
             "src/tls/",
             "src/config/compile/tls.rs",
+            "src/cli/cert.rs",
         ],
         why: "the wall clock is for dates, certificates and tokens",
     },

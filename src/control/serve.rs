@@ -18,7 +18,7 @@ use super::upgrade::Predecessor;
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
-use crate::limits::RING_ENTRIES;
+use crate::limits::{MEMORY_GROUP_PERCENT, RING_ENTRIES};
 use crate::policy::CompileEnv;
 use crate::sys::limit::{self, DescriptorShare};
 use crate::sys::memory::Group;
@@ -258,10 +258,10 @@ fn allowance(server: &model::Server, workers: u32, listeners: usize) -> Result<A
     Ok(Allowance { descriptors, memory: Arc::new(memory) })
 }
 
-/// The memory under the limit that is configured, or that of the control group, whichever is tighter.
+/// The memory under the limit that is configured, or most of that of the control group, whichever is tighter.
 fn memory(server: &model::Server, workers: u32) -> Memory {
     let group = Group::find();
-    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes);
+    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes / 100 * MEMORY_GROUP_PERCENT);
     let limit = match server.memory_limit {
         MemoryLimit::Auto => of_group,
         MemoryLimit::None => return Memory::new(0, None, workers),
@@ -269,7 +269,7 @@ fn memory(server: &model::Server, workers: u32) -> Memory {
     };
     match limit {
         u64::MAX => Memory::new(0, None, workers),
-        _ => Memory::new(limit, group.filter(|group| group.limit_bytes == limit), workers),
+        _ => Memory::new(limit, group.filter(|_| limit == of_group), workers),
     }
 }
 

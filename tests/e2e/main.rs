@@ -10,6 +10,7 @@ mod admin;
 mod bad_input;
 mod bad_servers;
 mod breakers;
+mod cert;
 mod concurrency;
 mod connections;
 mod examples;
