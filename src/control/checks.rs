@@ -21,6 +21,9 @@ use crate::upstream::check::{CheckRules, Row};
 use crate::upstream::health::Verdict;
 use crate::upstream::state::ServiceState;
 
+/// Endpoints are looked up anew after so many looks for checks that are due.
+const TAKE_UP_LOOKS: u64 = 10;
+
 /// What is known of the checks, for the admin API and metrics.
 #[derive(Debug, Default)]
 pub struct Checks {
@@ -69,14 +72,16 @@ impl Checks {
         let places = Arc::new(Semaphore::new(CHECKS_AT_ONCE_MAX));
         let mut look = interval(Duration::from_millis(CHECKS_LOOK_MS));
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut random, mut generation) = (seed, 0);
+        let (mut random, mut looks) = (seed, 0_u64);
         loop {
             tokio::select! {
                 _ = look.tick() => {
                     let snapshot = snapshot();
-                    if std::mem::replace(&mut generation, snapshot.generation) != snapshot.generation {
+                    // Endpoints come and go without a new configuration, too.
+                    if looks.is_multiple_of(TAKE_UP_LOOKS) {
                         self.take_up(&snapshot, &mut random);
                     }
+                    looks += 1;
                     self.begin(&places, &sender, &mut random);
                 }
                 Some(done) = results.recv() => self.finish(done, &mut random),

@@ -96,7 +96,9 @@ impl<C: Connect> Proxy<'_, C> {
                 Attempt::Stale(failure) | Attempt::Failed(failure) => failure,
             };
             self.blame(&visit, x, failure);
-            if x.attempts >= self.retries.attempts_max || !self.may_retry(down, x, failure, held.as_deref()) {
+            if x.attempts - u32::from(stale) >= self.retries.attempts_max
+                || !self.may_retry(down, x, failure, held.as_deref())
+            {
                 return Err(failure);
             }
             // A refused answer has taken its retry from the budget.

@@ -96,7 +96,7 @@ impl Selection {
     /// change from request to request, so that its requests stay together.
     pub fn defers(&self, at: usize, lot: u64, returning: &Returning, now: Now) -> bool {
         let Some((_, facts)) = self.ramping.iter().find(|(slow, _)| *slow as usize == at) else { return false };
-        let percent = (u128::from(lot.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15)) * 100 >> 64) as u32;
+        let percent = ((u128::from(lot.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15)) * 100) >> 64) as u32;
         percent >= facts.ramp_percent(now, returning)
     }
 }

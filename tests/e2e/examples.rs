@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::support::gateway::{Plan, example_path};
 use crate::support::h2_origin::{Answer, H2Origin};
+use crate::support::tls::{Authority, Issued, ask};
 use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
@@ -27,6 +29,7 @@ const EXERCISED: &[&str] = &[
     "resilience",
     "routing",
     "tcp",
+    "tls",
     "tls_upstream",
     "websocket",
 ];
@@ -48,8 +51,10 @@ fn every_example_is_exercised_and_has_no_warnings() {
     });
     let found: BTreeSet<String> = names.filter(|name| name != "demo").collect();
     assert_eq!(found, EXERCISED.iter().map(|&name| name.to_owned()).collect());
+    let site = Site::new();
     for name in EXERCISED {
         let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .envs(site.environment())
             .args(["check", "--strict"])
             .arg(example_path(name))
             .output()
@@ -411,6 +416,61 @@ fn proxy_protocol() {
     assert!(mail.received().starts_with(&told), "{:?}", mail.received());
     // With the network that stands in the file this peer is a stranger.
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
+}
+
+/// What the example of TLS reads.
+struct Site {
+    ca: Authority,
+    site: Issued,
+    more: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let ca = Authority::new("admins");
+        let site = ca.issue("site", &["www.example.com"]);
+        let more = tempfile::tempdir().expect("a directory");
+        let admin = ca.issue("admin", &["admin.example.com"]);
+        for (from, to) in [(&admin.cert, "admin.crt"), (&admin.key, "admin.key")] {
+            std::fs::copy(from, more.path().join(to)).expect("copied");
+        }
+        Self { ca, site, more }
+    }
+
+    fn environment(&self) -> [(&'static str, String); 4] {
+        let text = |path: &std::path::Path| path.display().to_string();
+        [
+            ("SITE_CERT", text(&self.site.cert)),
+            ("SITE_KEY", text(&self.site.key)),
+            ("MORE_CERTS", text(self.more.path())),
+            ("ADMINS_CA", text(&self.ca.ca())),
+        ]
+    }
+}
+
+#[test]
+fn tls() {
+    let (site, app) = (Site::new(), Origin::echo());
+    let mut plan = Plan::example("tls").env("APP", app.address).env("RINGWAY_PLAIN", "127.0.0.2:0");
+    for (name, value) in site.environment() {
+        plan = plan.env(name, value);
+    }
+    let gateway = plan.start();
+    let (plain, secure) = (gateway.addresses[0], gateway.addresses[1]);
+    let mut client = crate::support::Client::connect(plain);
+    client.send("GET /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
+    assert_eq!(client.response().header("location"), Some("https://www.example.com:8443/x"));
+    let stranger = Arc::new(site.ca.client(None));
+    let (answer, _) = ask(secure, &stranger, "www.example.com", "www.example.com").expect("served");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("max-age=31536000"), "{answer}");
+    assert!(ask(secure, &stranger, "admin.example.com", "admin.example.com").is_err());
+    let (answer, _) = ask(secure, &stranger, "www.example.com", "admin.example.com").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    let root = site.ca.issue("root", &["root.example.com"]);
+    let member = Arc::new(site.ca.client(Some(&root)));
+    let (answer, _) = ask(secure, &member, "admin.example.com", "admin.example.com").expect("served");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(app.last().header("x-client-cert-subject"), Some("CN=root"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Endpoints that fail, return, and stand in for others (F22, F26 to F29, R108-R114, R141), counted at the endpoints.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::support::gateway::Plan;
 use crate::support::{Gateway, Origin, Step, eventually, ok};
@@ -139,6 +140,66 @@ fn failing_endpoints_are_ejected_and_come_back() {
         gateway.get("/");
         (ill.seen().len() > 5).then_some(())
     });
+}
+
+/// An endpoint that falls and rises all the time costs no GET, and is left alone for longer each time (F26).
+#[test]
+fn flapping_costs_no_get_and_is_answered_with_patience() {
+    let count = AtomicUsize::new(0);
+    let flapping = Origin::start(move |_| match count.fetch_add(1, Ordering::Relaxed) / 5 % 2 {
+        0 => vec![Step::Reset],
+        _ => ok("up"),
+    });
+    let good = Origin::fixed("good");
+    let gateway = Gateway::start(&format!(
+        "services: [{{name: up, endpoints: [\"{}\", \"{}\"], slow_start: 0s, ejection: {{base: 100ms, max: 60s}}}}]\n\
+         routes: [{{name: all, path: /*, service: up}}]\n",
+        flapping.address, good.address
+    ));
+    let (begun, mut client, mut asked) = (Instant::now(), gateway.connect(), 0_u64);
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(client.get("/").status, 200);
+        asked += 1;
+    }
+    let ejections = gateway.metric("ringway_service_ejections_total", &[]);
+    // 100, 200, 400 and 800 ms; a fifth may begin within the time.
+    assert!((2.0..=5.0).contains(&ejections), "{ejections} ejections in {asked} requests");
+    assert!(flapping.seen().len() > 10, "it was asked in between");
+}
+
+/// An endpoint dies under load and comes back at the same address: no GET is lost.
+#[test]
+fn an_endpoint_may_die_and_come_back_under_load() {
+    let (dying, good) = (Origin::fixed("one"), Origin::fixed("two"));
+    let address = dying.address;
+    let gateway = Gateway::start(&format!(
+        "services: [{{name: up, endpoints: [\"{address}\", \"{}\"], slow_start: 0s, ejection: {{base: 100ms}}}}]\n\
+         routes: [{{name: all, path: /*, service: up}}]\n",
+        good.address
+    ));
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut client = gateway.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/").status, 200);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let more = |count: usize| {
+            let from = asked.load(Ordering::Relaxed);
+            eventually("requests", || (asked.load(Ordering::Relaxed) >= from + count).then_some(()));
+        };
+        more(50);
+        drop(dying);
+        more(200);
+        let revived = Origin::fixed_at(address, "again");
+        eventually("it is asked again", || (revived.seen().len() > 20).then_some(()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(gateway.metric("ringway_service_ejections_total", &[]) >= 1.0);
 }
 
 #[test]

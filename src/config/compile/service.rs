@@ -356,6 +356,5 @@ fn rules(written: &model::Service) -> ServiceRules {
             model::EndpointWire::H2 => Protocol::Http2,
             model::EndpointWire::Auto => Protocol::Auto,
         },
-        ..ServiceRules::default()
     }
 }

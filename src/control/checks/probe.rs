@@ -52,7 +52,7 @@ fn request(authority: &str, probe: &Probe) -> Vec<u8> {
 /// The answer, up to a bound: its head, or all of it where the body counts.
 async fn receive(stream: &mut TcpStream, whole: bool) -> Result<Vec<u8>, String> {
     let mut answer = Vec::new();
-    let mut piece = [0; 4096];
+    let mut piece = vec![0; 4096];
     while answer.len() < CHECK_ANSWER_BYTES_MAX {
         let head = memchr::memmem::find(&answer, b"\r\n\r\n");
         if head.is_some_and(|head| !whole || is_complete(&answer, head + 4)) {

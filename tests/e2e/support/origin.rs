@@ -112,8 +112,18 @@ impl Origin {
         Self::start(|seen| ok(seen.line()))
     }
 
+    /// As [`Self::fixed`], at an address where there was one before.
+    pub fn fixed_at(address: SocketAddr, body: &str) -> Self {
+        let body = body.to_owned();
+        Self::begin_at(address, false, Box::new(move |_| ok(&body)))
+    }
+
     fn begin(early: bool, script: Box<Script>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::begin_at(SocketAddr::from(([127, 0, 0, 1], 0)), early, script)
+    }
+
+    fn begin_at(address: SocketAddr, early: bool, script: Box<Script>) -> Self {
+        let listener = eventually("a port", || TcpListener::bind(address).ok());
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             received: Mutex::default(),
