@@ -347,6 +347,8 @@ pub const H2_TINY_DATA_BYTES: u32 = 256;
 pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
 /// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2: how long a client may take to read that its connection ends, before no further stream is served.
+pub const H2_END_WAIT_MS: u64 = 1_000;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
 

@@ -16,6 +16,7 @@ const EXERCISED: &[&str] = &[
     "canary",
     "concurrency",
     "headers",
+    "http2",
     "limits",
     "load_balancing",
     "minimal",
@@ -393,6 +394,16 @@ fn proxy_protocol() {
     assert!(mail.received().starts_with(&told), "{:?}", mail.received());
     // With the network that stands in the file this peer is a stranger.
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
+}
+
+#[test]
+fn http2() {
+    let app = Origin::fixed("app");
+    let gateway = Plan::example("http2").env("APP", app.address).start();
+    let mut client = crate::http2::wire::H2::connect(gateway.address);
+    client.send(&crate::http2::wire::get(1, "/"));
+    assert_eq!(client.answer(1).body, b"app");
+    assert_eq!(get(&gateway, "/", "").text(), "app");
 }
 
 /// What the example of TLS reads.
