@@ -18,6 +18,7 @@ const EXERCISED: &[&str] = &[
     "concurrency",
     "grpc",
     "headers",
+    "http2",
     "limits",
     "load_balancing",
     "minimal",
@@ -418,6 +419,16 @@ fn proxy_protocol() {
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
 }
 
+#[test]
+fn http2() {
+    let app = Origin::fixed("app");
+    let gateway = Plan::example("http2").env("APP", app.address).start();
+    let mut client = crate::http2::wire::H2::connect(gateway.address);
+    client.send(&crate::http2::wire::get(1, "/"));
+    assert_eq!(client.answer(1).body, b"app");
+    assert_eq!(get(&gateway, "/", "").text(), "app");
+}
+
 /// What the example of TLS reads.
 struct Site {
     ca: Authority,
@@ -456,7 +467,11 @@ fn tls() {
         plan = plan.env(name, value);
     }
     let gateway = plan.start();
-    let (plain, secure) = (gateway.addresses[0], gateway.addresses[1]);
+    let at = |ip: &str| {
+        let found = gateway.addresses.iter().find(|address| address.ip().to_string() == ip);
+        *found.expect("it listens there")
+    };
+    let (plain, secure) = (at("127.0.0.2"), at("127.0.0.1"));
     let mut client = crate::support::Client::connect(plain);
     client.send("GET /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
     assert_eq!(client.response().header("location"), Some("https://www.example.com:8443/x"));

@@ -16,6 +16,7 @@ mod connections;
 mod examples;
 mod forwarding;
 mod grpc;
+mod http2;
 mod lifecycle;
 mod long_bodies;
 mod malformed;
