@@ -11,9 +11,9 @@ pub const BUF_HEADROOM_BYTES: usize = 512;
 /// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy, and behind it the type and the tag of a
 /// TLS record.
 pub const BUF_TAILROOM_BYTES: usize = 32;
-/// Usable size of the smallest pooled buffer: nearly every request without a body and the shortest responses whole. What
-/// waits for a next request or a short response holds one of these: with 512 clients, both sides' buffers of two pages
-/// would compete for the same few sets of the second-level cache, as they all begin at the same offsets in it.
+/// Usable size of the smallest pooled buffer: nearly every request without a body and the shortest responses whole.
+/// What waits for a next request or a short response holds one of these: with 512 clients, both sides' buffers of two
+/// pages would compete for the same few sets of the second-level cache, as they all begin at the same offsets in it.
 pub const BUF_TINY_BYTES: usize = 2560 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
 /// An endpoint whose last so many responses would have fitted the smallest buffer is read with it.
 pub const SHORT_RESPONSES_MIN: u8 = 8;
@@ -180,7 +180,7 @@ pub const CHECK_FIRST_MS: u64 = 1_000;
 /// Bytes of an answer to a check that are looked at.
 pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Checks of the whole process at once; more wait.
-pub const CHECKS_AT_ONCE_MAX: usize = 256;
+pub const CHECKS_AT_ONCE_MAX: usize = 64;
 /// How often the prober looks for checks that are due.
 pub const CHECKS_LOOK_MS: u64 = 20;
 /// Results that are remembered for each endpoint.
@@ -341,12 +341,15 @@ pub const H2_CONTROLS_PER_STREAM: u32 = 4;
 pub const H2_CONTROLS_SAVED_MAX: u32 = 2_000;
 /// HTTP/2: DATA frames without payload and end that a peer may send in [`H2_FLOOD_MS`] (F45).
 pub const H2_EMPTY_DATA_MAX: u32 = 100;
-/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45).
-pub const H2_TINY_DATA_BYTES: u32 = 256;
+/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45). The prefix
+/// of a message of gRPC: streams of the smallest messages come as fast as their windows let them.
+pub const H2_TINY_DATA_BYTES: u32 = 5;
 /// HTTP/2: how much may be counted so at once: a hundred frames of one byte that nobody has taken.
-pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
+pub const H2_TINY_DATA_MAX: u32 = 100 * (H2_TINY_DATA_BYTES - 1);
 /// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2: how long a client may take to read that its connection ends, before no further stream is served.
+pub const H2_END_WAIT_MS: u64 = 1_000;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
 

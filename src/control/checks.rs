@@ -17,6 +17,7 @@ use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::CheckFacts;
 use crate::time::{self, Now};
+use crate::tls::ClientTls;
 use crate::upstream::check::{CheckRules, Row};
 use crate::upstream::health::Verdict;
 use crate::upstream::state::ServiceState;
@@ -44,6 +45,7 @@ struct Checked {
     rules: Arc<CheckRules>,
     state: Arc<ServiceState>,
     address: SocketAddr,
+    tls: Option<Arc<ClientTls>>,
     row: Row,
     due: Now,
     under_way: bool,
@@ -98,7 +100,7 @@ impl Checks {
             for endpoint in &service.endpoints {
                 if let Some(address) = endpoint.address {
                     let key = (service.label.clone(), endpoint.authority.clone());
-                    wanted.insert(key, (rules.clone(), service.state.clone(), address));
+                    wanted.insert(key, (rules.clone(), service.state.clone(), address, service.tls.clone()));
                 }
             }
         }
@@ -109,18 +111,18 @@ impl Checks {
             }
             is_wanted
         });
-        for (key, (rules, state, address)) in wanted {
+        for (key, (rules, state, address, tls)) in wanted {
             let due = now.plus_ms(rules.first_pause_ms(next(random)));
             if let Some(checked) = known.endpoints.get_mut(&key) {
                 checked.due = if checked.rules == rules { checked.due } else { due };
-                (checked.rules, checked.state, checked.address) = (rules, state, address);
+                (checked.rules, checked.state, checked.address, checked.tls) = (rules, state, address, tls);
                 continue;
             }
             if rules.begins_down {
                 state.judge(&key.1, Verdict::Down, now, "not checked yet".to_owned());
             }
             let (row, history) = (Row::default(), VecDeque::new());
-            known.endpoints.insert(key, Checked { rules, state, address, row, due, under_way: false, history });
+            known.endpoints.insert(key, Checked { rules, state, address, tls, row, due, under_way: false, history });
         }
         let Known { endpoints, counts } = &mut *known;
         counts.retain(|service, _| endpoints.keys().any(|(name, _)| name == service));
@@ -141,11 +143,11 @@ impl Checks {
             let Ok(place) = places.clone().try_acquire_owned() else { return };
             checked.under_way = true;
             let (key, rules, results) = (key.clone(), checked.rules.clone(), results.clone());
-            let mut address = checked.address;
+            let (mut address, tls) = (checked.address, checked.tls.clone());
             address.set_port(rules.port.unwrap_or(address.port()));
             tokio::spawn(async move {
                 let begun = Now::read();
-                let failure = probe::ask(address, &key.1, &rules).await.err();
+                let failure = probe::ask(address, &key.1, &rules, tls.as_ref()).await.err();
                 let now = Now::read();
                 let outcome = Outcome { at: now, us: now.since_ns(begun) / 1_000, failure };
                 drop(place);

@@ -187,8 +187,8 @@ impl Buf {
         true
     }
 
-    /// Joins a message head with the payload behind it, with the smaller copy where there is room for it. Returns what is
-    /// left over when neither buffer has room for the other: then the payload is to be sent after the head.
+    /// Joins a message head with the payload behind it, with the smaller copy where there is room for it. Returns what
+    /// is left over when neither buffer has room for the other: then the payload is to be sent after the head.
     pub fn join(head: Buf, payload: Buf) -> (Buf, Option<Buf>) {
         let (mut head, mut payload) = (head, payload);
         if payload.len() > head.len() && payload.prepend(head.as_slice()) {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::accept::Socket;
+use super::http2::serve_http2;
 use super::placement::Seat;
 use super::run::Shared;
 use super::secure;
@@ -87,6 +88,10 @@ pub async fn serve_http1<I: Io, C: Connect>(
         if again != Waited::Arrived {
             break;
         }
+        if connection.may_speak_h2() && Box::pin(connection.speaks_h2()).await {
+            let duplex = connection.into_duplex(&env.timers);
+            return Box::pin(serve_http2(env, duplex, origin, listener)).await;
+        }
         // Not a part of this future, so that an idle connection does not carry its room.
         let (back, next) = Room::of(|| serve_request(env, connection, &origin, listener())).await;
         connection = back;
@@ -159,7 +164,7 @@ pub struct ConnectionOrigin {
 
 impl ConnectionOrigin {
     #[inline]
-    fn enter(&self, x: &mut Exchange) {
+    pub(super) fn enter(&self, x: &mut Exchange) {
         x.peer = self.peer;
         x.peer_text = self.peer_text;
         x.port_text = self.port_text;
@@ -188,10 +193,10 @@ async fn serve_request<'e, I: Io, C: Connect>(
 }
 
 /// A request under way, counted until dropped: also when it ends by a panic.
-struct Active<'e>(&'e Cell<u64>);
+pub(super) struct Active<'e>(&'e Cell<u64>);
 
 impl<'e> Active<'e> {
-    fn new(count: &'e Cell<u64>) -> Self {
+    pub(super) fn new(count: &'e Cell<u64>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }

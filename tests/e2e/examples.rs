@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::support::gateway::{Plan, example_path};
+use crate::support::h2_origin::{Answer, H2Origin};
 use crate::support::tls::{Authority, Issued, ask};
 use crate::support::{Gateway, Origin, Step, eventually, ok};
 
@@ -15,7 +16,9 @@ const EXERCISED: &[&str] = &[
     "behind_a_proxy",
     "canary",
     "concurrency",
+    "grpc",
     "headers",
+    "http2",
     "limits",
     "load_balancing",
     "minimal",
@@ -321,6 +324,27 @@ fn api_gateway() {
 }
 
 #[test]
+fn grpc() {
+    let greeter = H2Origin::start(|seen| Answer {
+        head: vec![(":status", "200".into()), ("content-type", "application/grpc".into())],
+        trailers: vec![("grpc-status", "0".into())],
+        ..Answer::ok(&seen.body)
+    });
+    let gateway = Plan::example("grpc").env("GREETER", greeter.address).start();
+    let call = |path: &str, kind: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: {kind}\r\nContent-Length: 6\r\n\r\n");
+        gateway.ask([head.as_bytes(), b"\0\0\0\0\x01x"].concat())
+    };
+    let answer = call("/helloworld.Greeter/SayHello", "application/grpc-web+proto");
+    assert_eq!(answer.body, b"\0\0\0\0\x01x\x80\0\0\0\x10grpc-status: 0\r\n");
+    let seen = greeter.last();
+    assert_eq!((seen.get("te"), seen.get("content-type")), (Some("trailers"), Some("application/grpc+proto")));
+    let codes = (0..3).map(|_| call("/grpc.health.v1.Health/Check", "application/grpc"));
+    let codes: Vec<_> = codes.map(|answer| answer.header("grpc-status").map(str::to_owned)).collect();
+    assert_eq!(codes[2].as_deref(), Some("8"), "{codes:?}");
+}
+
+#[test]
 fn websocket() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello";
     let chat = Origin::start(move |seen| match seen.header("upgrade") {
@@ -393,6 +417,16 @@ fn proxy_protocol() {
     assert!(mail.received().starts_with(&told), "{:?}", mail.received());
     // With the network that stands in the file this peer is a stranger.
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
+}
+
+#[test]
+fn http2() {
+    let app = Origin::fixed("app");
+    let gateway = Plan::example("http2").env("APP", app.address).start();
+    let mut client = crate::http2::wire::H2::connect(gateway.address);
+    client.send(&crate::http2::wire::get(1, "/"));
+    assert_eq!(client.answer(1).body, b"app");
+    assert_eq!(get(&gateway, "/", "").text(), "app");
 }
 
 /// What the example of TLS reads.

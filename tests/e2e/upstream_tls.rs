@@ -383,3 +383,28 @@ fn openssl_answers() {
         assert!(response.text().contains("s_server"), "{version}");
     }
 }
+
+/// Active checks go over the service's TLS, with the same verification.
+#[test]
+fn checks_verify_as_requests_do() {
+    let (ca, stranger) = (Authority::new("trusted"), Authority::new("stranger"));
+    let (good, other) = (named(&ca, "localhost"), named(&stranger, "localhost"));
+    let check = "health_check: {interval: 50ms, rise: 1, fall: 1}";
+    let gateway = Gateway::start(&format!(
+        "services:\n  - {{name: good, endpoints: [\"localhost:{}\"], tls: {{{tls}}}, {check}}}\n  \
+         - {{name: other, endpoints: [\"localhost:{}\"], tls: {{{tls}}}, {check}}}\n\
+         routes: [{{name: good, path: /good, service: good}}, {{name: other, path: /other, service: other}}]\n",
+        good.address.port(),
+        other.address.port(),
+        tls = trusting(&ca, "")
+    ));
+    eventually("checks", || {
+        let passed = gateway.metric("ringway_health_checks_total", &["service=\"good\"", "result=\"passed\""]);
+        let failed = gateway.metric("ringway_health_checks_total", &["service=\"other\"", "result=\"failed\""]);
+        (passed >= 2.0 && failed >= 1.0).then_some(())
+    });
+    assert_eq!(gateway.metric("ringway_health_checks_total", &["service=\"good\"", "result=\"failed\""]), 0.0);
+    let other = gateway.get("/other");
+    assert_eq!((other.status, other.reason().as_str()), (503, "no_endpoint"));
+    assert_eq!(gateway.get("/good").status, 200);
+}

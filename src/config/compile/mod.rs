@@ -135,6 +135,8 @@ fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Di
             .proxy_protocol
             .as_ref()
             .map(|from| IpSet::new(from.trusted.iter().map(|cidr| (cidr.network, cidr.prefix)))),
+        h2: written.protocols.contains(&model::Wire::H2),
+        h2c: written.protocols.contains(&model::Wire::H2c),
     };
     let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     Listener {

@@ -47,7 +47,7 @@ pub(super) fn compile(
             TlsProfile::Modern => Profile::Modern,
             TlsProfile::Intermediate => Profile::Intermediate,
         },
-        alpn: vec![b"http/1.1".to_vec()],
+        alpn: alpn(written),
         tickets,
         client,
         zones,
@@ -62,6 +62,12 @@ pub(super) fn compile(
             None
         }
     }
+}
+
+/// What is offered, the better first.
+fn alpn(written: &model::Listener) -> Vec<Vec<u8>> {
+    let h2 = written.protocols.contains(&model::Wire::H2).then(|| b"h2".to_vec());
+    h2.into_iter().chain([b"http/1.1".to_vec()]).collect()
 }
 
 /// All listeners have the same keys, before a reload and after it.

@@ -11,7 +11,7 @@ mod tls;
 mod tunnel;
 
 pub use endpoint_tls::EndpointTls;
-pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
+pub use listener::{Limits, ListenProtocol, Listener, PathPolicy, Wire};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{
     BackoffKind, BreakerChoice, CheckInitial, CheckKind, CircuitBreaker, EjectionConfig, Fallback, HealthCheck,

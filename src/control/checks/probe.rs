@@ -1,6 +1,8 @@
 //! One check of one endpoint.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,14 +10,26 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::limits::CHECK_ANSWER_BYTES_MAX;
+use crate::tls::ClientTls;
 use crate::upstream::check::{CheckRules, Probe};
 
 /// Asks an endpoint how it is. `authority` is its name as written.
 ///
 /// # Errors
 /// Why it is not well, for operators.
-pub(super) async fn ask(address: SocketAddr, authority: &str, rules: &CheckRules) -> Result<(), String> {
-    match timeout(Duration::from_millis(rules.timeout_ms), probe(address, authority, &rules.probe)).await {
+pub(super) async fn ask(
+    address: SocketAddr,
+    authority: &str,
+    rules: &CheckRules,
+    tls: Option<&Arc<ClientTls>>,
+) -> Result<(), String> {
+    let asked = async {
+        match tls {
+            None => probe(address, authority, &rules.probe).await,
+            Some(tls) => probe_tls(address, authority, rules, tls).await,
+        }
+    };
+    match timeout(Duration::from_millis(rules.timeout_ms), asked).await {
         Ok(result) => result,
         Err(_) => Err(format!("no result within {} ms", rules.timeout_ms)),
     }
@@ -23,15 +37,63 @@ pub(super) async fn ask(address: SocketAddr, authority: &str, rules: &CheckRules
 
 async fn probe(address: SocketAddr, authority: &str, probe: &Probe) -> Result<(), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-    let Probe::Http { statuses, body, .. } = probe else { return Ok(()) };
+    let Probe::Http { body, .. } = probe else { return Ok(()) };
     stream.write_all(&request(authority, probe)).await.map_err(|error| format!("send: {error}"))?;
-    let answer = receive(&mut stream, body.is_some()).await?;
-    let status = status_of(&answer).ok_or("the answer is not HTTP")?;
+    judge(&receive(&mut stream, body.is_some()).await?, probe)
+}
+
+/// The same over TLS, with the service's own settings, on a thread that may wait.
+async fn probe_tls(
+    address: SocketAddr,
+    authority: &str,
+    rules: &CheckRules,
+    tls: &Arc<ClientTls>,
+) -> Result<(), String> {
+    let name = tls.name(authority).ok_or("the endpoint has no name for TLS")?;
+    // Checks speak HTTP/1.1.
+    let mut config = (*tls.config()).clone();
+    config.alpn_protocols = Vec::new();
+    let (asked, limit) = (rules.probe.clone(), Duration::from_millis(rules.timeout_ms));
+    let request = request(authority, &asked);
+    let blocking = move || {
+        let mut stream = std::net::TcpStream::connect_timeout(&address, limit).map_err(|e| format!("connect: {e}"))?;
+        stream
+            .set_read_timeout(Some(limit))
+            .and_then(|()| stream.set_write_timeout(Some(limit)))
+            .map_err(|e| e.to_string())?;
+        let connection = rustls::ClientConnection::new(Arc::new(config), name);
+        let mut connection = connection.map_err(|error| format!("TLS: {error}"))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream).map_err(|error| format!("TLS: {error}"))?;
+        }
+        let Probe::Http { body, .. } = &asked else { return Ok(()) };
+        let mut stream = rustls::Stream::new(&mut connection, &mut stream);
+        stream.write_all(&request).map_err(|error| format!("send: {error}"))?;
+        let mut answer = Vec::new();
+        let mut piece = vec![0; 4096];
+        while !is_enough(&answer, body.is_some()) {
+            match stream.read(&mut piece) {
+                Ok(count) if count > 0 => answer.extend_from_slice(&piece[..count]),
+                _ => break,
+            }
+        }
+        judge(&answer, &asked)
+    };
+    tokio::task::spawn_blocking(blocking).await.unwrap_or_else(|_| Err("the check broke".to_owned()))
+}
+
+/// Whether the answer is what it should be.
+fn judge(answer: &[u8], probe: &Probe) -> Result<(), String> {
+    let Probe::Http { statuses, body, .. } = probe else { return Ok(()) };
+    if answer.is_empty() {
+        return Err("closed without an answer".to_owned());
+    }
+    let status = status_of(answer).ok_or("the answer is not HTTP")?;
     if !statuses.contains(&status) {
         return Err(format!("status {status}"));
     }
     match body {
-        Some(text) if memchr::memmem::find(&answer, text.as_bytes()).is_none() => {
+        Some(text) if memchr::memmem::find(answer, text.as_bytes()).is_none() => {
             Err("the body does not hold the text".to_owned())
         }
         _ => Ok(()),
@@ -53,11 +115,8 @@ fn request(authority: &str, probe: &Probe) -> Vec<u8> {
 async fn receive(stream: &mut TcpStream, whole: bool) -> Result<Vec<u8>, String> {
     let mut answer = Vec::new();
     let mut piece = vec![0; 4096];
-    while answer.len() < CHECK_ANSWER_BYTES_MAX {
+    while !is_enough(&answer, whole) {
         let head = memchr::memmem::find(&answer, b"\r\n\r\n");
-        if head.is_some_and(|head| !whole || is_complete(&answer, head + 4)) {
-            break;
-        }
         match stream.read(&mut piece).await {
             Ok(0) => break,
             Ok(count) => answer.extend_from_slice(&piece[..count]),
@@ -66,7 +125,13 @@ async fn receive(stream: &mut TcpStream, whole: bool) -> Result<Vec<u8>, String>
             Err(error) => return Err(format!("receive: {error}")),
         }
     }
-    if answer.is_empty() { Err("closed without an answer".to_owned()) } else { Ok(answer) }
+    Ok(answer)
+}
+
+/// Whether no more of the answer is needed, or may be read.
+fn is_enough(answer: &[u8], whole: bool) -> bool {
+    let head = memchr::memmem::find(answer, b"\r\n\r\n");
+    answer.len() >= CHECK_ANSWER_BYTES_MAX || head.is_some_and(|head| !whole || is_complete(answer, head + 4))
 }
 
 /// Whether a body of known length is there; one without waits for the close.
@@ -109,7 +174,7 @@ mod tests {
             stream.write_all(answer).await.expect("sent");
             String::from_utf8_lossy(&got[..count]).into_owned()
         };
-        tokio::join!(ask(address, "up:80", rules), endpoint)
+        tokio::join!(ask(address, "up:80", rules, None), endpoint)
     }
 
     #[tokio::test]
@@ -129,10 +194,10 @@ mod tests {
     async fn silence_and_refusal_fail() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        assert!(ask(address, "up:80", &http(None)).await.is_err_and(|why| why.contains("300 ms")));
+        assert!(ask(address, "up:80", &http(None), None).await.is_err_and(|why| why.contains("300 ms")));
         let tcp = CheckRules::default();
-        assert_eq!(ask(address, "up:80", &tcp).await, Ok(()));
+        assert_eq!(ask(address, "up:80", &tcp, None).await, Ok(()));
         drop(listener);
-        assert!(ask(address, "up:80", &tcp).await.is_err_and(|why| why.contains("connect")));
+        assert!(ask(address, "up:80", &tcp, None).await.is_err_and(|why| why.contains("connect")));
     }
 }

@@ -250,7 +250,7 @@ fn rustls_as_the_peer_reads_our_records_and_renews_keys() {
                     peer.tls.refresh_traffic_keys().expect("new keys");
                 }
                 peer.say(&data).await;
-                assert!(peer.hear(data.len()).await == data);
+                assert!(Box::pin(peer.hear(data.len())).await == data);
             }
             while peer.fill().await {}
             // Our close_notify arrived: rustls says the end, not a truncation.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::VERSIONS;
-use super::instruments::{Deadline, Eviction, INSTRUMENTS, Kind, Refusal};
+use super::instruments::{Deadline, Eviction, GoAway, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
@@ -344,6 +344,8 @@ impl Exposition {
         self.tally(page, ("ringway_worker_refused_total", help, "cause"), Refusal::WORDS, |s| &s.refusals);
         let help = "Connections closed to make room, by what they waited for.";
         self.tally(page, ("ringway_worker_evicted_total", help, "waited"), Eviction::WORDS, |s| &s.evictions);
+        let help = "HTTP/2 connections ended for what their clients did.";
+        self.tally(page, ("ringway_worker_h2_goaway_total", help, "reason"), GoAway::WORDS, |s| &s.goaways);
         let versions = VERSIONS.map(|version| version.text());
         let help = "Requests by protocol.";
         self.tally(page, ("ringway_worker_requests_total", help, "protocol"), &versions, |s| &s.protocols);
