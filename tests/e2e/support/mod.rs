@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod h2_origin;
 pub mod load;
 pub mod origin;
 pub mod tls;
