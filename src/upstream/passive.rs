@@ -46,7 +46,9 @@ impl Outcome {
             | Reason::UpstreamInvalid
             | Reason::UpstreamBadChunk
             | Reason::UpstreamHeaderTooLarge
-            | Reason::UpstreamTruncated => Outcome::Failed,
+            | Reason::UpstreamTruncated
+            | Reason::UpstreamCertificate
+            | Reason::UpstreamHandshake => Outcome::Failed,
             _ => Outcome::Nothing,
         }
     }
