@@ -225,3 +225,25 @@ const _: () = assert!(HEADER_BYTES_MAX <= BUF_LARGE_BYTES, "a header section mus
 const _: () = assert!(TARGET_BYTES_MAX < HEADER_BYTES_MAX && FIELD_BYTES_MAX < HEADER_BYTES_MAX);
 const _: () = assert!(FIELDS_MAX <= FIELDS_CEILING);
 const _: () = assert!(BUF_SMALL_BYTES < BUF_LARGE_BYTES);
+
+/// Endpoints that one lookup may bring; more are left out, and said so (F31, F37).
+pub const DISCOVERED_MAX: usize = 4_096;
+/// Addresses that one name may have (F31).
+pub const ADDRESSES_MAX: usize = 256;
+/// Targets that one SRV name may have; the addresses of each are asked for.
+pub const SRV_TARGETS_MAX: usize = 64;
+/// Questions to name servers at once; further names wait.
+pub const DNS_QUESTIONS_MAX: usize = 64;
+/// One answer of a registry (Consul, Kubernetes) or one list of endpoints in a file (F37).
+pub const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Shortest time between two answers of one lookup that are taken up, in milliseconds: what changes more often is taken
+/// up together.
+pub const DISCOVERY_PAUSE_MS: u64 = 50;
+/// First pause after a registry failed, in milliseconds; doubled each time.
+pub const DISCOVERY_BACK_OFF_MS: u64 = 1_000;
+/// Longest pause after a registry failed, in milliseconds.
+pub const DISCOVERY_BACK_OFF_MS_MAX: u64 = 30_000;
+/// Changes of discovery that are kept for operators, in all.
+pub const DISCOVERY_EVENTS_MAX: usize = 512;
+/// Changes that one answer of the admin API tells of.
+pub const EVENTS_SHOWN_MAX: usize = 1_024;

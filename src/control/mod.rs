@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod admin;
+pub mod discovery;
 pub mod door;
 pub mod fleet;
 pub mod gateway;

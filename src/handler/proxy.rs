@@ -64,11 +64,11 @@ impl<C: Connect> Proxy<'_, C> {
         // takes a new connection.
         let mut stale = false;
         loop {
-            let (at, visit) = match self.service.choose(self.spec, x, &tried) {
+            let (at, visit) = match self.service.choose(self.spec, x, &mut tried) {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(x.failure.unwrap_or(failure)),
             };
-            x.endpoint = Some(at);
+            x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
             let failure = match self.attempt(down, x, &visit, stale, on_head).await {
                 Attempt::Done => {
@@ -133,7 +133,7 @@ impl<C: Connect> Proxy<'_, C> {
         if let Some(version) = self.spec.proxy_protocol {
             forward::write_proxy_header(&mut out, version, x, sink.local_addr());
         }
-        forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.authority));
+        forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let terms = Terms {
             rules: &self.spec.rules,
             due: self.due,

@@ -435,12 +435,11 @@ fn count_own(own: &Instruments, x: &Exchange) {
 }
 
 /// What the ids of an exchange are called in the configuration that served it.
-fn names<'a>(snapshot: &'a Snapshot, x: &Exchange) -> Names<'a> {
+fn names<'a>(snapshot: &'a Snapshot, x: &'a Exchange) -> Names<'a> {
     let service = snapshot.services.get(x.service as usize);
-    let endpoint = service.and_then(|service| service.endpoints.get(x.endpoint? as usize));
     Names {
         route: snapshot.routes.get(x.route as usize).map_or("", |route| &route.name),
         service: service.map_or("", |service| &service.name),
-        endpoint: endpoint.map_or("", |endpoint| &endpoint.authority),
+        endpoint: x.endpoint.as_ref().map_or("", |endpoint| &endpoint.authority),
     }
 }

@@ -6,6 +6,8 @@
 //! names.
 
 mod bounds;
+mod endpoints;
+mod source;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
+pub use endpoints::{Endpoint, EndpointSet, Endpoints};
+pub use source::{Consul, Discovery, Dns, Family, Kubernetes, Lookup, Source};
 
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
@@ -21,7 +25,6 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::state::ServiceState;
 
 /// A compiled configuration.
@@ -38,6 +41,8 @@ pub struct Snapshot {
     pub default_route: Option<u32>,
     /// Where requests go.
     pub services: Vec<Service>,
+    /// Where endpoints are looked up.
+    pub discovery: Arc<Discovery>,
     /// The configuration with every default written out and secrets masked (C60).
     pub effective: serde_json::Value,
 }
@@ -190,12 +195,12 @@ pub struct Service {
     pub name: String,
     /// Its name as written, for people and metrics.
     pub label: String,
-    /// Its endpoints; may be none.
-    pub endpoints: Vec<Endpoint>,
+    /// Its endpoints, and the choice among them; both may change without a reload.
+    pub endpoints: Arc<Endpoints>,
+    /// Where they come from.
+    pub sources: Arc<[Source]>,
     /// What all workers know of its endpoints; the same over reloads, and for all variants of a service.
     pub state: Arc<ServiceState>,
-    /// Chooses one.
-    pub balancer: Balancer,
     /// What a hash is made from, for the algorithms that hash.
     pub hash_key: HashKey,
     /// Which Host its endpoints see.
@@ -260,48 +265,6 @@ impl Default for ServiceRules {
             requests_max: u64::MAX,
             attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
-        }
-    }
-}
-
-/// One address of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// As written, `host:port`: identity over reloads, metric label, and Host where the rule says so.
-    pub authority: String,
-    /// Resolved address; None while its name does not resolve.
-    pub address: Option<SocketAddr>,
-    /// Share of the load, at least 1.
-    pub weight: u32,
-    /// Its tier: requests go to the lowest that is well (R141).
-    pub priority: u32,
-    /// Where it stands; empty when that is not said.
-    pub zone: String,
-    /// What it says of itself, for routes that ask for some endpoints only.
-    pub metadata: Vec<(String, String)>,
-}
-
-impl Default for Endpoint {
-    fn default() -> Self {
-        Self {
-            authority: String::new(),
-            address: None,
-            weight: 1,
-            priority: 0,
-            zone: String::new(),
-            metadata: Vec::new(),
-        }
-    }
-}
-
-impl Endpoint {
-    /// The endpoint as balancing sees it, without load.
-    pub fn view(&self) -> View {
-        View {
-            weight: self.weight,
-            load: 0,
-            healthy: self.address.is_some(),
-            hash: hash_key(self.authority.as_bytes()),
         }
     }
 }

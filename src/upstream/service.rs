@@ -4,17 +4,20 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use ahash::AHashMap;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::pool::Pool;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::{EndpointWork, Exchange};
+use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
 use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
-use crate::snapshot::{self, HashKey, ServiceRules};
+use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
 
@@ -22,8 +25,12 @@ use crate::time::Now;
 pub struct Endpoint<I: Io> {
     /// Where it is; None while its name does not resolve.
     pub address: Option<SocketAddr>,
-    /// As written: label and Host.
+    /// As written: label.
     pub authority: String,
+    /// The Host that it sees where the rule says so.
+    pub host: String,
+    /// What requests keep of it.
+    pub tag: Rc<EndpointTag>,
     /// Idle connections.
     pub pool: Pool<I>,
     active: Cell<u32>,
@@ -53,8 +60,7 @@ pub struct EndpointReport {
 pub struct Service<I: Io> {
     /// Its counters.
     pub stats: ServiceHandle,
-    endpoints: Vec<Rc<Endpoint<I>>>,
-    balancing: RefCell<Balancing>,
+    balancing: RefCell<Balancing<I>>,
     limit: Option<Box<Limit>>,
     /// Requests under way with one endpoint: bounded here where no limit is configured.
     endpoint_requests_max: u32,
@@ -68,7 +74,11 @@ struct Limit {
 }
 
 /// What choosing looks at and remembers.
-struct Balancing {
+struct Balancing<I: Io> {
+    /// What the others were made from.
+    set: Arc<EndpointSet>,
+    /// In the order of the set.
+    endpoints: Vec<Rc<Endpoint<I>>>,
     state: BalancerState,
     views: Vec<View>,
 }
@@ -115,22 +125,32 @@ impl<I: Io> Service<I> {
     /// The service of a snapshot; endpoints that `previous` had at the same address are taken over with their
     /// connections and their load.
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
-        let kept = |wanted: &snapshot::Endpoint| {
-            let all = previous.map_or(&[][..], |service| &service.endpoints);
-            all.iter().find(|e| e.authority == wanted.authority && e.address == wanted.address).cloned()
+        let set = spec.endpoints.get();
+        let endpoints = match previous {
+            Some(previous) => join(&previous.balancing.borrow().endpoints, &set, &stats),
+            None => join(&[], &set, &stats),
         };
-        let endpoints: Vec<_> =
-            spec.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e)))).collect();
-        let views = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
-        let balancing = RefCell::new(Balancing { state: BalancerState::new(seed), views });
-        Self {
-            stats,
-            endpoints,
-            balancing,
-            limit: None,
-            endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
-            name: spec.name.clone(),
+        let views = set.endpoints.iter().map(snapshot::Endpoint::view).collect();
+        let balancing = RefCell::new(Balancing { set, endpoints, state: BalancerState::new(seed), views });
+        Self { stats, balancing, limit: None, endpoint_requests_max: ENDPOINT_REQUESTS_MAX, name: spec.name.clone() }
+    }
+
+    /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
+    /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice nothing,
+    /// but that an attempt after this one is made at one of the new set.
+    pub fn follow(&self, spec: &snapshot::Service) {
+        let set = spec.endpoints.get();
+        let mut balancing = self.balancing.borrow_mut();
+        if Arc::ptr_eq(&set, &balancing.set) {
+            return;
         }
+        let endpoints = join(&balancing.endpoints, &set, &self.stats);
+        balancing.views = set.endpoints.iter().map(snapshot::Endpoint::view).collect();
+        balancing.set = set;
+        let gone = std::mem::replace(&mut balancing.endpoints, endpoints);
+        drop(balancing);
+        // Closing connections is done when nothing is borrowed any more.
+        drop(gone);
     }
 
     /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
@@ -185,17 +205,23 @@ impl<I: Io> Service<I> {
     ///
     /// # Errors
     /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
-    pub fn choose(&self, spec: &snapshot::Service, x: &Exchange, tried: &TriedSet) -> Result<(u32, Visit<I>), Failure> {
-        let algorithm = spec.balancer.algorithm();
+    pub fn choose(
+        &self,
+        spec: &snapshot::Service,
+        x: &Exchange,
+        tried: &mut TriedSet,
+    ) -> Result<(u32, Visit<I>), Failure> {
+        let algorithm = spec.endpoints.algorithm();
         let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
         let mut balancing = self.balancing.borrow_mut();
-        let Balancing { state, views } = &mut *balancing;
+        let Balancing { set, endpoints, state, views } = &mut *balancing;
+        tried.follow(set.version);
         if matches!(algorithm, Algorithm::LeastConnections | Algorithm::PowerOfTwo) {
             // Load changes with every request; the others do not look at it.
-            views.iter_mut().zip(&self.endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
+            views.iter_mut().zip(&*endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
         }
-        let at = spec.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
-        let endpoint = &self.endpoints[at];
+        let at = set.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
+        let endpoint = &endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
         }
@@ -206,27 +232,44 @@ impl<I: Io> Service<I> {
 
     /// Closes idle connections that are too old.
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
-        self.endpoints.iter().for_each(|endpoint| {
+        self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.balancing.borrow().endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
     }
 
     /// What the endpoints are doing.
     pub fn report(&self) -> Vec<EndpointReport> {
-        self.endpoints.iter().map(|endpoint| endpoint.report()).collect()
+        self.balancing.borrow().endpoints.iter().map(|endpoint| endpoint.report()).collect()
     }
 }
 
+/// The endpoints of a set: those that were there before at the same address, and new ones.
+fn join<I: Io>(before: &[Rc<Endpoint<I>>], set: &EndpointSet, stats: &ServiceHandle) -> Vec<Rc<Endpoint<I>>> {
+    let known: AHashMap<_, _> = before.iter().map(|e| ((&*e.authority, e.address), e)).collect();
+    let kept = |e: &snapshot::Endpoint| known.get(&(&*e.authority, e.address)).filter(|known| known.is_as(e)).copied();
+    let fresh = set.endpoints.iter().filter(|e| kept(e).is_none()).map(|e| &*e.authority);
+    let mut tags = stats.tags(fresh).into_iter();
+    let mut make = |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tags.next()?)));
+    set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect()
+}
+
 impl<I: Io> Endpoint<I> {
-    fn new(spec: &snapshot::Endpoint) -> Self {
+    /// Whether it sees what the specification says.
+    fn is_as(&self, spec: &snapshot::Endpoint) -> bool {
+        self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
+    }
+
+    fn new(spec: &snapshot::Endpoint, tag: Rc<EndpointTag>) -> Self {
         Self {
             address: spec.address,
             authority: spec.authority.clone(),
+            host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
+            tag,
             pool: Pool::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
@@ -348,9 +391,8 @@ mod tests {
     use super::*;
     use crate::concurrency::Gate;
     use crate::net::mem::Mem;
-    use crate::snapshot::{HostRule, ServiceLimits};
+    use crate::snapshot::{Endpoints, HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
-    use crate::upstream::balance::Balancer;
     use crate::upstream::state::ServiceState;
 
     fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
@@ -360,8 +402,8 @@ mod tests {
         snapshot::Service {
             name: "up".into(),
             label: "up".into(),
-            balancer: Balancer::new(Algorithm::RoundRobin, &[endpoint.view()]),
-            endpoints: vec![endpoint],
+            endpoints: Endpoints::new(Algorithm::RoundRobin, vec![endpoint]),
+            sources: [].into(),
             state: ServiceState::new([address]),
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
@@ -380,18 +422,18 @@ mod tests {
     fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
         let spec = make_spec(None);
         let service = make(&spec, None);
-        let (mut x, none) = (Exchange::default(), TriedSet::default());
+        let (mut x, mut none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &none).err().map(|failure| failure.reason);
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &mut none).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
-        assert!(service.choose(&spec, &x, &none).is_ok());
+        assert!(service.choose(&spec, &x, &mut none).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
         let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
         let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &none).is_ok(), "a limit of its own holds in its place");
+        assert!(limited.choose(&spec, &x, &mut none).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod admin;
 mod bad_input;
 mod concurrency;
 mod connections;
+mod discovery;
 mod examples;
 mod forwarding;
 mod lifecycle;

@@ -361,20 +361,20 @@ fn ask(slot: &Slot, x: &mut Exchange, skipped: bool) -> (PolicyReport, Option<Re
 }
 
 fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64, x: &Exchange) -> ServiceReport {
-    let algorithm = spec.balancer.algorithm();
+    let (set, algorithm) = (spec.endpoints.get(), spec.endpoints.algorithm());
     let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x));
-    let views: Vec<View> = spec.endpoints.iter().map(snapshot::Endpoint::view).collect();
+    let views: Vec<View> = set.endpoints.iter().map(snapshot::Endpoint::view).collect();
     let none = TriedSet::default();
-    let picked = spec.balancer.pick(&mut BalancerState::new(0), &views, key.flatten(), 0, &none);
+    let picked = set.balancer.pick(&mut BalancerState::new(0), &views, key.flatten(), 0, &none);
     let rule = route.host.as_ref().unwrap_or(&spec.host);
-    let endpoints = spec.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
+    let endpoints = set.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
         authority: endpoint.authority.clone(),
         weight: endpoint.weight,
         picked: picked == Some(at),
         why: match endpoint.address {
             None => "its name does not resolve",
             Some(_) if picked != Some(at) && key == Some(None) => WhyNot::NotItsTurn.text(),
-            Some(_) => spec.balancer.why_not(&views, picked, at, &none).text(),
+            Some(_) => set.balancer.why_not(&views, picked, at, &none).text(),
         },
         host: text(forward::host(x, rule, &endpoint.authority)),
     });

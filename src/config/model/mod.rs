@@ -1,5 +1,6 @@
 //! The native schema. One declaration per mapping gives type, decoder, defaults, JSON Schema and reference page.
 
+mod discovery;
 mod listener;
 mod observe;
 mod route;
@@ -7,6 +8,7 @@ mod server;
 mod service;
 mod tunnel;
 
+pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
 pub use listener::{Limits, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use route::{
@@ -30,6 +32,8 @@ config_struct! {
         listeners: Vec<Spanned<Listener>> = "[]",
         /// What requests are sent to, by name.
         services: Vec<Spanned<Service>> = "[]",
+        /// Where endpoints are looked up, for services that have them looked up.
+        discovery: Discovery = "{}",
         /// Which requests go where.
         routes: Vec<Spanned<Route>> = "[]",
         /// How the route is chosen when several match (C31).

@@ -9,6 +9,7 @@
 //! | `POST /config/reload` | 200 with the changes, or 422 with the diagnostics; the old one serves on (A30) |
 //! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
+//! | `GET /events` | what changed lately about endpoints and where they come from |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
 //!
 //! Errors have the gateway's one shape (C19). Browsers are kept out by checks of Host and Origin, others by a token
@@ -16,6 +17,7 @@
 
 pub mod backend;
 mod config;
+mod events;
 pub mod guard;
 mod health;
 mod listener;
@@ -148,6 +150,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/upgrade", post(upgrade::post))
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
+        .route("/events", get(events::get))
         .route("/workers", get(workers::get))
         .route("/policies", get(policies::get))
         .route("/version", get(version::get))

@@ -112,8 +112,17 @@ impl Origin {
         Self::start(|seen| ok(seen.line()))
     }
 
+    /// The same at every address of the loopback network, on one port.
+    pub fn everywhere(script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::begin_at("0.0.0.0:0", false, Box::new(script))
+    }
+
     fn begin(early: bool, script: Box<Script>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::begin_at("127.0.0.1:0", early, script)
+    }
+
+    fn begin_at(place: &str, early: bool, script: Box<Script>) -> Self {
+        let listener = TcpListener::bind(place).expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             received: Mutex::default(),
