@@ -8,8 +8,9 @@
 /// head is written there in place, so that a relayed payload is not copied to gain a prefix. With the head that the
 /// payload came with, it is room for that head and half a KiB of additions.
 pub const BUF_HEADROOM_BYTES: usize = 512;
-/// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy.
-pub const BUF_TAILROOM_BYTES: usize = 16;
+/// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy, and behind it the type and the tag of a
+/// TLS record.
+pub const BUF_TAILROOM_BYTES: usize = 32;
 /// Usable size of a small pooled buffer: most requests and small responses whole. With head and tail room it is two
 /// pages.
 pub const BUF_SMALL_BYTES: usize = 8192 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
@@ -72,6 +73,18 @@ pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 pub const RATE_BYTES_MIN: u64 = 256;
 /// Waiting for a client that its rate does not count (`rate_grace`), in milliseconds.
 pub const RATE_GRACE_MS: u64 = 10_000;
+/// A TLS handshake, from the accept to its last message (F86), in milliseconds.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// Bytes of one handshake that wait for the rest of their message: a half-open handshake holds no more (F86).
+pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
+/// TLS handshakes that a worker has under way at once; further connections are closed (F86).
+pub const HANDSHAKES_MAX: usize = 4096;
+/// TLS records without application data in a row: empty ones, key updates, warnings.
+pub const IDLE_RECORDS_MAX: u32 = 32;
+/// Bytes of a handshake message that comes in pieces after the handshake: a session ticket.
+pub const TICKET_BYTES_MAX: usize = 32 * 1024;
+/// TLS records under one key, before it is renewed (RFC 8446 section 5.5).
+pub const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 /// Requests on one downstream connection.
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.

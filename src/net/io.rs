@@ -60,6 +60,12 @@ pub trait WriteHalf: 'static {
         true
     }
 
+    /// Says that no more comes, where the wire has a word for it, and waits until that is taken. Nothing can be sent
+    /// afterwards.
+    async fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Waits, without a buffer, until a send would be taken, or the connection ends.
     async fn writable(&mut self) -> io::Result<()> {
         Ok(())
@@ -80,6 +86,10 @@ pub trait Interrupt {
 
     /// Ends a `recv_idle` that is under way.
     fn release(&self);
+
+    /// Sends these bytes at once, as far as the connection takes them without a wait: what is said when it ends.
+    /// No send may be under way.
+    fn last_words(&self, _bytes: &[u8]) {}
 
     /// Bytes that were sent and that the peer has not acknowledged yet. None where that cannot be known. A system call:
     /// for waits that have become long.

@@ -296,6 +296,15 @@ impl Interrupt for Mem {
         self.incoming.borrow_mut().wake();
     }
 
+    fn last_words(&self, bytes: &[u8]) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        if !outgoing.ended && !outgoing.refused && !outgoing.reset {
+            let room = outgoing.capacity - outgoing.bytes.len();
+            outgoing.bytes.extend(&bytes[..bytes.len().min(room)]);
+            outgoing.wake();
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         let pipe = self.incoming.borrow();
         pipe.bytes.is_empty() && !pipe.ended && !pipe.refused && !pipe.reset

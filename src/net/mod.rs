@@ -8,3 +8,4 @@ pub mod pace;
 pub mod splice;
 pub mod tcp;
 pub mod timer;
+pub mod tls;

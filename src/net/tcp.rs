@@ -107,6 +107,10 @@ impl Interrupt for SharedStream {
         SharedStream::release(self);
     }
 
+    fn last_words(&self, bytes: &[u8]) {
+        SharedStream::send_now(self, bytes);
+    }
+
     fn unsent_bytes(&self) -> Option<u64> {
         SharedStream::unsent_bytes(self)
     }

@@ -191,6 +191,11 @@ impl SharedStream {
         let _ = self.with_socket(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
+    /// Sends what the kernel takes without a wait. Errors of a connection that is going are nothing to act on.
+    pub fn send_now(&self, bytes: &[u8]) {
+        let _ = self.with_socket(|s| s.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
+    }
+
     /// Bytes in the kernel's send queue that the peer has not acknowledged.
     pub fn unsent_bytes(&self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;

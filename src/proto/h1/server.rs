@@ -373,6 +373,12 @@ impl<I: Io> Connection<I> {
     /// Ends the connection as its last exchange left it.
     pub async fn close(mut self) {
         let target = self.read_deadline.target();
+        if matches!(self.keep, Keep::Close | Keep::Linger) {
+            self.write_deadline.arm_watched(self.rules.first_look_ms());
+            // One that cannot be told has left.
+            let _ = self.write.finish().await;
+            self.write_deadline.disarm();
+        }
         match self.keep {
             Keep::Alive if self.carry.is_empty() => {}
             // Bytes that nobody has read (a pipelined request behind the last one) would make the close a reset.
