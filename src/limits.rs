@@ -260,3 +260,9 @@ pub const DISCOVERY_BACK_OFF_MS_MAX: u64 = 30_000;
 pub const DISCOVERY_EVENTS_MAX: usize = 512;
 /// Changes that one answer of the admin API tells of.
 pub const EVENTS_SHOWN_MAX: usize = 1_024;
+/// To connect to a registry, and to shake hands with it, in milliseconds each.
+pub const DISCOVERY_CONNECT_MS: u64 = 5_000;
+/// A request to a registry that is answered at once, in milliseconds.
+pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
+/// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
+pub const DISCOVERY_WATCH_S: u64 = 290;
