@@ -179,13 +179,15 @@ reasons! {
     UpstreamTimeout = "upstream_timeout", 504, Upstream, No, "Gateway timeout";
     /// The whole request was not done within its `timeout` (C51).
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
+    /// The endpoint answered with a status for which the service asks another, and none gave a better one.
+    UpstreamStatus = "upstream_status", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's answer is not valid HTTP.
     UpstreamInvalid = "upstream_invalid", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The chunked coding of the endpoint's body is broken: 502 if the client has seen nothing yet, else its connection
     /// is cut, never completed (F24).
     UpstreamBadChunk = "upstream_bad_chunk", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's header section is over the bound.
-    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, No, "Bad gateway";
+    UpstreamHeaderTooLarge = "upstream_header_too_large", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint's body ended early: the downstream connection is cut, never completed (F24).
     UpstreamTruncated = "upstream_truncated", 502, Upstream, No, "Bad gateway";
 }

@@ -139,6 +139,36 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
+pub const BREAKER_FAILURES: u32 = 5;
+/// How long it stays open (`circuit_breaker.timeout`; R119, C24).
+pub const BREAKER_OPEN_MS: u64 = 60_000;
+/// Trials at once while it is half open, and successes that close it (`circuit_breaker.half_open_requests`; R120).
+pub const BREAKER_TRIALS: u32 = 3;
+/// When a client should come back whose request met a half open breaker with all its trials under way.
+pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
+/// Failed attempts in a row, as one worker sees them, that eject an endpoint (`ejection.failures`; F23).
+pub const EJECTION_FAILURES: u32 = 3;
+/// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).
+pub const EJECTION_GATEWAY_ERRORS: u32 = 5;
+/// Part of a pool that may be out by ejection, in percent (`ejection.percent_max`).
+pub const EJECTION_PERCENT_MAX: u32 = 50;
+/// Below this part of healthy endpoints all are asked, in percent (`panic.threshold`; F27).
+pub const PANIC_PERCENT: u32 = 50;
+/// What a tier of endpoints can take, in percent of its even share (`overprovision`).
+pub const OVERPROVISION_PERCENT: u32 = 140;
+/// Request body that is held so that it can be sent again (`retries.replay_bytes_max`).
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+/// First pause before a retry at most (`retries.backoff.base`).
+pub const BACKOFF_MS: u64 = 25;
+/// Longest pause before a retry (`retries.backoff.max`).
+pub const BACKOFF_MS_MAX: u64 = 250;
+/// Retries in percent of the requests of the last ten seconds (`retries.budget.percent`; F25).
+pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// Retries a second besides, in the whole node (`retries.budget.per_second`; F25).
+pub const RETRY_BUDGET_PER_SECOND: u32 = 10;
+/// Retries at once besides, in each worker (`retries.budget.least`).
+pub const RETRY_BUDGET_LEAST: u32 = 3;
 /// First ejection of an endpoint by its failures; each further one lasts twice as long (`ejection.base`; F26).
 pub const EJECTION_MS: u64 = 10_000;
 /// Longest ejection (`ejection.max`).
@@ -231,6 +261,45 @@ pub const STOOD_STILL_MS: u64 = 1_000;
 pub const RING_ENTRIES: u32 = 2048;
 /// Graceful stop (R132's drain).
 pub const DRAIN_TIMEOUT_MS: u64 = 30_000;
+/// HTTP/2: streams that one client may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+pub const H2_STREAMS_MAX: usize = 100;
+/// HTTP/2: body bytes of one stream that may be on their way to the gateway (SETTINGS_INITIAL_WINDOW_SIZE).
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// HTTP/2: the same for all streams of a connection together.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2: largest frame that is taken (SETTINGS_MAX_FRAME_SIZE), the smallest that may be asked for.
+pub const H2_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// HTTP/2: table of either side for compressing fields (SETTINGS_HEADER_TABLE_SIZE).
+pub const H2_TABLE_BYTES_MAX: usize = 4 * 1024;
+/// HTTP/2: CONTINUATION frames of one block of fields; more end the connection (F42).
+pub const H2_CONTINUATIONS_MAX: u32 = 8;
+/// HTTP/2: the time over which the floods of a peer are counted, in milliseconds.
+pub const H2_FLOOD_MS: u64 = 10_000;
+/// HTTP/2: streams that a peer may reset in [`H2_FLOOD_MS`] (F41).
+pub const H2_RESETS_MAX: u32 = 200;
+/// HTTP/2: streams that a peer may make the gateway reset in [`H2_FLOOD_MS`] (F43).
+pub const H2_RESETS_MADE_MAX: u32 = 100;
+/// HTTP/2: SETTINGS, PING, PRIORITY, WINDOW_UPDATE and unknown frames that a peer may send in [`H2_FLOOD_MS`], beyond
+/// those that its streams and the data sent to it account for (F45).
+pub const H2_CONTROLS_MAX: u32 = 200;
+/// HTTP/2: such frames that each DATA frame sent to the peer accounts for: an update of two windows and a measuring
+/// ping for each half of it (Envoy's 10).
+pub const H2_CONTROLS_PER_DATA: u32 = 10;
+/// HTTP/2: such frames that each stream accounts for.
+pub const H2_CONTROLS_PER_STREAM: u32 = 4;
+/// HTTP/2: such frames that may be saved up.
+pub const H2_CONTROLS_SAVED_MAX: u32 = 2_000;
+/// HTTP/2: DATA frames without payload and end that a peer may send in [`H2_FLOOD_MS`] (F45).
+pub const H2_EMPTY_DATA_MAX: u32 = 100;
+/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45).
+pub const H2_TINY_DATA_BYTES: u32 = 256;
+/// HTTP/2: how much may be counted so at once: a hundred frames of one byte that nobody has taken.
+pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
+/// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
+pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
+pub const H2_RESET_MEMORY: usize = 128;
+
 /// Recycled exchanges (per-request state) that a worker keeps.
 pub const EXCHANGES_FREE_MAX: usize = 256;
 

@@ -30,8 +30,8 @@ use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
-use crate::worker::mailbox::Report;
 use crate::upstream::service::EndpointReport;
+use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
 
 /// Wishes that wait for their turn; one more is told to come back.
@@ -485,8 +485,9 @@ impl AdminBackend for Gateway {
         let mut all = self.discovery.events();
         for service in snapshot.services.iter().filter(|service| service.is_whole()) {
             let event = |event: crate::upstream::state::Event| {
+                let age_ms = time::Now::read().since_ns(event.at) / 1_000_000;
                 json!({
-                    "unix_ms": event.unix_ms, "subject": service.label, "endpoint": &*event.endpoint,
+                    "unix_ms": time::unix_ms().saturating_sub(age_ms), "subject": service.label, "endpoint": &*event.endpoint,
                     "what": event.what, "why": event.why,
                 })
             };

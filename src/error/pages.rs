@@ -20,6 +20,7 @@ const LIMITS: &str = "listeners[].limits";
 const LISTENER: &str = "listeners[]";
 const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
+const RETRIES: &str = "services[].retries";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -444,6 +445,16 @@ pub const PAGES: &[Page] = &[
         remedies: &["Give routes with long answers or uploads a `timeout` of their own."],
         keys: &[(ROUTE, "timeout"), ("server", "timeout")],
         metrics: DEADLINES,
+    },
+    Page {
+        word: "upstream_status",
+        causes: &[
+            "The service's `retries.statuses` or `grpc_codes` name what an endpoint answered; the retry then got no \
+             answer at all.",
+        ],
+        remedies: &["Look at the endpoints: one answers with errors, another not at all."],
+        keys: &[(RETRIES, "statuses"), (RETRIES, "attempts")],
+        metrics: BACKENDS,
     },
     Page {
         word: "upstream_invalid",

@@ -1,7 +1,9 @@
 //! Who answers a request. A handler produces the response; a policy only looks, changes or stops.
 
 pub mod forward;
+pub mod nap;
 pub mod proxy;
 pub mod relay;
+pub mod replay;
 pub mod tunnel;
 pub mod upgrade;

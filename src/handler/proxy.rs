@@ -4,7 +4,9 @@
 use std::rc::Rc;
 
 use super::forward;
+use super::nap::nap;
 use super::relay::{self, Terms};
+use super::replay::{Held, Replayed};
 use super::upgrade::Upgrade;
 use crate::error::{Failure, Reason, Retry};
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
@@ -15,7 +17,9 @@ use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, HostRule, Listener};
 use crate::sys::buf::Buf;
 use crate::time::Now;
-use crate::upstream::balance::TriedSet;
+use crate::upstream::balance::{Algorithm, TriedSet};
+use crate::upstream::passive::Outcome;
+use crate::upstream::rules::RetryRules;
 use crate::upstream::service::{Service, Visit};
 
 /// What a request needs to reach an endpoint.
@@ -36,6 +40,8 @@ pub struct Proxy<'a, C: Connect> {
     pub due: Now,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
+    /// When it is tried again.
+    pub retries: &'a RetryRules,
     /// What the request needs to become a tunnel, where it asks for one and may.
     pub upgrade: Option<&'a Upgrade<C::Io>>,
 }
@@ -63,48 +69,126 @@ impl<C: Connect> Proxy<'_, C> {
         // A stale connection says nothing about its endpoint: once per request it costs no attempt, and the next try
         // takes a new connection.
         let mut stale = false;
+        let held = self.hold(down, x);
         loop {
-            let (at, visit) = match self.service.choose(self.spec, x, &mut tried) {
+            let now = self.timers.known_now();
+            let (at, visit) = match self.service.choose(self.spec, x, &mut tried, now) {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(x.failure.unwrap_or(failure)),
             };
             x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
-            let failure = match self.attempt(down, x, &visit, stale, on_head).await {
+            let failure = match self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await {
                 Attempt::Done => {
+                    self.learn(&visit, x);
                     x.failure = None;
                     return Ok(());
                 }
-                Attempt::Stale(failure) if !stale && self.may_retry(down, x, failure) => {
+                Attempt::Stale(failure) if !stale && self.may_retry(down, x, failure, held.as_deref()) => {
                     stale = true;
+                    rewind(x, held.as_deref());
                     continue;
                 }
                 Attempt::Stale(failure) | Attempt::Failed(failure) => failure,
             };
-            if x.attempts >= self.spec.rules.attempts_max || !self.may_retry(down, x, failure) {
+            self.blame(&visit, x, failure);
+            if x.attempts >= self.retries.attempts_max || !self.may_retry(down, x, failure, held.as_deref()) {
+                return Err(failure);
+            }
+            // A refused answer has taken its retry from the budget.
+            let refused = failure.reason == Reason::UpstreamStatus;
+            if !tried.insert(at as usize) || !(refused || self.service.take_retry(self.spec, self.timers.known_now())) {
                 return Err(failure);
             }
             // Remembered in case no other endpoint is left.
             x.failure = Some(failure);
-            if !tried.insert(at as usize) {
-                return Err(failure);
-            }
+            drop(visit);
+            self.pause(x, refused).await?;
+            rewind(x, held.as_deref());
         }
     }
 
-    /// A request goes out again only if the client has seen nothing, and either nothing of it left the gateway or its
-    /// method may be repeated (C50, RFC 9110 section 9.2.2). One with a body is not repeated: the body is gone, and an
-    /// empty one in chunks would leave its head without the last chunk.
-    fn may_retry<D: Downstream>(&self, down: &mut D, x: &Exchange, failure: Failure) -> bool {
+    /// What holds the request's body, where it may have to be sent again.
+    fn hold<D: Downstream>(&self, down: &mut D, x: &Exchange) -> Option<Box<Held>> {
+        let (body, _) = down.split();
+        let rules = self.retries;
+        let wanted = !body.is_done() && rules.attempts_max > 1 && self.upgrade.is_none() && self.is_repeatable(x);
+        wanted.then(|| Box::new(Held::new(rules.replay_bytes_max)))
+    }
+
+    /// Whether the request may reach an endpoint twice.
+    fn is_repeatable(&self, x: &Exchange) -> bool {
+        let rules = self.retries;
+        let named = || rules.idempotency_key && x.request.fields.find(b"idempotency-key").is_some();
+        x.request.method.is_idempotent() || rules.any_method || named()
+    }
+
+    /// A request goes out again only if the client has seen nothing, and either nothing of it left the gateway or it
+    /// may be repeated (C50, RFC 9110 section 9.2.2) and all of its body is still here.
+    fn may_retry<D: Downstream>(&self, down: &mut D, x: &Exchange, failure: Failure, held: Option<&Held>) -> bool {
         let (_, sink) = down.split();
         if sink.head_sent() || self.timers.now() >= self.due {
             return false;
         }
-        match failure.reason.retry() {
-            Retry::No => false,
-            Retry::Unsent => true,
-            Retry::IfIdempotent => x.request.method.is_idempotent() && x.request.body.is_empty(),
+        let rules = self.retries;
+        let again = || self.is_repeatable(x) && (x.request.body.is_empty() || held.is_some_and(Held::is_whole));
+        match (failure.reason.retry(), failure.reason) {
+            (Retry::Unsent, _) => rules.on_connect,
+            (_, Reason::UpstreamStatus) => again(),
+            (Retry::IfIdempotent, _) => rules.on_reset && again(),
+            (_, Reason::UpstreamTimeout) => (rules.on_timeout || rules.per_try_ms.is_some()) && again(),
+            (Retry::No, _) => false,
         }
+    }
+
+    /// Whether a response is not passed on, since another endpoint may give a better one. Takes the retry.
+    fn refuses(&self, x: &Exchange, held: Option<&Held>) -> bool {
+        let rules = self.retries;
+        let code =
+            || x.response.fields.find(b"grpc-status").and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+        let listed = rules.statuses.contains(&x.response.status)
+            || (!rules.grpc_codes.is_empty() && code().is_some_and(|code| rules.grpc_codes.contains(&code)));
+        listed
+            && x.attempts < rules.attempts_max
+            && (rules.same_endpoint || self.service.len() as u64 > u64::from(x.attempts))
+            && self.is_repeatable(x)
+            && (x.request.body.is_empty() || held.is_some_and(Held::is_within))
+            && self.service.take_retry(self.spec, self.timers.known_now())
+    }
+
+    /// Waits before a retry: not at all before the first one at another endpoint, unless the failed one has answered.
+    ///
+    /// # Errors
+    /// The failure before, when no time is left.
+    async fn pause(&self, x: &Exchange, answered: bool) -> Result<(), Failure> {
+        let elsewhere = self.service.len() as u64 > u64::from(x.attempts);
+        if x.attempts == 1 && elsewhere && !answered {
+            return Ok(());
+        }
+        let ms = self.retries.backoff.pause_ms(x.attempts, x.random.rotate_left(13 * x.attempts));
+        if self.timers.known_now().plus_ms(ms) >= self.due {
+            return Err(x.failure.unwrap_or(Reason::RequestTimeout.into()));
+        }
+        Box::pin(nap(self.timers, ms)).await;
+        Ok(())
+    }
+
+    #[inline]
+    fn learn(&self, visit: &Visit<C::Io>, x: &Exchange) {
+        let now = self.timers.known_now();
+        self.service.learn(self.spec, visit, Outcome::answered(x.upstream_status), now);
+        if self.spec.endpoints.algorithm() == Algorithm::PeakEwma {
+            visit.took(x.upstream_ns, now);
+        }
+    }
+
+    #[cold]
+    fn blame(&self, visit: &Visit<C::Io>, x: &Exchange, failure: Failure) {
+        let outcome = match failure.reason {
+            Reason::UpstreamStatus => Outcome::answered(x.upstream_status),
+            _ => Outcome::of(failure, x.upstream_status != 0),
+        };
+        self.service.learn(self.spec, visit, outcome, self.timers.known_now());
     }
 
     async fn attempt<D: Downstream>(
@@ -113,11 +197,14 @@ impl<C: Connect> Proxy<'_, C> {
         x: &mut Exchange,
         visit: &Visit<C::Io>,
         fresh: bool,
+        held: Option<&Held>,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Attempt {
         let (body, sink) = down.split();
+        let begun = self.timers.known_now();
+        x.upstream_status = 0;
         // What cannot be sent twice goes only over a connection that is known to be open.
-        let must_live = !x.request.method.is_idempotent() || !body.is_done();
+        let must_live = !self.is_repeatable(x) || (!body.is_done() && held.is_none());
         // A tunnel has a connection of its own, and so has a client that the endpoint is told of.
         let fresh = fresh || self.upgrade.is_some() || self.spec.proxy_protocol.is_some();
         let reused = if fresh { None } else { visit.reuse(self.timers.known_now(), &self.spec.rules, must_live) };
@@ -129,16 +216,21 @@ impl<C: Connect> Proxy<'_, C> {
                 Err(failure) => return Attempt::Failed(failure),
             },
         };
+        self.tell_deadline(x);
         let mut out = Buf::small();
         if let Some(version) = self.spec.proxy_protocol {
             forward::write_proxy_header(&mut out, version, x, sink.local_addr());
         }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
+        let refuses = |x: &Exchange| self.refuses(x, held);
+        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
         let terms = Terms {
             rules: &self.spec.rules,
             due: self.due,
             body_bytes_max: self.body_bytes_max,
             room: visit.room(),
+            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
+            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
             timers: self.timers,
         };
         if let Some(upgrade) = self.upgrade {
@@ -147,7 +239,14 @@ impl<C: Connect> Proxy<'_, C> {
             return changed.map_or_else(Attempt::Failed, |()| Attempt::Done);
         }
         upstream.uses += 1;
-        match relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await {
+        let exchanged = match held {
+            None => relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await,
+            Some(held) => {
+                let mut body = Replayed::new(body, held);
+                Box::pin(relay::exchange(&mut body, sink, &mut upstream, x, out, &terms, on_head)).await
+            }
+        };
+        match exchanged {
             Ok(()) => {
                 visit.learn(x.response_bytes);
                 self.put_back(visit, upstream);
@@ -160,14 +259,39 @@ impl<C: Connect> Proxy<'_, C> {
 
     async fn connect(&self, visit: &Visit<C::Io>) -> Result<ClientConnection<C::Io>, Failure> {
         let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
-        let timeout_ms = self.spec.rules.connect_timeout_ms.min(left_ms);
+        let timeout_ms = self.within_try(self.spec.rules.connect_timeout_ms, self.timers.known_now()).min(left_ms);
         visit.connect(self.connector, self.timers, timeout_ms).await
+    }
+
+    /// `ms`, or what is left of an attempt that began then, in milliseconds.
+    #[inline]
+    fn within_try(&self, ms: u64, begun: Now) -> u64 {
+        let Some(whole_ms) = self.retries.per_try_ms else { return ms };
+        ms.min(whole_ms.saturating_sub(self.timers.known_now().since_ns(begun) / 1_000_000))
+    }
+
+    /// Writes how many milliseconds are left into the request (R133).
+    #[inline]
+    fn tell_deadline(&self, x: &mut Exchange) {
+        if let Some(name) = &self.retries.deadline_header {
+            let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
+            let written = x.request.fields.set(name.as_bytes(), left_ms.to_string().as_bytes());
+            debug_assert!(written.is_ok(), "a name that was checked");
+        }
     }
 
     fn put_back(&self, visit: &Visit<C::Io>, upstream: ClientConnection<C::Io>) {
         if upstream.is_reusable() {
             visit.pool.give(upstream, self.timers.known_now(), &self.spec.rules);
         }
+    }
+}
+
+/// Makes the request ready to be sent once more. A client that waited for 100 Continue has had it.
+fn rewind(x: &mut Exchange, held: Option<&Held>) {
+    if let Some(held) = held {
+        held.rewind();
+        x.request.expects_continue &= !held.is_whole();
     }
 }
 

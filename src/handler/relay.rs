@@ -29,6 +29,10 @@ pub struct Terms<'a> {
     pub body_bytes_max: u64,
     /// Room for the response's first read, in bytes.
     pub room: usize,
+    /// Waiting for the response head, in milliseconds.
+    pub first_byte_ms: u64,
+    /// Whether a response is refused, so that another endpoint is asked; None takes every one.
+    pub refuses: Option<&'a dyn Fn(&Exchange) -> bool>,
     /// The worker's clock.
     pub timers: &'a Rc<Timers>,
 }
@@ -119,7 +123,7 @@ async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
             }
             Poll::Pending => false,
         };
-        let due = terms.until(terms.rules.first_byte_timeout_ms);
+        let due = terms.until(terms.first_byte_ms);
         let received =
             receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due, terms.room).await;
         if !sent {
@@ -227,7 +231,7 @@ impl Upload<'_> {
         if let Some(waiting) = self.waiting.take()
             && !waiting.fired()
         {
-            let due = self.terms.until(self.terms.rules.first_byte_timeout_ms);
+            let due = self.terms.until(self.terms.first_byte_ms);
             self.head_due.set(due);
             waiting.arm(due, OnExpiry::ShutBoth);
         }
@@ -344,6 +348,9 @@ pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
     x.upstream_ns = terms.timers.now().since_ns(asked);
     x.upstream_status = x.response.status;
     let first = receiver.first_body()?;
+    if terms.refuses.is_some_and(|refuses| refuses(x)) {
+        return Err(Reason::UpstreamStatus.into());
+    }
     on_head(x);
     let mut ended = first.end;
     sink.send_head(x, first).await?;

@@ -90,7 +90,7 @@ impl<I: Io> Upgrade<I> {
         add_upgrade(&mut out, x);
         let asked = terms.timers.known_now();
         drop(upstream.sender.send(out, terms.rules.send_timeout_ms).await?);
-        let due = terms.until(terms.rules.first_byte_timeout_ms);
+        let due = terms.until(terms.first_byte_ms);
         for _ in 0..=INTERIM_RESPONSES_MAX {
             let received = upstream.receiver.recv_head(&mut x.response, x.request.method, &terms.rules.head, due);
             received.await.map_err(|failure| terms.explain(failure))?;

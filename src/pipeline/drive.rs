@@ -300,6 +300,7 @@ async fn proxy<D: Downstream, C: Connect>(
         host: route.host.as_ref().unwrap_or(&spec.host),
         due,
         body_bytes_max: body_bytes_max(route, listener),
+        retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;

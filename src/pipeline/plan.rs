@@ -57,7 +57,7 @@ impl<I: Io> Plan<I> {
             let old = old.get(&*spec.name).copied();
             // Tags of endpoints that stay name slots of the handle that they came from.
             let stats = old.map_or_else(|| metrics.service(&spec.name, []), |service| service.stats.clone());
-            Service::new(spec, old, stats, seed).limited(spec, old, worker)
+            Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker)
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }
@@ -96,6 +96,7 @@ impl<I: Io> Plan<I> {
     pub fn expire(&self, now: Now) {
         for (service, spec) in self.services.iter().zip(&self.snapshot.services) {
             service.expire(now, &spec.rules);
+            service.on_second(spec, now);
         }
     }
 }

@@ -171,6 +171,11 @@ impl Slots {
         Self { seed, states: BTreeMap::new() }
     }
 
+    /// How many workers there are.
+    pub fn workers(&self) -> u32 {
+        self.seed.count
+    }
+
     /// Number of the worker.
     pub fn worker(&self) -> u32 {
         self.seed.index

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::upstream::balance::{Algorithm, Balancer, View, hash_key};
+use crate::upstream::health::Facts;
+use crate::upstream::selection::Member;
 
 /// One address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,11 @@ impl Endpoint {
             healthy: self.address.is_some(),
             hash: hash_key(self.authority.as_bytes()),
         }
+    }
+
+    /// The endpoint with what is known of it.
+    pub fn member(&self, facts: Facts) -> Member<'_> {
+        Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }
     }
 }
 

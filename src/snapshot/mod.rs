@@ -25,6 +25,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::state::ServiceState;
 
 /// A compiled configuration.
@@ -88,6 +89,8 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// When its requests are tried again; None leaves it to the service.
+    pub retries: Option<Box<RetryRules>>,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
 }
@@ -207,6 +210,8 @@ pub struct Service {
     pub host: HostRule,
     /// Its times and bounds.
     pub rules: ServiceRules,
+    /// How it deals with endpoints that fail.
+    pub resilience: Resilience,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
@@ -247,8 +252,6 @@ pub struct ServiceRules {
     pub idle_timeout_ms: u64,
     /// Requests on one connection.
     pub requests_max: u64,
-    /// Attempts for one request, the first one counted (C50).
-    pub attempts_max: u32,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
 }
@@ -263,7 +266,6 @@ impl Default for ServiceRules {
             idle_max: limits::POOL_IDLE_MAX,
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
-            attempts_max: limits::ATTEMPTS_MAX,
             head: HeadLimits::default(),
         }
     }

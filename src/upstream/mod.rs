@@ -1,7 +1,13 @@
 //! Services and their endpoints in one worker: choosing one, connecting, keeping connections.
 
 pub mod balance;
+pub mod breaker;
+pub mod budget;
 pub mod health;
+pub mod latency;
+pub mod passive;
 pub mod pool;
+pub mod rules;
+pub mod selection;
 pub mod service;
 pub mod state;

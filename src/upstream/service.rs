@@ -9,7 +9,12 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
+use super::budget::RetryBudget;
+use super::latency::Latency;
+use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
+use super::selection::Selection;
+use super::state::Ejection;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
@@ -18,6 +23,7 @@ use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
+use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
 
@@ -37,6 +43,12 @@ pub struct Endpoint<I: Io> {
     opened: Cell<u64>,
     reused: Cell<u64>,
     large: Cell<bool>,
+    /// Failures in a row.
+    streak: Cell<Streak>,
+    /// Successes and failures, where outliers are looked for.
+    window: Cell<Window>,
+    /// How long answers take at worst of late, where balancing asks.
+    latency: Cell<Latency>,
 }
 
 /// What an endpoint tells the admin plane.
@@ -65,6 +77,11 @@ pub struct Service<I: Io> {
     /// Requests under way with one endpoint: bounded here where no limit is configured.
     endpoint_requests_max: u32,
     name: String,
+    /// Requests since the last look.
+    requests: Cell<u32>,
+    /// Workers that share what the retry budget earns with time.
+    workers: u32,
+    seed: u64,
 }
 
 /// A configured limit on the requests of a service (F13).
@@ -79,8 +96,13 @@ struct Balancing<I: Io> {
     set: Arc<EndpointSet>,
     /// In the order of the set.
     endpoints: Vec<Rc<Endpoint<I>>>,
-    state: BalancerState,
-    views: Vec<View>,
+    /// Who may be asked; empty before the first request.
+    selection: Selection,
+    /// The epoch of the facts that it was computed from.
+    epoch: u64,
+    /// One for each tier.
+    states: Vec<BalancerState>,
+    budget: RetryBudget,
 }
 
 /// An endpoint while a request is with it: counted as its load until dropped.
@@ -126,13 +148,28 @@ impl<I: Io> Service<I> {
     /// connections and their load.
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let set = spec.endpoints.get();
-        let endpoints = match previous {
-            Some(previous) => join(&previous.balancing.borrow().endpoints, &set, &stats),
-            None => join(&[], &set, &stats),
-        };
-        let views = set.endpoints.iter().map(snapshot::Endpoint::view).collect();
-        let balancing = RefCell::new(Balancing { set, endpoints, state: BalancerState::new(seed), views });
-        Self { stats, balancing, limit: None, endpoint_requests_max: ENDPOINT_REQUESTS_MAX, name: spec.name.clone() }
+        let before = previous.map(|service| service.balancing.borrow());
+        let endpoints = join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, &stats);
+        // A reload gives nobody more retries.
+        let budget = before.map(|before| before.budget.clone()).unwrap_or_default();
+        let balancing = RefCell::new(Balancing {
+            set,
+            endpoints,
+            selection: Selection::default(),
+            epoch: 0,
+            states: vec![BalancerState::new(seed)],
+            budget,
+        });
+        Self {
+            stats,
+            balancing,
+            limit: None,
+            endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
+            name: spec.name.clone(),
+            requests: Cell::new(0),
+            workers: 1,
+            seed,
+        }
     }
 
     /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
@@ -145,12 +182,19 @@ impl<I: Io> Service<I> {
             return;
         }
         let endpoints = join(&balancing.endpoints, &set, &self.stats);
-        balancing.views = set.endpoints.iter().map(snapshot::Endpoint::view).collect();
+        // Who may be asked is computed anew before the next request.
+        (balancing.selection, balancing.epoch) = (Selection::default(), 0);
         balancing.set = set;
         let gone = std::mem::replace(&mut balancing.endpoints, endpoints);
         drop(balancing);
         // Closing connections is done when nothing is borrowed any more.
         drop(gone);
+    }
+
+    /// The same in one of so many workers.
+    pub fn among(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
     }
 
     /// The same with the limit of its specification. This worker's end of a limit outlives reloads.
@@ -196,38 +240,193 @@ impl<I: Io> Service<I> {
         }
     }
 
+    /// How many endpoints there are.
+    pub fn len(&self) -> usize {
+        self.balancing.borrow().endpoints.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Identity over reloads.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load.
+    /// Chooses an endpoint that was not tried yet (R105, R106) and counts the request as its load. Where none is left,
+    /// those that were tried come again if the service wants that.
     ///
     /// # Errors
     /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
+    #[inline]
     pub fn choose(
         &self,
         spec: &snapshot::Service,
         x: &Exchange,
         tried: &mut TriedSet,
+        now: Now,
     ) -> Result<(u32, Visit<I>), Failure> {
-        let algorithm = spec.endpoints.algorithm();
-        let key = matches!(algorithm, Algorithm::IpHash | Algorithm::ConsistentHash).then(|| key_of(&spec.hash_key, x));
         let mut balancing = self.balancing.borrow_mut();
-        let Balancing { set, endpoints, state, views } = &mut *balancing;
-        tried.follow(set.version);
-        if matches!(algorithm, Algorithm::LeastConnections | Algorithm::PowerOfTwo) {
-            // Load changes with every request; the others do not look at it.
-            views.iter_mut().zip(&*endpoints).for_each(|(view, endpoint)| view.load = endpoint.active.get());
+        if balancing.epoch != spec.state.epoch() || now >= balancing.selection.until {
+            self.select(spec, &mut balancing, now);
         }
-        let at = set.balancer.pick(state, views, key.flatten(), x.random, tried).ok_or(Reason::NoEndpoint)?;
-        let endpoint = &endpoints[at];
+        tried.follow(balancing.set.version);
+        let algorithm = spec.endpoints.algorithm();
+        let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x)).flatten();
+        let at = match tried.is_empty() {
+            true => {
+                self.requests.set(self.requests.get().saturating_add(1));
+                self.first(spec, &mut balancing, key, x.random, now)
+            }
+            false => self.another(spec, &mut balancing, key, x.random, tried),
+        };
+        let at = at.ok_or(Reason::NoEndpoint)?;
+        let endpoint = &balancing.endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
         }
         let endpoint = endpoint.clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
+    }
+
+    /// The endpoint of a request that was not tried anywhere yet.
+    #[inline]
+    fn first(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing<I>,
+        key: Option<u64>,
+        random: u64,
+        now: Now,
+    ) -> Option<usize> {
+        let Balancing { set, endpoints, selection, states, .. } = balancing;
+        let tier = selection.tier(random);
+        let views = &mut selection.tiers.get_mut(tier)?.views;
+        if spec.endpoints.algorithm().needs_load() {
+            // Load changes with every request; the others do not look at it.
+            views.iter_mut().zip(&*endpoints).for_each(|(view, e)| view.load = e.load(spec.endpoints.algorithm(), now));
+        }
+        let none = TriedSet::default();
+        let at = set.balancer.pick(&mut states[tier], views, key, random, &none)?;
+        if !selection.ramping.is_empty() && selection.defers(at, key.unwrap_or(random), &spec.resilience.returning, now)
+        {
+            let mut slow = TriedSet::default();
+            slow.insert(at);
+            let views = &selection.tiers[tier].views;
+            return set.balancer.pick(&mut states[tier], views, key, random, &slow).or(Some(at));
+        }
+        Some(at)
+    }
+
+    /// Another endpoint for a request that failed elsewhere: one of the same tier that has not just failed, else any
+    /// that is healthy, else, in a panic, any.
+    #[cold]
+    fn another(
+        &self,
+        spec: &snapshot::Service,
+        balancing: &mut Balancing<I>,
+        key: Option<u64>,
+        random: u64,
+        tried: &TriedSet,
+    ) -> Option<usize> {
+        let Balancing { set, endpoints, selection, states, .. } = balancing;
+        let mut suspects = *tried;
+        let failing = endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
+        failing.for_each(|(at, _)| _ = tried.has(at) || suspects.insert(at));
+        let tier = selection.tier(random);
+        let views = selection.tiers.get(tier).map(|tier| &tier.views);
+        let own = views.filter(|_| !selection.panic);
+        let sets = [own, Some(&selection.healthy), views];
+        let mut pick = |views: &Vec<View>, but: &TriedSet| {
+            set.balancer.pick(&mut states[tier], views, key, random.rotate_left(7), but)
+        };
+        let all = || sets.iter().copied().flatten();
+        let found = all().find_map(|views| pick(views, &suspects));
+        let found = found.or_else(|| all().find_map(|views| pick(views, tried)));
+        let again = spec.resilience.retries.same_endpoint;
+        found.or_else(|| if again { all().find_map(|views| pick(views, &TriedSet::default())) } else { None })
+    }
+
+    /// Computes anew who may be asked.
+    #[cold]
+    fn select(&self, spec: &snapshot::Service, balancing: &mut Balancing<I>, now: Now) {
+        let set = balancing.set.clone();
+        let mut members = Vec::with_capacity(set.endpoints.len());
+        let mut endpoints = set.endpoints.iter();
+        let names = set.endpoints.iter().map(|endpoint| &*endpoint.authority);
+        balancing.epoch = spec.state.read(names, |facts| {
+            members.extend(endpoints.next().map(|endpoint| endpoint.member(*facts)));
+        });
+        let resilience = &spec.resilience;
+        balancing.selection = Selection::of(&members, &resilience.selection, &resilience.returning, now);
+        let tiers = balancing.selection.tiers.len().max(1);
+        balancing.states.resize_with(tiers, || BalancerState::new(self.seed));
+        // An endpoint that comes back has no past.
+        let healthy = &balancing.selection.healthy;
+        let gone = balancing.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
+        gone.for_each(|(endpoint, _)| endpoint.streak.set(Streak::default()));
+    }
+
+    /// Learns how an endpoint did. Ejects it when it failed too often (F22, F23).
+    #[inline]
+    pub fn learn(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        if outcome == Outcome::Well && endpoint.streak.get() == Streak::default() && !endpoint.window.get().counts() {
+            return;
+        }
+        self.note(spec, endpoint, outcome, now);
+    }
+
+    #[cold]
+    fn note(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
+        let rules = &spec.resilience.ejection;
+        let mut streak = endpoint.streak.get();
+        let why = streak.add(outcome, rules);
+        endpoint.streak.set(streak);
+        endpoint.window.set(endpoint.window.get().with(outcome));
+        if let Some(why) = why {
+            endpoint.streak.set(Streak::default());
+            self.eject(spec, endpoint, why, now);
+        }
+    }
+
+    fn eject(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, why: &str, now: Now) {
+        let (returning, most) = (&spec.resilience.returning, spec.resilience.ejection.percent_max);
+        let done = spec.state.eject(&endpoint.authority, now, returning, most, why.to_owned());
+        if let Ejection::Done(ms) = done {
+            let fields: [(&str, &dyn std::fmt::Display); 4] =
+                [("service", &spec.label), ("endpoint", &endpoint.authority), ("why", &why), ("ms", &ms)];
+            log::warn("endpoint ejected", &fields);
+        }
+    }
+
+    /// Whether the budget has a retry left, which is then taken (F25).
+    pub fn take_retry(&self, spec: &snapshot::Service, now: Now) -> bool {
+        let rules = &spec.resilience.retries.budget;
+        self.balancing.borrow_mut().budget.take(self.requests.take(), now, rules, self.workers)
+    }
+
+    /// Once a second: counts requests for the budget, looks for outliers.
+    pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
+        self.balancing.borrow_mut().budget.count(self.requests.take(), now);
+        let Some(rules) = &spec.resilience.ejection.outliers else { return };
+        let endpoints = self.balancing.borrow().endpoints.clone();
+        let windows: Vec<_> = endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
+        let due = windows.first().is_none_or(|window| window.is_over(now, rules));
+        if !due {
+            return;
+        }
+        for at in passive::outliers(&windows, rules) {
+            self.eject(spec, &endpoints[at], "far fewer successes than the others", now);
+        }
+        endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
+    }
+
+    /// Whether more than the threshold is out, so that all are asked (F27).
+    pub fn is_in_panic(&self) -> bool {
+        self.balancing.borrow().selection.panic
     }
 
     /// Closes idle connections that are too old.
@@ -275,7 +474,23 @@ impl<I: Io> Endpoint<I> {
             opened: Cell::new(0),
             reused: Cell::new(0),
             large: Cell::new(false),
+            streak: Cell::default(),
+            window: Cell::default(),
+            latency: Cell::default(),
         }
+    }
+
+    /// What balancing compares.
+    fn load(&self, algorithm: Algorithm, now: Now) -> u32 {
+        match algorithm {
+            Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
+            _ => self.active.get(),
+        }
+    }
+
+    /// Learns how long an answer took.
+    pub fn took(&self, ns: u64, now: Now) {
+        self.latency.set(self.latency.get().with(ns, now));
     }
 
     fn report(&self) -> EndpointReport {
@@ -393,6 +608,7 @@ mod tests {
     use crate::net::mem::Mem;
     use crate::snapshot::{Endpoints, HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
+    use crate::upstream::rules::Resilience;
     use crate::upstream::state::ServiceState;
 
     fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
@@ -408,6 +624,7 @@ mod tests {
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
+            resilience: Resilience::default(),
             proxy_protocol: None,
             limits,
         }
@@ -425,15 +642,15 @@ mod tests {
         let (mut x, mut none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &mut none).err().map(|failure| failure.reason);
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none, Now(0)).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &mut none, Now(0)).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
-        assert!(service.choose(&spec, &x, &mut none).is_ok());
+        assert!(service.choose(&spec, &x, &mut none, Now(0)).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
         let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
         let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &mut none).is_ok(), "a limit of its own holds in its place");
+        assert!(limited.choose(&spec, &x, &mut none, Now(0)).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]
@@ -451,5 +668,34 @@ mod tests {
         assert!(ticket.granted().is_some());
         first.clear();
         assert_eq!((gate.report().limit, gate.report().in_flight), (2, 0));
+    }
+
+    #[test]
+    fn endpoints_come_and_go_between_requests() {
+        let spec = make_spec(None);
+        let service = make(&spec, None);
+        let (x, mut tried) = (Exchange::default(), TriedSet::default());
+        let (_, old) = service.choose(&spec, &x, &mut tried, Now(0)).expect("one");
+        tried.insert(0);
+        let at = |text: &str| snapshot::Endpoint::at(text.parse().expect("an address"));
+        assert!(spec.endpoints.replace(&[at("10.0.0.2:80"), at("10.0.0.1:80")]));
+        service.follow(&spec);
+        let second = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
+        let third = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
+        let kept = [&second.1, &third.1].into_iter().find(|visit| visit.authority == "10.0.0.1:80").expect("it");
+        assert!(Rc::ptr_eq(&kept.0, &old.0), "what stays is the same, with its load and its connections");
+        let tag = old.tag.clone();
+        let weak = Rc::downgrade(&old.0);
+        spec.endpoints.replace(&[at("10.0.0.3:80")]);
+        service.follow(&spec);
+        assert_eq!((service.len(), &*old.authority, old.active.get() > 0), (1, "10.0.0.1:80", true));
+        drop((second, third, old));
+        assert!(weak.upgrade().is_none(), "nobody keeps an endpoint that has gone");
+        let (_, new) = service.choose(&spec, &x, &mut tried, Now(0)).expect("the new one");
+        assert_ne!(new.tag.slot, tag.slot, "a finished request still names its own counters");
+        spec.endpoints.replace(&[]);
+        service.follow(&spec);
+        let none = service.choose(&spec, &x, &mut tried, Now(0)).err().map(|failure| failure.reason);
+        assert_eq!(none, Some(Reason::NoEndpoint));
     }
 }

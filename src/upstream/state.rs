@@ -12,7 +12,7 @@ use ahash::AHashMap;
 
 use super::health::{Administration, Facts, Out, Returning, Verdict};
 use crate::limits::EVENTS_PER_SERVICE_MAX;
-use crate::time::{self, Now};
+use crate::time::Now;
 
 /// A service as all workers know it. Variants of a service (by route) share it.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ struct Known {
 /// A change of an endpoint's state, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Wall clock, in milliseconds since the Unix epoch.
-    pub unix_ms: u64,
+    /// When.
+    pub at: Now,
     /// The endpoint as written.
     pub endpoint: Arc<str>,
     /// What happened: `ejected`, `up`, `down`, `joined`, `left`, `enabled`, `draining`, `maintenance`, `weight`.
@@ -67,7 +67,8 @@ impl ServiceState {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Makes known which endpoints there are: new ones get a slow start, others are forgotten. Harmless when called again.
+    /// Makes known which endpoints there are: new ones get a slow start, others are forgotten. Harmless when called
+    /// again.
     pub fn set_endpoints<'a>(&self, endpoints: impl IntoIterator<Item = &'a str>, now: Now) {
         let mut known = self.known();
         let wanted: AHashMap<&str, ()> = endpoints.into_iter().map(|endpoint| (endpoint, ())).collect();
@@ -79,19 +80,19 @@ impl ServiceState {
         }
         for name in gone {
             known.facts.remove(&name);
-            known.note(&name, "left", String::new());
+            known.note(now, &name, "left", String::new());
         }
         // Where there was none before, there is nobody to take the load meanwhile.
         let first = known.facts.is_empty();
         for name in fresh {
             known.facts.insert(name.clone(), if first { Facts::default() } else { Facts::joined(now) });
-            known.note(&name, "joined", String::new());
+            known.note(now, &name, "joined", String::new());
         }
         self.changed();
     }
 
-    /// Computes from the facts: `each` gets the facts of the named endpoints in their order. Returns the epoch that they
-    /// belong to.
+    /// Computes from the facts: `each` gets the facts of the named endpoints in their order. Returns the epoch that
+    /// they belong to.
     pub fn read<'a>(&self, endpoints: impl IntoIterator<Item = &'a str>, mut each: impl FnMut(&Facts)) -> u64 {
         let known = self.known();
         for endpoint in endpoints {
@@ -119,24 +120,24 @@ impl ServiceState {
             return Ejection::PoolSpared;
         }
         let Some(ms) = facts.eject(now, rules) else { return Ejection::Already };
-        known.note(endpoint, "ejected", format!("{why}; for {} s", ms / 1_000));
+        known.note(now, endpoint, "ejected", format!("{why}; for {} s", ms / 1_000));
         self.changed();
         Ejection::Done(ms)
     }
 
     /// Takes the verdict of a check. Returns whether it changed anything.
     pub fn judge(&self, endpoint: &str, verdict: Verdict, now: Now, why: String) -> bool {
-        self.change(endpoint, verdict.word(), why, |facts| facts.judge(verdict, now))
+        self.change(now, endpoint, verdict.word(), why, |facts| facts.judge(verdict, now))
     }
 
     /// Takes an operator's wish. Returns whether it changed anything.
     pub fn administer(&self, endpoint: &str, wish: Administration, now: Now, why: String) -> bool {
-        self.change(endpoint, wish.word(), why, |facts| facts.administer(wish, now))
+        self.change(now, endpoint, wish.word(), why, |facts| facts.administer(wish, now))
     }
 
     /// Another weight than the configured one; None goes back to that. Returns whether it changed anything.
-    pub fn set_weight(&self, endpoint: &str, weight: Option<u32>, why: String) -> bool {
-        self.change(endpoint, "weight", why, |facts| std::mem::replace(&mut facts.weight, weight) != weight)
+    pub fn set_weight(&self, endpoint: &str, weight: Option<u32>, now: Now, why: String) -> bool {
+        self.change(now, endpoint, "weight", why, |facts| std::mem::replace(&mut facts.weight, weight) != weight)
     }
 
     /// The last changes, oldest first.
@@ -144,11 +145,18 @@ impl ServiceState {
         self.known().events.iter().cloned().collect()
     }
 
-    fn change(&self, endpoint: &str, what: &'static str, why: String, with: impl FnOnce(&mut Facts) -> bool) -> bool {
+    fn change(
+        &self,
+        now: Now,
+        endpoint: &str,
+        what: &'static str,
+        why: String,
+        with: impl FnOnce(&mut Facts) -> bool,
+    ) -> bool {
         let mut known = self.known();
         let changed = known.facts.get_mut(endpoint).is_some_and(with);
         if changed {
-            known.note(endpoint, what, why);
+            known.note(now, endpoint, what, why);
             self.changed();
         }
         changed
@@ -164,11 +172,11 @@ impl ServiceState {
 }
 
 impl Known {
-    fn note(&mut self, endpoint: &str, what: &'static str, why: String) {
+    fn note(&mut self, now: Now, endpoint: &str, what: &'static str, why: String) {
         if self.events.len() >= EVENTS_PER_SERVICE_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(Event { unix_ms: time::unix_ms(), endpoint: endpoint.into(), what, why });
+        self.events.push_back(Event { at: now, endpoint: endpoint.into(), what, why });
     }
 }
 
@@ -214,7 +222,7 @@ mod tests {
         assert!(state.judge(&names[1], Verdict::Down, Now(5), String::new()) && changed());
         assert!(!state.judge(&names[1], Verdict::Down, Now(6), String::new()) && !changed());
         assert!(state.administer(&names[1], Administration::Draining, Now(7), String::new()) && changed());
-        assert!(state.set_weight(&names[1], Some(3), String::new()) && changed());
+        assert!(state.set_weight(&names[1], Some(3), Now(8), String::new()) && changed());
         let words: Vec<_> = state.events().iter().map(|event| event.what).collect();
         assert_eq!(words, ["ejected", "down", "draining", "weight"]);
     }
@@ -237,7 +245,7 @@ mod tests {
     fn the_log_of_events_is_bounded() {
         let (state, names) = state(1);
         for at in 0..EVENTS_PER_SERVICE_MAX as u32 + 10 {
-            state.set_weight(&names[0], Some(at), String::new());
+            state.set_weight(&names[0], Some(at), Now(1), String::new());
         }
         assert_eq!(state.events().len(), EVENTS_PER_SERVICE_MAX);
     }

@@ -94,10 +94,10 @@ fn lies_of_the_name_server_leave_the_last_good_addresses() {
         server.set_mode(Mode::Truth);
         wait_state(&gateway, &["current"]);
     }
-    wait_resolved(&gateway, &[
-        &format!("127.0.0.1:{}", origin.address.port()),
-        &format!("127.0.0.2:{}", origin.address.port()),
-    ]);
+    wait_resolved(
+        &gateway,
+        &[&format!("127.0.0.1:{}", origin.address.port()), &format!("127.0.0.2:{}", origin.address.port())],
+    );
     load.finish();
     assert!(gateway.metric("ringway_discovery_failures_total", &[]) >= 7.0);
 }
@@ -151,19 +151,24 @@ fn changed_addresses_are_used_and_no_request_is_lost() {
 fn srv_records_bring_ports_weights_and_tiers() {
     let (server, first, second) = (NameServer::start(), Origin::fixed("first"), Origin::fixed("second"));
     let srv = |priority, weight, port: u16, target: &str| Record::Srv(priority, weight, port, target.to_owned());
-    server.set("_http._tcp.users.test", 1, vec![
-        srv(20, 0, second.address.port(), "b.test"),
-        srv(10, 7, first.address.port(), "a.test"),
-    ]);
+    server.set(
+        "_http._tcp.users.test",
+        1,
+        vec![srv(20, 0, second.address.port(), "b.test"), srv(10, 7, first.address.port(), "a.test")],
+    );
     server.set_addresses("a.test", 1, &["127.0.0.1"]);
     server.set_addresses("b.test", 1, &["127.0.0.1"]);
     let gateway = Gateway::start(&one_route(&server, "discovery: [{srv: _http._tcp.users.test, zone: z}]"));
     let endpoints = gateway.ask_admin("GET", "/services/up/endpoints").json();
-    let mut got: Vec<_> = endpoints.as_array().expect("a list").iter().map(|one| {
-        (one["priority"].as_u64(), one["weight"].as_u64(), one["resolved"].as_str().map(str::to_owned))
-    }).collect();
+    let mut got: Vec<_> = endpoints
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (one["priority"].as_u64(), one["weight"].as_u64(), one["resolved"].as_str().map(str::to_owned)))
+        .collect();
     got.sort();
-    let expected = [(Some(0), Some(7), Some(first.address.to_string())), (Some(1), Some(1), Some(second.address.to_string()))];
+    let expected =
+        [(Some(0), Some(7), Some(first.address.to_string())), (Some(1), Some(1), Some(second.address.to_string()))];
     assert_eq!(got, expected);
     assert_eq!(endpoints[0]["zone"], "z");
     assert_eq!(gateway.get("/").status, 200);

@@ -137,7 +137,11 @@ impl Shared {
             Mode::Well => {
                 let (version, content) = self.content.lock().expect("content").clone();
                 let items: Vec<_> = content.as_object().expect("slices").values().cloned().collect();
-                answer("200 OK", "", &json!({"metadata": {"resourceVersion": version.to_string()}, "items": items}).to_string());
+                answer(
+                    "200 OK",
+                    "",
+                    &json!({"metadata": {"resourceVersion": version.to_string()}, "items": items}).to_string(),
+                );
             }
         }
     }
@@ -262,10 +266,12 @@ fn consul_tells_changes_at_once_and_is_believed_while_it_is_gone() {
 }
 
 fn slice(name: &str, origin: &Origin, ips: &[(&str, bool)]) -> Value {
-    let endpoint = |(ip, ready): &(&str, bool)| json!({
-        "addresses": [ip], "conditions": {"ready": ready, "serving": ready, "terminating": !ready}, "zone": "eu-1a",
-        "targetRef": {"kind": "Pod", "name": format!("pod-{ip}")},
-    });
+    let endpoint = |(ip, ready): &(&str, bool)| {
+        json!({
+            "addresses": [ip], "conditions": {"ready": ready, "serving": ready, "terminating": !ready}, "zone": "eu-1a",
+            "targetRef": {"kind": "Pod", "name": format!("pod-{ip}")},
+        })
+    };
     json!({
         "metadata": {"name": name, "namespace": "shop"}, "addressType": "IPv4",
         "ports": [{"name": "http", "port": origin.address.port(), "protocol": "TCP"}, {"name": "metrics", "port": 9}],
@@ -296,8 +302,12 @@ fn slices_of_kubernetes_are_listed_watched_and_listed_anew() {
     assert!(target.starts_with("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dusers&limit="));
     assert_eq!(token, "Bearer pod-token");
     let load = Load::start(gateway.address, 1, 2, 0);
-    eventually("it watches", || registry.seen().iter().any(|(target, _)| target.contains("resourceVersion=10")).then_some(()));
-    registry.set(json!({"a": slice("a", &origin, &[("127.0.0.1", true)]), "b": slice("b", &origin, &[("127.0.0.2", true)])}));
+    eventually("it watches", || {
+        registry.seen().iter().any(|(target, _)| target.contains("resourceVersion=10")).then_some(())
+    });
+    registry.set(
+        json!({"a": slice("a", &origin, &[("127.0.0.1", true)]), "b": slice("b", &origin, &[("127.0.0.2", true)])}),
+    );
     wait_resolved(&gateway, &["127.0.0.1", "127.0.0.2"]);
     registry.set(json!({"b": slice("b", &origin, &[("127.0.0.2", true), ("127.0.0.3", true)])}));
     wait_resolved(&gateway, &["127.0.0.2", "127.0.0.3"]);

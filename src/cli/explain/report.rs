@@ -388,7 +388,7 @@ fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64
         connect_timeout_ms: spec.rules.connect_timeout_ms,
         first_byte_timeout_ms: spec.rules.first_byte_timeout_ms,
         between_bytes_timeout_ms: spec.rules.between_bytes_timeout_ms,
-        attempts_max: spec.rules.attempts_max,
+        attempts_max: route.retries.as_deref().unwrap_or(&spec.resilience.retries).attempts_max,
         requests: spec.limits.as_ref().map(|limits| limits.terms.text()),
     }
 }

@@ -3,6 +3,7 @@
 
 mod discovery;
 mod policies;
+mod resilience;
 mod route;
 mod service;
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::policies::Chains;
+use super::resilience::retries;
 use super::service::{Services, host_rule};
 use crate::config::model::{self, Answer, MatchKind};
 use crate::http::path::{self, PathPolicy};
@@ -141,6 +142,7 @@ pub(super) fn compile(
     let mut route = build(&parts, config, services, chains, diagnostics);
     route.rewrite = rewrite(written, diagnostics);
     route.host = written.host.as_ref().map(host_rule);
+    route.retries = written.retries.as_ref().map(|written| Box::new(retries(written)));
     route.tunnel = tunnel(written);
     route
 }
@@ -192,6 +194,7 @@ fn build(
         timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
         body_bytes_max: parts.body_bytes_max,
         host: None,
+        retries: None,
         tunnel: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Inputs, discovery};
+use super::{Inputs, discovery, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -15,11 +15,13 @@ use crate::snapshot::{
     Endpoint, Endpoints, Family, HashKey, HostRule, Lookup, Service, ServiceLimits, ServiceRules, Snapshot, Source,
 };
 use crate::upstream::balance::{self, ENDPOINTS_MAX};
+use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
     written: &'a [Spanned<model::Service>],
+    zone: &'a str,
     resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
@@ -30,6 +32,7 @@ impl<'a> Services<'a> {
     pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut services = Self {
             written: &config.services,
+            zone: config.server.zone.as_deref().unwrap_or_default(),
             resolve: inputs.resolve,
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
@@ -42,7 +45,7 @@ impl<'a> Services<'a> {
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(name, &Common::of(written), sources, &written.load_balancer);
+            services.add(name, &Common::of(written, services.zone), sources, &written.load_balancer);
         }
         services
     }
@@ -62,7 +65,9 @@ impl<'a> Services<'a> {
     ) -> Option<u32> {
         let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
         match (known, url) {
-            (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => self.by_url(url, balancer, diagnostics),
+            (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
+                self.by_url(url, balancer, diagnostics)
+            }
             (Some(service), _) => self.variant(service, balancer, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
@@ -84,7 +89,7 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let sources = self.sources(written, diagnostics);
-        Some(self.add(&identity, &Common::of(written), sources, balancer))
+        Some(self.add(&identity, &Common::of(written, self.zone), sources, balancer))
     }
 
     fn by_url(
@@ -103,8 +108,14 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let source = self.source(&url.endpoint, url.span, diagnostics);
-        let (host, rules) = (HostRule::Preserve, ServiceRules::default());
-        let common = Common { label: &authority, host, rules, terms: None, proxy_protocol: None };
+        let common = Common {
+            label: &authority,
+            host: HostRule::Preserve,
+            rules: ServiceRules::default(),
+            resilience: Resilience::default(),
+            terms: None,
+            proxy_protocol: None,
+        };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
         Some(self.add(&authority, &common, vec![source], balancer.unwrap_or(&round_robin)))
     }
@@ -115,7 +126,8 @@ impl<'a> Services<'a> {
             source.endpoint.weight = e.weight.get() as u32;
             source.endpoint.priority = e.priority.get() as u32;
             source.endpoint.zone = e.zone.clone().unwrap_or_default();
-            source.endpoint.metadata = e.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect();
+            source.endpoint.metadata =
+                e.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect();
             source
         };
         let written_out = written.endpoints.iter().map(one).collect::<Vec<_>>().into_iter();
@@ -131,7 +143,8 @@ impl<'a> Services<'a> {
         if let Some(resolve) = self.resolve {
             endpoint.address = resolve(&place.host, place.port);
             if endpoint.address.is_none() {
-                let message = format!("`{}` does not resolve now; requests go to other endpoints until it does", place.host);
+                let message =
+                    format!("`{}` does not resolve now; requests go to other endpoints until it does", place.host);
                 diagnostics.report(codes::UNRESOLVED, span, message);
             }
         }
@@ -160,6 +173,7 @@ impl<'a> Services<'a> {
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
+            resilience: common.resilience.clone(),
             proxy_protocol: common.proxy_protocol,
             limits,
         });
@@ -181,8 +195,8 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before. Which
-    /// endpoints there are is made known when the snapshot is taken into service.
+    /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
+    /// Which endpoints there are is made known when the snapshot is taken into service.
     fn state(&self, label: &str, endpoints: &[Endpoint]) -> Arc<ServiceState> {
         let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
         let known = self.compiled.iter().chain(before).find(|service| service.label == label);
@@ -205,12 +219,13 @@ struct Common<'a> {
     label: &'a str,
     host: HostRule,
     rules: ServiceRules,
+    resilience: Resilience,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
 }
 
 impl<'a> Common<'a> {
-    fn of(written: &'a model::Service) -> Self {
+    fn of(written: &'a model::Service, zone: &str) -> Self {
         let proxy_protocol = written.proxy_protocol.map(|version| match version {
             model::ProxyVersion::V1 => Version::V1,
             model::ProxyVersion::V2 => Version::V2,
@@ -227,7 +242,8 @@ impl<'a> Common<'a> {
             }
         });
         let (host, rules) = (host_rule(&written.host), rules(written));
-        Self { label: written.name.as_str(), host, rules, terms, proxy_protocol }
+        let resilience = resilience::resilience(written, zone);
+        Self { label: written.name.as_str(), host, rules, resilience, terms, proxy_protocol }
     }
 }
 
@@ -246,6 +262,7 @@ fn algorithm(algorithm: Algorithm) -> balance::Algorithm {
         Algorithm::WeightedRoundRobin => balance::Algorithm::WeightedRoundRobin,
         Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
         Algorithm::PowerOfTwo => balance::Algorithm::PowerOfTwo,
+        Algorithm::PeakEwma => balance::Algorithm::PeakEwma,
         Algorithm::Random => balance::Algorithm::Random,
         Algorithm::IpHash => balance::Algorithm::IpHash,
         Algorithm::ConsistentHash => balance::Algorithm::ConsistentHash,

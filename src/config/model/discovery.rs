@@ -116,8 +116,12 @@ fn check_one(discover: &Discover, node: &Node, cx: &mut Cx) {
         discover.kubernetes.is_some(),
     ];
     if given.into_iter().filter(|given| *given).count() != 1 {
-        cx.report(codes::CONTRADICTION, node.span, "this needs exactly one of `dns`, `srv`, `file`, `consul`, `kubernetes`")
-            .hint("write one entry for each: [{dns: \"a:80\"}, {file: ./b.yaml}]");
+        cx.report(
+            codes::CONTRADICTION,
+            node.span,
+            "this needs exactly one of `dns`, `srv`, `file`, `consul`, `kubernetes`",
+        )
+        .hint("write one entry for each: [{dns: \"a:80\"}, {file: ./b.yaml}]");
     }
 }
 

@@ -3,6 +3,7 @@
 mod discovery;
 mod listener;
 mod observe;
+mod resilience;
 mod route;
 mod server;
 mod service;
@@ -11,6 +12,7 @@ mod tunnel;
 pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
 pub use listener::{Limits, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
+pub use resilience::{BackoffKind, EjectionConfig, PanicConfig, PanicMode, Retries, RetryOn};
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };

@@ -1,5 +1,6 @@
 //! `routes` and `default_route`.
 
+use super::resilience::Retries;
 use super::service::{HostMode, LoadBalancer};
 use super::tunnel::{Protocol, Tunnel};
 use crate::schema::types::{
@@ -69,6 +70,8 @@ config_struct! {
         timeout: Option<Duration>,
         /// For a request body; the listener's when left out.
         body_bytes_max: Option<ByteSize>,
+        /// In place of the service's own, all of them: `retries: 1` repeats nothing (R131).
+        retries: Option<Retries>,
         /// In place of the service's own.
         host: Option<HostMode>,
         /// Protocols that requests may change to with `Upgrade`, as `websocket`; others stay what they are (R256).

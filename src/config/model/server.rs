@@ -24,6 +24,9 @@ config_struct! {
         /// Memory of the process: at 90 % of it connections close behind their responses, at 95 % new requests are
         /// answered 503. `auto` is the limit of the control group, if there is one (F10). It is taken up at the start.
         memory_limit: MemoryLimit = "auto",
+        /// Where this gateway stands, as `eu-1a`: endpoints in the same `zone` are preferred while enough of them are
+        /// well.
+        zone: Option<String>,
         /// Entries of each worker's io_uring submission queue; chosen by the gateway when left out.
         ring_entries: Option<Int<256, 32768>>,
     }

@@ -1,6 +1,7 @@
 //! `services`.
 
 use super::discovery::Discover;
+use super::resilience::{EjectionConfig, PanicConfig, Retries};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
@@ -33,6 +34,18 @@ config_struct! {
         /// Bounds on its requests in the whole node. Without them one worker has at most 4,096 requests under way with
         /// one endpoint.
         limits: ServiceLimits = "{}",
+        /// When requests leave an endpoint alone that failed.
+        ejection: EjectionConfig = "{}",
+        /// How long an endpoint that comes back, or joins, gets less than its share: a tenth at first, rising in a line
+        /// (F28). 0 for not at all.
+        slow_start: Duration<0> = "30s",
+        /// What happens when most of the pool is out.
+        panic: PanicConfig = "{}",
+        /// How much more than its share a tier of endpoints can take, in percent: the next tier helps out when the
+        /// healthy part of this one times that is below 100.
+        overprovision: Int<100, 1000> = "140",
+        /// When a request is tried again. A bare number means `{attempts: …}`.
+        retries: Retries = "{}",
         /// For a response head; more is answered 502.
         response_header_bytes_max: ByteSize = "32KiB",
         /// For the number of response header fields; more is answered 502.
@@ -51,7 +64,8 @@ config_struct! {
         /// Its tier. Requests go to the lowest number that is well; the next one helps out when more than a part of it
         /// fails, and takes over when all of it does (R141).
         priority: Int<0, 15> = "0",
-        /// Where it stands, as `eu-1a`: endpoints in the gateway's own zone are preferred where `server.zone` names that.
+        /// Where it stands, as `eu-1a`: endpoints in the gateway's own zone are preferred where `server.zone` names
+        /// that.
         zone: Option<String>,
         /// What it says of itself, as `{version: v2}`: a route can ask for some endpoints only.
         metadata: Map<String, String> = "{}",
@@ -81,6 +95,8 @@ config_enum! {
         LeastConnections = "least_connections" | "least-connections",
         /// The less busy of two that are drawn by lot.
         PowerOfTwo = "power_of_two" | "power-of-two",
+        /// The quicker of two that are drawn by lot: latency of late, with peaks remembered, times requests in flight.
+        PeakEwma = "peak_ewma" | "peak-ewma",
         /// By lot.
         Random = "random",
         /// The same client address, the same endpoint.

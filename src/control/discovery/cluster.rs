@@ -64,7 +64,8 @@ fn in_cluster(
     let tls = Some(tls(Some(authorities.as_bytes()), None)?);
     Ok(Cluster {
         api: Api { host, port, tls, tls_name: None, names },
-        namespace: read(&account.join("namespace")).map_or_else(|_| "default".to_owned(), |text| text.trim().to_owned()),
+        namespace: read(&account.join("namespace"))
+            .map_or_else(|_| "default".to_owned(), |text| text.trim().to_owned()),
         token: Token::File(account.join("token")),
     })
 }
@@ -82,7 +83,9 @@ fn from_file(path: &Path, context: &str, names: Arc<Names>) -> Result<Cluster, T
     let cluster = cluster.ok_or_else(|| wrong("the context names no cluster"))?;
     let user = text_of(context, "user").and_then(|name| entry(&root, "users", name, "user"));
     if user.is_some_and(|user| user.get("exec").is_some() || user.get("auth-provider").is_some()) {
-        return Err(wrong("its user gets a token from a program, which is not run here: use a service account's token"));
+        return Err(wrong(
+            "its user gets a token from a program, which is not run here: use a service account's token",
+        ));
     }
     if text_of(cluster, "insecure-skip-tls-verify") == Some("true") {
         return Err(wrong("insecure-skip-tls-verify: name the certificate authority instead"));
@@ -189,7 +192,8 @@ users:
         let cluster = from_file(&path, "", names()).map_err(|trouble| trouble.text).expect("a cluster");
         assert_eq!((&*cluster.api.host, cluster.api.port, &*cluster.namespace), ("127.0.0.1", 8001, "shop"));
         assert_eq!(cluster.token().ok().flatten().as_deref(), Some("secret"));
-        let why = |context: &str| from_file(&path, context, names()).err().map(|trouble| trouble.text).unwrap_or_default();
+        let why =
+            |context: &str| from_file(&path, context, names()).err().map(|trouble| trouble.text).unwrap_or_default();
         assert!(why("two").contains("program"), "{}", why("two"));
         assert!(why("three").contains("insecure-skip-tls-verify"));
         assert!(why("four").contains("no context `four`"));

@@ -125,7 +125,8 @@ impl ConsulProvider {
                 Err(_) => {
                     let found = self.names.addresses(&host, Family::Auto).await?;
                     let host = format!("{host}:{port}");
-                    let member = |ip| Member { address: SocketAddr::new(ip, port), host: host.clone(), ..member.clone() };
+                    let member =
+                        |ip| Member { address: SocketAddr::new(ip, port), host: host.clone(), ..member.clone() };
                     members.extend(found.all.into_iter().map(member));
                 }
             }
@@ -145,9 +146,10 @@ fn api(settings: &Consul, names: &Arc<Names>) -> Result<Api, Trouble> {
     let (is_https, host, port) = Api::parse(&settings.address)?;
     let authorities = match settings.ca_file.is_empty() {
         true => None,
-        false => Some(std::fs::read(&settings.ca_file).map_err(|error| {
-            Trouble::failed(format!("{}: {error}", settings.ca_file))
-        })?),
+        false => Some(
+            std::fs::read(&settings.ca_file)
+                .map_err(|error| Trouble::failed(format!("{}: {error}", settings.ca_file)))?,
+        ),
     };
     let tls = if is_https { Some(tls(authorities.as_deref(), None)?) } else { None };
     Ok(Api { host, port, tls, tls_name: None, names: names.clone() })
@@ -212,7 +214,8 @@ struct Check {
 
 /// The instances that may be asked: host, port, and the rest.
 fn parse(body: &[u8], passing_only: bool) -> Result<Vec<(String, u16, Member)>, Trouble> {
-    let all: Vec<Instance> = serde_json::from_slice(body).map_err(|error| Trouble::failed(format!("answer: {error}")))?;
+    let all: Vec<Instance> =
+        serde_json::from_slice(body).map_err(|error| Trouble::failed(format!("answer: {error}")))?;
     let mut members = Vec::new();
     for Instance { node, service, checks } in all.into_iter().take(DISCOVERED_MAX) {
         let checks = checks.unwrap_or_default();
@@ -264,10 +267,7 @@ mod tests {
         one.index = 7;
         one.settings.consistency = "stale".into();
         one.query.datacenter = "eu".into();
-        assert_eq!(
-            one.path(),
-            "/v1/health/service/users%2F1?passing&tag=v2&tag=a%20b&dc=eu&stale&index=7&wait=60s"
-        );
+        assert_eq!(one.path(), "/v1/health/service/users%2F1?passing&tag=v2&tag=a%20b&dc=eu&stale&index=7&wait=60s");
         assert_eq!(provider(false, &[]).path(), "/v1/health/service/users%2F1?");
     }
 
@@ -280,12 +280,20 @@ mod tests {
     #[test]
     fn answers_are_read_as_the_api_gives_them() {
         let instance = |status: &str, service: &str| {
-            format!(r#"{{"Node":{{"Node":"n","Address":"10.1.1.1"}},"Service":{{"ID":"x",{service}}},"Checks":[{{"Status":"passing"}},{{"Status":"{status}"}}]}}"#)
+            format!(
+                r#"{{"Node":{{"Node":"n","Address":"10.1.1.1"}},"Service":{{"ID":"x",{service}}},"Checks":[{{"Status":"passing"}},{{"Status":"{status}"}}]}}"#
+            )
         };
         let body = format!(
             "[{},{},{},{},{}]",
-            instance("passing", r#""Address":"","Port":80,"Tags":["v2"],"Meta":{"m":"1"},"Weights":{"Passing":3,"Warning":1}"#),
-            instance("warning", r#""Address":"10.0.0.2","Port":81,"Tags":null,"Meta":null,"Weights":{"Passing":3,"Warning":2},"Locality":{"Region":"r","Zone":"z"}"#),
+            instance(
+                "passing",
+                r#""Address":"","Port":80,"Tags":["v2"],"Meta":{"m":"1"},"Weights":{"Passing":3,"Warning":1}"#
+            ),
+            instance(
+                "warning",
+                r#""Address":"10.0.0.2","Port":81,"Tags":null,"Meta":null,"Weights":{"Passing":3,"Warning":2},"Locality":{"Region":"r","Zone":"z"}"#
+            ),
             instance("critical", r#""Address":"10.0.0.3","Port":82"#),
             instance("passing", r#""Address":"10.0.0.4","Port":0"#),
             instance("passing", r#""Address":"10.0.0.5","Port":83,"Weights":{"Passing":0,"Warning":0}"#),

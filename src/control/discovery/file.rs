@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn lists_are_read_like_those_of_the_configuration() {
-        let list = parse("x", "- 10.0.0.1:80\n- {address: \"10.0.0.2:80\", weight: 3, zone: b, metadata: {v: \"2\"}}\n");
+        let list =
+            parse("x", "- 10.0.0.1:80\n- {address: \"10.0.0.2:80\", weight: 3, zone: b, metadata: {v: \"2\"}}\n");
         let list = list.expect("a list");
         let members: Vec<_> = list.iter().map(|one| member(one, one.address.socket_addr().expect("address"))).collect();
         assert_eq!((members[0].weight, &members[0].zone), (Some(1), &None));

@@ -124,7 +124,8 @@ impl Api {
             .header(USER_AGENT, concat!("ringway/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "application/json");
         for (name, value) in ask.secrets {
-            let mut value = HeaderValue::from_str(value).map_err(|_| self.trouble("a token that is no header value"))?;
+            let mut value =
+                HeaderValue::from_str(value).map_err(|_| self.trouble("a token that is no header value"))?;
             value.set_sensitive(true);
             request = request.header(*name, value);
         }
@@ -203,10 +204,7 @@ pub fn escape(text: &str) -> String {
 }
 
 /// A TLS client that trusts these authorities, or those of the system, and shows a certificate if it has one.
-pub fn tls(
-    authorities: Option<&[u8]>,
-    identity: Option<(&[u8], &[u8])>,
-) -> Result<Arc<rustls::ClientConfig>, Trouble> {
+pub fn tls(authorities: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Arc<rustls::ClientConfig>, Trouble> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let mut roots = rustls::RootCertStore::empty();
@@ -228,8 +226,10 @@ pub fn tls(
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
-            let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>().map_err(Trouble::failed)?;
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Trouble::failed("the client key cannot be read"))?;
+            let chain =
+                CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>().map_err(Trouble::failed)?;
+            let key =
+                PrivateKeyDer::from_pem_slice(key).map_err(|_| Trouble::failed("the client key cannot be read"))?;
             builder.with_client_auth_cert(chain, key).map_err(Trouble::failed)?
         }
     };

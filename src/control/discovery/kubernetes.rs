@@ -116,7 +116,8 @@ impl KubernetesProvider {
         loop {
             let answer = self.ask(&format!("&limit={PAGE}{after}")).await?;
             let body = answer.body(Duration::from_millis(DISCOVERY_ANSWER_MS)).await?;
-            let list: List = serde_json::from_slice(&body).map_err(|error| Trouble::failed(format!("list: {error}")))?;
+            let list: List =
+                serde_json::from_slice(&body).map_err(|error| Trouble::failed(format!("list: {error}")))?;
             slices.extend(list.items.into_iter().map(|slice| (slice.metadata.name.clone(), slice)));
             if slices.len() > SLICES_MAX {
                 return Err(Trouble::failed(format!("more than {SLICES_MAX} slices")));
@@ -126,7 +127,11 @@ impl KubernetesProvider {
                 Some(next) => after = format!("&continue={}", escape(&next)),
                 None => {
                     (self.slices, self.version) = (slices, resource_version);
-                    return if self.version.is_empty() { Err(Trouble::failed("a list without a version")) } else { Ok(()) };
+                    return if self.version.is_empty() {
+                        Err(Trouble::failed("a list without a version"))
+                    } else {
+                        Ok(())
+                    };
                 }
             }
         }
@@ -134,9 +139,8 @@ impl KubernetesProvider {
 
     async fn begin_watch(&mut self) -> Result<Watch, Trouble> {
         let version = escape(&self.version);
-        let query = format!(
-            "&watch=1&allowWatchBookmarks=true&timeoutSeconds={DISCOVERY_WATCH_S}&resourceVersion={version}"
-        );
+        let query =
+            format!("&watch=1&allowWatchBookmarks=true&timeoutSeconds={DISCOVERY_WATCH_S}&resourceVersion={version}");
         Ok(Watch { answer: self.ask(&query).await?, lines: Lines::default() })
     }
 
@@ -208,7 +212,8 @@ fn take(slices: &mut BTreeMap<String, Slice>, version: &mut String, line: &[u8])
         let status: Status = serde_json::from_value(event.object).unwrap_or_default();
         return Err(Trouble::failed(format!("the watch ended: {} {}", status.code, status.message)));
     }
-    let slice: Slice = serde_json::from_value(event.object).map_err(|error| Trouble::failed(format!("event: {error}")))?;
+    let slice: Slice =
+        serde_json::from_value(event.object).map_err(|error| Trouble::failed(format!("event: {error}")))?;
     if !slice.metadata.resource_version.is_empty() {
         version.clone_from(&slice.metadata.resource_version);
     }
@@ -388,7 +393,8 @@ mod tests {
     use serde_json::json;
 
     fn slice(name: &str, family: &str, endpoints: serde_json::Value) -> Slice {
-        let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+        let ports =
+            json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
         let value = json!({
             "metadata": {"name": name, "resourceVersion": "5"}, "addressType": family, "endpoints": endpoints, "ports": ports,
         });
@@ -404,9 +410,11 @@ mod tests {
         let ready = json!({"addresses": ["10.0.0.1", "10.9.9.9"], "conditions": {"ready": true}, "zone": "a", "nodeName": "n",
             "targetRef": {"kind": "Pod", "name": "p"}});
         let unknown = json!({"addresses": ["10.0.0.2"]});
-        let ending = json!({"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}});
+        let ending =
+            json!({"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}});
         let starting = json!({"addresses": ["10.0.0.4"], "conditions": {"ready": false}});
-        let dead = json!({"addresses": ["10.0.0.5"], "conditions": {"ready": false, "serving": false, "terminating": true}});
+        let dead =
+            json!({"addresses": ["10.0.0.5"], "conditions": {"ready": false, "serving": false, "terminating": true}});
         let all = slice("s", "IPv4", json!([ready, unknown, ending, starting, dead]));
         assert_eq!(found(std::slice::from_ref(&all), ""), ["10.0.0.1:8080", "10.0.0.2:8080"]);
         let first = &members([&all].into_iter(), "http").expect("endpoints")[0];

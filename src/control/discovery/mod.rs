@@ -7,8 +7,12 @@
 //!
 //! A start or a reload waits for first answers, for a bounded time, and goes on without those that do not come.
 
+pub mod cluster;
+pub mod consul;
 pub mod dns;
 pub mod file;
+pub mod http;
+pub mod kubernetes;
 pub mod provider;
 pub mod state;
 
@@ -22,8 +26,10 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 
+use self::consul::ConsulProvider;
 use self::dns::{NameProvider, Names, SrvProvider};
 use self::file::FileProvider;
+use self::kubernetes::KubernetesProvider;
 use self::provider::{Member, Patience, Provider, Trouble};
 use self::state::{Change, Condition, Events, Known};
 use super::fleet::Fleet;
@@ -279,9 +285,7 @@ impl Discovery {
     /// The last changes, oldest first.
     pub fn events(&self) -> Vec<Value> {
         let state = self.state();
-        let event = |event: &state::Event| {
-            json!({ "unix_ms": event.unix_ms, "subject": event.subject, "what": event.what, "why": event.why })
-        };
+        let event = |event: &state::Event| json!({ "unix_ms": event.unix_ms, "subject": event.subject, "what": event.what, "why": event.why });
         state.events.all().map(event).collect()
     }
 
@@ -314,7 +318,22 @@ impl State {
                 (Box::new(provider), self.names.patience())
             }
             Lookup::File { path } => (Box::new(FileProvider::new(path, names())), Patience::default()),
-            Lookup::Consul { .. } | Lookup::Kubernetes { .. } => (Box::new(NotBuilt), Patience::default()),
+            Lookup::Consul { service, tags, datacenter, namespace, passing_only } => {
+                let query = consul::Query {
+                    service: service.clone(),
+                    tags: tags.clone(),
+                    datacenter: datacenter.clone(),
+                    namespace: namespace.clone(),
+                    passing_only: *passing_only,
+                };
+                let provider = ConsulProvider::new(self.settings.consul.clone(), names(), query);
+                (Box::new(provider), Patience::default())
+            }
+            Lookup::Kubernetes { service, namespace, port } => {
+                let settings = self.settings.kubernetes.clone();
+                let provider = KubernetesProvider::new(settings, names(), service, namespace, port);
+                (Box::new(provider), Patience::default())
+            }
         }
     }
 
@@ -332,14 +351,6 @@ impl State {
         if service.is_whole() {
             self.events.add(service.label.clone(), "endpoints", format!("{before} endpoints became {after}"));
         }
-    }
-}
-
-struct NotBuilt;
-
-impl Provider for NotBuilt {
-    fn next(&mut self) -> provider::Lookout<'_> {
-        Box::pin(async { Err(Trouble::failed("this build has no such provider")) })
     }
 }
 
@@ -364,9 +375,13 @@ fn tell(events: &mut Events, lookup: &Lookup, known: &Known, change: Change) {
         (None, members) => format!("{} endpoints", members.as_deref().map_or(0, <[Member]>::len)),
     };
     match condition {
-        Condition::Stale => log::warn("a lookup fails, its last answer is used", &[("lookup", &subject), ("why", &why)]),
+        Condition::Stale => {
+            log::warn("a lookup fails, its last answer is used", &[("lookup", &subject), ("why", &why)])
+        }
         Condition::Failed => log::warn("a lookup fails", &[("lookup", &subject), ("why", &why)]),
-        Condition::Current if change == Change::Condition => log::info("a lookup is well again", &[("lookup", &subject)]),
+        Condition::Current if change == Change::Condition => {
+            log::info("a lookup is well again", &[("lookup", &subject)])
+        }
         Condition::Current | Condition::Waiting => {}
     }
     events.add(subject, condition.word(), why);
@@ -438,4 +453,3 @@ impl Drop for Publisher {
         self.0.abort();
     }
 }
-

@@ -31,6 +31,8 @@ pub enum Algorithm {
     LeastConnections,
     /// The less loaded of two drawn by lot (Mitzenmacher 2001). O(1), O(n) when most are out.
     PowerOfTwo,
+    /// As [`Self::PowerOfTwo`], where load is the latency of late, with peaks remembered, times the requests in flight.
+    PeakEwma,
     /// By lot, by weight (R100). O(n).
     Random,
     /// By the hash of the client's address; without one as round robin (R101). O(1), O(n) when the owner is out.
@@ -41,11 +43,12 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All algorithms.
-    pub const ALL: [Algorithm; 7] = [
+    pub const ALL: [Algorithm; 8] = [
         Algorithm::RoundRobin,
         Algorithm::WeightedRoundRobin,
         Algorithm::LeastConnections,
         Algorithm::PowerOfTwo,
+        Algorithm::PeakEwma,
         Algorithm::Random,
         Algorithm::IpHash,
         Algorithm::ConsistentHash,
@@ -58,6 +61,7 @@ impl Algorithm {
             Algorithm::WeightedRoundRobin => "weighted_round_robin",
             Algorithm::LeastConnections => "least_connections",
             Algorithm::PowerOfTwo => "power_of_two",
+            Algorithm::PeakEwma => "peak_ewma",
             Algorithm::Random => "random",
             Algorithm::IpHash => "ip_hash",
             Algorithm::ConsistentHash => "consistent_hash",
@@ -67,6 +71,11 @@ impl Algorithm {
     /// Whether a pick depends on a key's hash.
     pub const fn needs_key(self) -> bool {
         matches!(self, Algorithm::IpHash | Algorithm::ConsistentHash)
+    }
+
+    /// Whether a pick looks at the load of endpoints.
+    pub const fn needs_load(self) -> bool {
+        matches!(self, Algorithm::LeastConnections | Algorithm::PowerOfTwo | Algorithm::PeakEwma)
     }
 }
 
@@ -118,6 +127,12 @@ impl TriedSet {
     #[inline]
     pub fn has(&self, endpoint: usize) -> bool {
         self.tried[..self.len].iter().any(|&tried| tried as usize == endpoint)
+    }
+
+    /// Whether none was.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Forgets all.
@@ -196,7 +211,7 @@ impl Balancer {
             Algorithm::RoundRobin => turns::round_robin(&mut state.next, candidates),
             Algorithm::WeightedRoundRobin => state.smooth.pick(candidates),
             Algorithm::LeastConnections => load::least(&mut state.next, candidates),
-            Algorithm::PowerOfTwo => load::power_of_two(candidates, random),
+            Algorithm::PowerOfTwo | Algorithm::PeakEwma => load::power_of_two(candidates, random),
             Algorithm::Random => load::random(candidates, random),
             Algorithm::IpHash | Algorithm::ConsistentHash => match (key_hash, &self.table) {
                 (Some(key), Some(table)) => table.pick(key, candidates),
@@ -214,7 +229,7 @@ impl Balancer {
             _ if exclude.has(other) => WhyNot::Tried,
             _ if picked == Some(other) => WhyNot::Picked,
             (_, Algorithm::LeastConnections) => WhyNot::NotLessLoaded,
-            (_, Algorithm::PowerOfTwo) => WhyNot::NotDrawnOrNotLessLoaded,
+            (_, Algorithm::PowerOfTwo | Algorithm::PeakEwma) => WhyNot::NotDrawnOrNotLessLoaded,
             (_, Algorithm::Random) => WhyNot::NotDrawn,
             (_, Algorithm::IpHash | Algorithm::ConsistentHash) => WhyNot::KeyBelongsToAnother,
             (_, Algorithm::RoundRobin | Algorithm::WeightedRoundRobin) => WhyNot::NotItsTurn,

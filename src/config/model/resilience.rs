@@ -1,0 +1,161 @@
+//! `ejection`, `panic` and `retries` of services, `retries` of routes.
+
+use crate::schema::types::{ByteSize, Duration, HeaderName, Int};
+use crate::schema::{Cx, Node, codes};
+use crate::{config_enum, config_struct};
+
+config_struct! {
+    /// When requests leave an endpoint alone that failed (R112, F22, F23, F26). Each worker counts for itself; all of
+    /// them leave the endpoint alone.
+    #[check(check_ejection)]
+    pub struct EjectionConfig {
+        /// After so many attempts in a row that brought no whole answer: refused, reset, closed, garbage, too late. 0:
+        /// never.
+        failures: Int<0, 1000> = "3",
+        /// After so many answers 502, 503 or 504 in a row, failures counted too. 0: never.
+        gateway_errors: Int<0, 1000> = "5",
+        /// After so many answers 5xx of any kind in a row, failures counted too. 0: never.
+        server_errors: Int<0, 1000> = "0",
+        /// How long the first time; twice as long each further time.
+        base: Duration = "10s",
+        /// How long at most.
+        max: Duration = "300s",
+        /// Part of the pool that may be out at once, in percent. A single endpoint is never ejected.
+        percent_max: Int<0, 100> = "50",
+        /// Ejects also those whose share of successes is far below that of the others.
+        outliers: Option<Outliers>,
+    }
+}
+
+fn check_ejection(ejection: &EjectionConfig, node: &Node, cx: &mut Cx) {
+    if ejection.max.get() < ejection.base.get() {
+        let span = node.entry("max").map_or(node.span, |entry| entry.value.span);
+        cx.report(codes::CONTRADICTION, span, "`max` is less than `base`");
+    }
+}
+
+config_struct! {
+    /// Endpoints whose share of successes is far below that of the others.
+    pub struct Outliers {
+        /// How long is counted.
+        window: Duration = "10s",
+        /// Requests to an endpoint in the window, in one worker, for it to be judged.
+        requests_min: Int<1, 1_000_000> = "100",
+        /// Endpoints with so many, for any to be judged.
+        endpoints_min: Int<2, 4096> = "5",
+        /// How many standard deviations below the mean is too few.
+        deviations: f64 = "1.9",
+    }
+}
+
+config_struct! {
+    /// What happens when most of a pool is out (F27).
+    pub struct PanicConfig {
+        /// Below this part of healthy endpoints, in percent; 0: never.
+        threshold: Int<0, 100> = "50",
+        /// Who is asked then.
+        then: PanicMode = "spread",
+    }
+}
+
+config_enum! {
+    /// Who is asked when most of a pool is out.
+    pub enum PanicMode {
+        /// All, healthy or not: the checks may be wrong, and the few that are left would break down. Retries still go
+        /// to healthy ones.
+        Spread = "spread",
+        /// Only the healthy ones.
+        Fail = "fail",
+    }
+}
+
+config_struct! {
+    /// When a request is tried again, and how often (R129-R131, C50).
+    #[check(check_retries)]
+    #[shorthand(attempts)]
+    pub struct Retries {
+        /// How many times a request is tried in all; 1 never repeats one.
+        attempts: Int<1, 16> = "2",
+        /// From the beginning of an attempt to the head of its response. When it is over, another is made, if the
+        /// request may be repeated.
+        per_try_timeout: Option<Duration>,
+        /// What is repeated.
+        on: Vec<RetryOn> = "[connect, reset]",
+        /// Also responses with these statuses, as `[502, 503]`. They are the endpoint's own: a 500 is passed on unless
+        /// it stands here.
+        statuses: Vec<Int<400, 599>> = "[]",
+        /// Also responses with these codes in `grpc-status`, as `[14]` for UNAVAILABLE.
+        grpc_codes: Vec<Int<1, 16>> = "[]",
+        /// Whether requests are repeated whose method is not idempotent (POST, PATCH), after they may have reached an
+        /// endpoint. They may then be done twice.
+        any_method: bool = "false",
+        /// Whether a request with `Idempotency-Key` is taken for idempotent.
+        idempotency_key: bool = "true",
+        /// Whether the same endpoint is asked again where there is no other.
+        same_endpoint: bool = "false",
+        /// How much of a request body is held to be sent again; a request with a longer one is not repeated.
+        replay_bytes_max: ByteSize = "64KiB",
+        /// How long is waited before. The first retry at another endpoint, after a failure without a response, waits
+        /// for nothing.
+        backoff: BackoffConfig = "{}",
+        /// How many retries there may be, so that they do not make a bad hour worse (F25).
+        budget: BudgetConfig = "{}",
+        /// A request header that tells endpoints how many milliseconds are left (R133), as `X-Request-Timeout-Ms`.
+        deadline_header: Option<HeaderName>,
+    }
+}
+
+fn check_retries(retries: &Retries, node: &Node, cx: &mut Cx) {
+    let by_answer = !retries.statuses.is_empty() || !retries.grpc_codes.is_empty() || retries.per_try_timeout.is_some();
+    if retries.attempts.get() == 1 && by_answer {
+        let message = "with `attempts: 1` nothing is repeated";
+        cx.report(codes::CONTRADICTION, node.span, message)
+            .hint("`attempts` counts the first try: write 2 for one retry");
+    }
+}
+
+config_enum! {
+    /// What is repeated.
+    pub enum RetryOn {
+        /// An endpoint that refuses the connection or cannot be reached: nothing was sent.
+        Connect = "connect",
+        /// A connection that ends, or brings no HTTP, before a response: idempotent requests only.
+        Reset = "reset",
+        /// An endpoint that does not answer within `first_byte`: idempotent requests only.
+        Timeout = "timeout",
+    }
+}
+
+config_struct! {
+    /// The pause before a retry: any time up to the one that results (full jitter).
+    pub struct BackoffConfig {
+        /// How it grows (R130).
+        kind: BackoffKind = "exponential",
+        /// The first.
+        base: Duration = "25ms",
+        /// The longest.
+        max: Duration = "250ms",
+    }
+}
+
+config_enum! {
+    /// How a pause grows.
+    pub enum BackoffKind {
+        /// It doubles.
+        Exponential = "exponential",
+        /// By as much each time.
+        Linear = "linear",
+    }
+}
+
+config_struct! {
+    /// How many retries there may be.
+    pub struct BudgetConfig {
+        /// Part of the requests of the last ten seconds, in percent.
+        percent: Int<0, 100> = "20",
+        /// So many a second besides, in the whole node.
+        per_second: Int<0, 1_000_000> = "10",
+        /// So many at once besides, in each worker.
+        least: Int<0, 1000> = "3",
+    }
+}

@@ -1,0 +1,186 @@
+//! A request body that is held while it is passed on, so that it can be sent again (C50): within its bound, or not at
+//! all.
+
+use std::cell::{Cell, RefCell};
+
+use crate::error::Failure;
+use crate::http::body::Chunk;
+use crate::http::downstream::RequestBody;
+use crate::limits::BUF_SMALL_BYTES;
+use crate::net::splice::End;
+use crate::sys::buf::Buf;
+
+/// What was passed on of a body.
+#[derive(Default)]
+pub struct Held {
+    bytes: RefCell<Vec<u8>>,
+    bytes_max: usize,
+    /// More came than may be held, or something that cannot be.
+    is_over: Cell<bool>,
+    /// The end was passed on.
+    ended: Cell<bool>,
+    /// From where on it is still to be sent again.
+    again_from: Cell<Option<usize>>,
+}
+
+impl Held {
+    /// Nothing yet; so much may be held.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, ..Self::default() }
+    }
+
+    /// Whether all of the body is here: it has ended, and was not too long.
+    pub fn is_whole(&self) -> bool {
+        self.ended.get() && !self.is_over.get()
+    }
+
+    /// Whether it may still become whole.
+    pub fn is_within(&self) -> bool {
+        !self.is_over.get()
+    }
+
+    /// Sends what is held again.
+    pub fn rewind(&self) {
+        if self.ended.get() || !self.bytes.borrow().is_empty() {
+            self.again_from.set(Some(0));
+        }
+    }
+
+    fn keep(&self, chunk: &Chunk) {
+        let mut bytes = self.bytes.borrow_mut();
+        // Trailers are rare and not worth holding.
+        if self.is_over.get() || chunk.trailers.is_some() || bytes.len() + chunk.data.len() > self.bytes_max {
+            self.is_over.set(true);
+            *bytes = Vec::new();
+            return;
+        }
+        bytes.extend_from_slice(chunk.data.as_slice());
+        self.ended.set(self.ended.get() || chunk.end);
+    }
+
+    /// The next piece that was held; None when all of it was sent again.
+    fn again(&self) -> Option<Chunk> {
+        let from = self.again_from.take()?;
+        let bytes = self.bytes.borrow();
+        let to = bytes.len().min(from + BUF_SMALL_BYTES);
+        let last = to == bytes.len();
+        if !last {
+            self.again_from.set(Some(to));
+        } else if from == to && !self.ended.get() {
+            return None;
+        }
+        Some(Chunk { data: Buf::copy_of(&bytes[from..to]), end: last && self.ended.get(), trailers: None })
+    }
+}
+
+/// The body of one attempt: first what is held, then what still comes.
+pub struct Replayed<'a, B> {
+    body: &'a mut B,
+    held: &'a Held,
+    raw: Cell<bool>,
+}
+
+impl<'a, B: RequestBody> Replayed<'a, B> {
+    /// The body of an attempt.
+    pub fn new(body: &'a mut B, held: &'a Held) -> Self {
+        Self { body, held, raw: Cell::new(false) }
+    }
+}
+
+impl<B: RequestBody> RequestBody for Replayed<'_, B> {
+    fn ready(&mut self) -> Result<Option<Chunk>, Failure> {
+        // What is sent again goes behind the head, while the response is read: an endpoint may answer before it reads.
+        if self.held.again_from.get().is_some() || self.body.is_done() {
+            return Ok(None);
+        }
+        let chunk = self.body.ready()?;
+        if let Some(chunk) = &chunk {
+            self.held.keep(chunk);
+        }
+        Ok(chunk)
+    }
+
+    async fn next(&mut self) -> Result<Chunk, Failure> {
+        if let Some(chunk) = self.held.again() {
+            return Ok(chunk);
+        }
+        let chunk = self.body.next().await?;
+        self.held.keep(&chunk);
+        Ok(chunk)
+    }
+
+    fn raw(&self) -> Option<(End<'_>, u64)> {
+        // What the kernel passes on is not held.
+        let raw = if self.held.is_over.get() { self.body.raw() } else { None };
+        self.raw.set(raw.is_some());
+        raw
+    }
+
+    fn raw_taken(&mut self, bytes: u64) {
+        if self.raw.get() {
+            self.body.raw_taken(bytes);
+        }
+    }
+
+    fn raw_failed(&self) -> Failure {
+        self.body.raw_failed()
+    }
+
+    fn is_done(&self) -> bool {
+        self.held.again_from.get().is_none() && self.body.is_done()
+    }
+
+    fn begin_drain(&mut self) {
+        self.body.begin_drain();
+    }
+
+    fn drain_limit(&self) -> Box<dyn Fn()> {
+        self.body.drain_limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(text: &[u8], end: bool) -> Chunk {
+        Chunk { data: Buf::copy_of(text), end, trailers: None }
+    }
+
+    fn replayed(held: &Held) -> (Vec<u8>, bool) {
+        held.rewind();
+        let (mut bytes, mut end) = (Vec::new(), false);
+        while let Some(chunk) = held.again() {
+            assert!(!end, "nothing behind the end");
+            bytes.extend_from_slice(chunk.data.as_slice());
+            end = chunk.end;
+        }
+        (bytes, end)
+    }
+
+    #[test]
+    fn what_was_passed_on_comes_again_as_often_as_it_is_asked_for() {
+        let held = Held::new(100_000);
+        let long = vec![b'x'; 40_000];
+        held.keep(&chunk(b"begin", false));
+        assert!(held.is_within() && !held.is_whole());
+        held.keep(&chunk(&long, false));
+        held.keep(&chunk(b"end", true));
+        assert!(held.is_whole());
+        for _ in 0..2 {
+            assert_eq!(replayed(&held), ([b"begin", &long[..], b"end"].concat(), true));
+        }
+    }
+
+    #[test]
+    fn a_body_over_the_bound_is_not_held() {
+        let held = Held::new(4);
+        held.keep(&chunk(b"1234", false));
+        assert_eq!(replayed(&held), (b"1234".to_vec(), false));
+        held.keep(&chunk(b"5", true));
+        assert!(!held.is_whole() && !held.is_within() && held.bytes.borrow().capacity() == 0);
+        let empty = Held::new(4);
+        empty.keep(&chunk(b"", true));
+        assert_eq!(replayed(&empty), (Vec::new(), true));
+    }
+}

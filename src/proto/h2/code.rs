@@ -1,0 +1,95 @@
+//! Error codes (RFC 9113 section 7) and what ends a connection.
+
+macro_rules! codes {
+    ($( $(#[$doc:meta])+ $variant:ident = $value:literal, $word:literal; )+) => {
+        /// An error code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Code { $( $(#[$doc])+ $variant = $value, )+ }
+
+        impl Code {
+            /// All codes.
+            pub const ALL: &'static [Code] = &[ $( Code::$variant, )+ ];
+
+            /// The stable word, for logs and metrics.
+            pub const fn word(self) -> &'static str {
+                match self { $( Code::$variant => $word, )+ }
+            }
+
+            /// The code of a number; one that is not known counts as an internal error (RFC 9113 section 7).
+            pub fn of(number: u32) -> Code {
+                match number { $( $value => Code::$variant, )+ _ => Code::Internal }
+            }
+        }
+    };
+}
+
+codes! {
+    /// NO_ERROR
+    NoError = 0, "no_error";
+    /// PROTOCOL_ERROR
+    Protocol = 1, "protocol_error";
+    /// INTERNAL_ERROR
+    Internal = 2, "internal_error";
+    /// FLOW_CONTROL_ERROR
+    FlowControl = 3, "flow_control_error";
+    /// SETTINGS_TIMEOUT
+    SettingsTimeout = 4, "settings_timeout";
+    /// STREAM_CLOSED
+    StreamClosed = 5, "stream_closed";
+    /// FRAME_SIZE_ERROR
+    FrameSize = 6, "frame_size_error";
+    /// REFUSED_STREAM
+    Refused = 7, "refused_stream";
+    /// CANCEL
+    Cancel = 8, "cancel";
+    /// COMPRESSION_ERROR
+    Compression = 9, "compression_error";
+    /// CONNECT_ERROR
+    Connect = 10, "connect_error";
+    /// ENHANCE_YOUR_CALM
+    Calm = 11, "enhance_your_calm";
+    /// INADEQUATE_SECURITY
+    Security = 12, "inadequate_security";
+    /// HTTP_1_1_REQUIRED
+    Http11 = 13, "http_1_1_required";
+}
+
+/// The connection cannot go on: GOAWAY with this code, and this text as its debug data, then the close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fatal {
+    /// What the peer is told.
+    pub code: Code,
+    /// Why, in a few words: also the label of the metric.
+    pub why: &'static str,
+}
+
+impl Fatal {
+    /// An end with this code.
+    pub const fn new(code: Code, why: &'static str) -> Self {
+        Self { code, why }
+    }
+
+    /// The usual one: PROTOCOL_ERROR.
+    pub const fn protocol(why: &'static str) -> Self {
+        Self::new(Code::Protocol, why)
+    }
+
+    /// A flood (F41 to F45): ENHANCE_YOUR_CALM.
+    pub const fn flood(why: &'static str) -> Self {
+        Self::new(Code::Calm, why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_codes_agree() {
+        for (number, &code) in Code::ALL.iter().enumerate() {
+            assert_eq!((Code::of(number as u32), code as u32), (code, number as u32));
+        }
+        assert_eq!(Code::of(4_711), Code::Internal);
+    }
+}
