@@ -36,7 +36,19 @@ fn heads(c: &mut Criterion) {
     let rules = Arc::new(ServerRules::default());
     let tunnels = Default::default();
     let (forwarded, via, connections, per_client) = (false, None, None, None);
-    let listener = Listener { name: "l".into(), address, rules, forwarded, via, connections, per_client, tunnels };
+    let (tls, https_redirect) = (None, None);
+    let listener = Listener {
+        name: "l".into(),
+        address,
+        rules,
+        forwarded,
+        via,
+        connections,
+        per_client,
+        tunnels,
+        tls,
+        https_redirect,
+    };
     let x = exchange(REQUEST);
     let mut out = Buf::small();
     c.bench_function("serialise/request", |b| {

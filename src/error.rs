@@ -102,6 +102,8 @@ reasons! {
     BadFraming = "bad_framing", 400, Downstream, No, "Ambiguous or invalid message framing";
     /// The chunked coding is broken (RFC 9112 section 7.1).
     BadChunk = "bad_chunk", 400, Downstream, No, "Malformed chunked body";
+    /// A gRPC-Web body in text form is no base64.
+    BadGrpcWeb = "bad_grpc_web", 400, Downstream, No, "Malformed gRPC-Web body";
     /// Host is missing, repeated, invalid or disagrees with the target (RFC 9112 section 3.2).
     BadHost = "bad_host", 400, Downstream, No, "Missing or invalid Host";
     /// The request target cannot be made canonical without a guess.
@@ -110,6 +112,9 @@ reasons! {
     BadRewrite = "bad_rewrite", 400, Downstream, No, "Invalid request target";
     /// `Connection` names a protected field.
     BadConnection = "bad_connection", 400, Downstream, No, "Connection names a protected field";
+    /// The host has other rules for client certificates than the connection was accepted under (RFC 9110 section
+    /// 15.5.20, F50).
+    Misdirected = "misdirected", 421, Downstream, No, "Misdirected request";
     /// The method is not served by the gateway (CONNECT, TRACE).
     MethodRefused = "method_refused", 405, Downstream, No, "Method not allowed";
     /// The path has routes, but none for this method (R7).
@@ -155,6 +160,8 @@ reasons! {
     QueueTimeout = "queue_timeout", 503, Gateway, No, "Waited too long for other requests";
     /// The service has no endpoint that can take the request (R106).
     NoEndpoint = "no_endpoint", 503, Gateway, No, "Service unavailable";
+    /// The circuit breaker of the service is open: it failed too often of late (R125).
+    CircuitOpen = "circuit_open", 503, Gateway, No, "Circuit breaker open";
     /// The listener has as many tunnels open as it may (`tunnels_max`).
     TunnelsFull = "tunnels_full", 503, Gateway, No, "Too many open tunnels";
     /// A bound of the gateway itself was reached.

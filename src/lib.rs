@@ -42,6 +42,7 @@ pub mod concurrency;
 pub mod http;
 pub mod net;
 pub mod proto;
+pub mod tls;
 pub mod route;
 pub mod policy;
 pub mod upstream;

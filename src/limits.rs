@@ -79,6 +79,12 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 /// TLS handshakes that a worker has under way at once; further connections are closed (F86).
 pub const HANDSHAKES_MAX: usize = 4096;
+/// Certificates of one listener.
+pub const CERTIFICATES_MAX: usize = 10_000;
+/// A file with certificates, a key, an OCSP response or a revocation list.
+pub const TLS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Days that a certificate should be good for yet; `check` and the start warn of fewer (F87).
+pub const CERTIFICATE_DAYS_MIN: i64 = 21;
 /// TLS records without application data in a row: empty ones, key updates, warnings.
 pub const IDLE_RECORDS_MAX: u32 = 32;
 /// Bytes of a handshake message that comes in pieces after the handshake: a session ticket.
@@ -111,10 +117,19 @@ pub const CLIENT_SHARDS: usize = 64;
 pub const MEMORY_SAVE_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
 pub const MEMORY_SHED_PERCENT: u64 = 95;
+/// Part of `memory_limit` in use from which new clients are told 503 and closed, and heads that are on their way are
+/// given up, in percent: a control group that is full has its processes killed (F10).
+pub const MEMORY_FULL_PERCENT: u64 = 98;
+/// Clients at a time that a worker tells so; further ones are closed without a word.
+pub const TURNED_AWAY_MAX: u32 = 64;
+/// How long a client that is told so has to read it, in milliseconds.
+pub const TURNED_AWAY_MS: u64 = 500;
 /// How far below its mark a level of memory is left, in percent of the limit.
 pub const MEMORY_SLACK_PERCENT: u64 = 5;
 /// How often the kernel is asked what the process uses, under a limit of which half is in use.
 pub const MEMORY_LOOK_MS: u64 = 100;
+/// The same while what is in use grows fast: by over a hundredth of the limit since the last look.
+pub const MEMORY_LOOK_RISING_MS: u64 = 10;
 /// The same while less is in use.
 pub const MEMORY_LOOK_CALM_MS: u64 = 1_000;
 /// What a connection holds besides buffers, by the worker's own count, in bytes.

@@ -33,6 +33,8 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         connections: None,
         tunnels: Default::default(),
         per_client: None,
+        tls: None,
+        https_redirect: None,
     }
 }
 

@@ -451,7 +451,19 @@ pub fn forwarded_request(data: &[u8]) {
         let rules = Arc::new(ServerRules::default());
         let (forwarded, tunnels) = (trusted, Default::default());
         let (via, connections, per_client) = (None, None, None);
-        let listener = Listener { name: "l".into(), address, rules, forwarded, via, connections, per_client, tunnels };
+        let (tls, https_redirect) = (None, None);
+        let listener = Listener {
+            name: "l".into(),
+            address,
+            rules,
+            forwarded,
+            via,
+            connections,
+            per_client,
+            tunnels,
+            tls,
+            https_redirect,
+        };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());

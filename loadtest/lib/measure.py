@@ -7,7 +7,7 @@ import threading
 import time
 
 from . import host, load, rows
-from .bench import Bench, PeerError, Running
+from .bench import Bench, PeerError, Running, probe
 from .peers import Peer
 from .process import thread_cpu_s, tree_cpu, tree_memory, wait_until
 
@@ -21,7 +21,8 @@ START_POLL_S = 0.0003
 
 def measure(bench: Bench, peer: Peer, row: rows.Row, shared: dict) -> dict:
     """Runs the row's procedure. `shared` carries figures between peers of a round (nginx's peak for `rate`)."""
-    procedure = {"wrk": _wrk, "rate": _rate, "idle": _idle, "rest": _rest, "reload": _reload}[row.kind]
+    procedure = {"wrk": _wrk, "rate": _rate, "idle": _idle, "rest": _rest, "reload": _reload,
+                 "h2load": _h2load, "handshake": _handshake}[row.kind]
     probe = host.NoiseProbe()
     figures = procedure(bench, peer, row, shared)
     figures["foreign_cores"] = round(probe.foreign_cores(), 3)
@@ -31,8 +32,8 @@ def measure(bench: Bench, peer: Peer, row: rows.Row, shared: dict) -> dict:
 class Meter:
     """CPU of the gateway, of the upstream and of the cores between two points in time."""
 
-    def __init__(self, bench: Bench, running: Running) -> None:
-        self.bench, self.running = bench, running
+    def __init__(self, bench: Bench, running: Running, row: rows.Row) -> None:
+        self.bench, self.running, self.upstream = bench, running, bench.upstream_of(row)
         self.begin_s = time.monotonic()
         self.before = self._read()
         self.threads_before = thread_cpu_s(running.pid)
@@ -56,7 +57,7 @@ class Meter:
     def _read(self) -> tuple:
         return (
             tree_cpu(self.running.pid),
-            tree_cpu(self.bench.upstream.pid),
+            tree_cpu(self.upstream.pid),
             host.cores_busy_s(self.bench.cores.proxy),
         )
 
@@ -75,7 +76,7 @@ def _wrk(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
     with bench.running(peer, row) as running:
         load.run_wrk(bench, wrk, running.port, WARMUP_S)
         memory = []
-        meter = Meter(bench, running)
+        meter = Meter(bench, running, row)
         result = load.run_wrk(bench, wrk, running.port, bench.seconds, lambda: memory.append(tree_memory(running.pid)))
         figures = meter.figures(result)
         memory.append(tree_memory(running.pid))
@@ -91,12 +92,48 @@ def _wrk(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
         }
 
 
+def _h2load(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
+    h2load = row.h2_load(bench.message)
+    with bench.running(peer, row) as running:
+        load.run_h2load(bench, h2load, running.port, WARMUP_S)
+        memory = []
+        meter = Meter(bench, running, row)
+        look = lambda: memory.append(tree_memory(running.pid))  # noqa: E731
+        result = load.run_h2load(bench, h2load, running.port, bench.seconds, look)
+        figures = meter.figures(result)
+        look()
+        return {
+            "requests_per_s": result.requests / (result.report["duration_us"] / 1e6),
+            "mean_us": result.report["mean_us"],
+            "max_us": result.report["max_us"],
+            **figures,
+            "rss_peak_mib": max(sample.rss_peak_kib for sample in memory) / 1024,
+            "pss_mib": max(sample.pss_kib for sample in memory) / 1024,
+            **_errors(result),
+        }
+
+
+def _handshake(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
+    with bench.running(peer, row) as running:
+        load.run_handshakes(bench, row.handshake, running.port, rows.HANDSHAKES_AT_ONCE, WARMUP_S)
+        meter = Meter(bench, running, row)
+        result = load.run_handshakes(bench, row.handshake, running.port, rows.HANDSHAKES_AT_ONCE, bench.seconds)
+        return {
+            "requests_per_s": result.requests / (result.report["duration_us"] / 1e6),
+            "p50_us": result.report["p50_us"],
+            "p99_us": result.report["p99_us"],
+            **meter.figures(result),
+            "rss_peak_mib": tree_memory(running.pid).rss_peak_kib / 1024,
+            **_errors(result),
+        }
+
+
 def _rate(bench: Bench, peer: Peer, row: rows.Row, shared: dict) -> dict:
     """The first peer of a round (nginx, when it takes part) sets the rate for all."""
     if "rate" not in shared:
         raise PeerError("the peak of nginx is not known")
     with bench.running(peer, row) as running:
-        meter = Meter(bench, running)
+        meter = Meter(bench, running, row)
         paths = row.paths_file(bench.scratch)
         result = load.run_rate(bench, running.port, rows.RATE_CONNECTIONS, shared["rate"], bench.seconds, paths)
         return {**_latency(result), "rate_per_s": shared["rate"], **meter.figures(result), **_errors(result)}
@@ -121,7 +158,7 @@ def _reload(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
     with bench.running(peer, row) as running:
         rate = _peak(bench, running, row.load(bench.scratch)) / 2
         calm = load.run_rate(bench, running.port, rows.RATE_CONNECTIONS, rate, bench.seconds, paths)
-        meter = Meter(bench, running)
+        meter = Meter(bench, running, row)
         with _reloading(running) as reloads:
             disturbed = load.run_rate(bench, running.port, rows.RATE_CONNECTIONS, rate, bench.seconds, paths)
         figures = meter.figures(disturbed)
@@ -160,13 +197,13 @@ def _reloading(running: Running):
 
 
 def _idle(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
-    held = load.HeldConnections()
+    held, count = load.HeldConnections(row.front), row.idle_connections
     with bench.running(peer, row) as running:
         held.open(running.port, 1)
         time.sleep(SETTLE_S)
         before = tree_memory(running.pid)
         try:
-            held.open(running.port, rows.IDLE_CONNECTIONS)
+            held.open(running.port, count)
             time.sleep(SETTLE_S)
             cpu_before = tree_cpu(running.pid)
             time.sleep(IDLE_WATCH_S)
@@ -176,8 +213,8 @@ def _idle(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
         finally:
             held.close()
         return {
-            "rss_kib_per_connection": (after.rss_kib - before.rss_kib) / rows.IDLE_CONNECTIONS,
-            "pss_kib_per_connection": (after.pss_kib - before.pss_kib) / rows.IDLE_CONNECTIONS,
+            "rss_kib_per_connection": (after.rss_kib - before.rss_kib) / count,
+            "pss_kib_per_connection": (after.pss_kib - before.pss_kib) / count,
             "rss_mib": after.rss_kib / 1024,
             "cpu_ms_per_s_idle": cpu_s * 1e3 / IDLE_WATCH_S,
             "errors": closed,
@@ -214,7 +251,7 @@ def _start_once(bench: Bench, peer: Peer, row: rows.Row) -> float:
     begin_s = time.monotonic()
     process = bench.launch(peer, spec, bench.cores.proxy)
     try:
-        ready = wait_until(lambda: load.get_status(spec.port) == 200, START_TIMEOUT_S, START_POLL_S)
+        ready = wait_until(lambda: probe(spec) == 200, START_TIMEOUT_S, START_POLL_S)
         taken_ms = (time.monotonic() - begin_s) * 1e3
     finally:
         bench.supervisor.stop(process)

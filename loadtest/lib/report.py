@@ -18,6 +18,9 @@ WRK_COLUMNS = (
 )
 COLUMNS = {
     "wrk": WRK_COLUMNS,
+    "h2load": (WRK_COLUMNS[0], ("mean µs", "mean_us", "{:,.0f}"), ("max µs", "max_us", "{:,.0f}"), *WRK_COLUMNS[3:]),
+    "handshake": (("handshakes/s", *WRK_COLUMNS[0][1:]), WRK_COLUMNS[1], WRK_COLUMNS[2],
+                  ("CPU µs/handshake", *WRK_COLUMNS[3][1:]), *WRK_COLUMNS[4:]),
     "rate": (
         ("rate/s", "rate_per_s", "{:,.0f}"), ("p50 µs", "p50_us", "{:,.0f}"), ("p99 µs", "p99_us", "{:,.0f}"),
         ("p99.9 µs", "p999_us", "{:,.0f}"), ("max µs", "max_us", "{:,.0f}"), ("CPU µs/request", "cpu_us", "{:.2f}"),
@@ -40,7 +43,8 @@ COLUMNS = {
         ("CPU µs/request", "cpu_us", "{:.2f}"), ("peak RSS MiB", "rss_peak_mib", "{:.1f}"),
     ),
 }
-RATIO_OF = {"wrk": "cpu_us", "rate": "p99_us", "idle": "pss_kib_per_connection", "rest": "start_ms", "reload": "cpu_us"}
+RATIO_OF = {"wrk": "cpu_us", "h2load": "cpu_us", "handshake": "cpu_us", "rate": "p99_us", "idle": "pss_kib_per_connection", "rest": "start_ms",
+            "reload": "cpu_us"}
 """The figure whose ratio to the baseline is shown."""
 
 

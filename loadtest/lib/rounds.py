@@ -85,7 +85,7 @@ class Rounds:
     def _peers_for(self, row: Row, number: int) -> list[Peer]:
         """Those that can do the row and still live, beginning with another one in each round."""
         failed = [(failure["row"], failure["peer"]) for failure in self.failures]
-        able = [peer for peer in self.peers if row.layer4 or not peer.layer4]
+        able = [peer for peer in self.peers if (row.layer4 or not peer.layer4) and peer.speaks(row.front, row.back)]
         alive = [peer for peer in able if failed.count((row.name, peer.name)) < DEAD_AFTER]
         shift = number % len(alive) if alive else 0
         return alive[shift:] + alive[:shift]

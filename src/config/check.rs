@@ -19,6 +19,9 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     let mut services = Services::gather(&config.services, root, cx);
     for service in &config.services {
         check_service(service, cx);
+        if let Some(name) = service.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) {
+            services.refer(name, cx);
+        }
     }
     let names = config.routes.iter().filter_map(|route| route.name.as_ref());
     unique(names, "route", cx);
@@ -88,6 +91,7 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
             }
         }
         check_trust(listener, cx);
+        check_tls(listener, cx);
     }
 }
 
@@ -100,6 +104,18 @@ fn check_trust(listener: &Listener, cx: &mut Cx) {
     for range in senders.iter().filter(|range| range.is_everyone()) {
         cx.report(codes::TRUSTS_EVERYONE, range.span, "everyone is trusted to name the client's address")
             .hint("anyone can then send a forged PROXY header; name your load balancers");
+    }
+}
+
+fn check_tls(listener: &Listener, cx: &mut Cx) {
+    let Some(tls) = &listener.tls else { return };
+    if tls.plain_too && listener.proxy_protocol.is_some() {
+        cx.report(codes::CONTRADICTION, tls.span, "`plain_too` looks at the first byte, which is the PROXY header's")
+            .hint("take one of `plain_too` and `proxy_protocol` out, or write two listeners");
+    }
+    if listener.https_redirect.is_some() && !tls.plain_too {
+        cx.report(codes::NO_EFFECT, tls.span, "`https_redirect` has no effect where every connection has TLS")
+            .hint("write it on the listener without TLS, or add `plain_too: true`");
     }
 }
 

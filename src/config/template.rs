@@ -2,7 +2,7 @@
 //!
 //! Values keep their places on the way, so that messages about the native form point at the template's lines.
 
-use super::model::{Admin, LoadBalancer, LogFormat, LogLevel, Service};
+use super::model::{Admin, CircuitBreaker, LoadBalancer, LogFormat, LogLevel, Service};
 use crate::schema::types::{Duration, Int, Method, Name, PathPattern, Raw};
 use crate::schema::{Cx, Decode, Entry, NOT_BUILT, Node, Span, Spanned, codes};
 use crate::{config_enum, config_struct};
@@ -33,8 +33,8 @@ config_struct! {
         plugins: Vec<Plugin> = "[]",
         /// Where endpoints come from. Not in this build yet.
         service_discovery: Option<Raw>,
-        /// When endpoints are left alone. Not in this build yet.
-        circuit_breaker: Option<Raw>,
+        /// When services are left alone that fail (R275): that of every service without one of its own.
+        circuit_breaker: Option<CircuitBreaker>,
         /// Metrics, tracing, logging.
         observability: Observability = "{}",
     }
@@ -173,7 +173,7 @@ pub(super) fn convert(root: &Node, cx: &mut Cx) -> Option<Node> {
     let mut entries = vec![
         ("server", map(server, vec![("timeout", timeout)])),
         ("listeners", Node::sequence(vec![listener], server)),
-        ("services", services(&template, root)),
+        ("services", services(&template, root, source.get("circuit_breaker"))),
         ("routes", source.get("routing").and_then(|node| node.get("routes")).cloned().unwrap_or_else(|| list(server))),
         ("policies", policies(gateway, cx)),
         ("metrics", metrics(&gateway.observability)),
@@ -195,9 +195,6 @@ fn warn_not_built(gateway: &ApiGateway, source: &Node, cx: &mut Cx) {
     if gateway.service_discovery.is_some() {
         warn("service_discovery", source, "services have only the endpoints that `services` lists");
     }
-    if gateway.circuit_breaker.is_some() {
-        warn("circuit_breaker", source, "failing endpoints keep getting requests");
-    }
     if gateway.observability.tracing.as_ref().is_some_and(|tracing| tracing.enabled)
         && let Some(parent) = source.get("observability")
     {
@@ -206,7 +203,7 @@ fn warn_not_built(gateway: &ApiGateway, source: &Node, cx: &mut Cx) {
 }
 
 /// The services that are written, and one without endpoints for each other name that a route uses.
-fn services(template: &Template, root: &Node) -> Node {
+fn services(template: &Template, root: &Node, breaker: Option<&Node>) -> Node {
     let written = root.get("services");
     let mut items = written.and_then(Node::as_sequence).map(<[Node]>::to_vec).unwrap_or_default();
     let known = template.services.iter().map(|service| service.name.as_str());
@@ -217,7 +214,19 @@ fn services(template: &Template, root: &Node) -> Node {
             items.push(map(name.span, vec![("name", Node::text(name.as_str(), name.span))]));
         }
     }
+    if let Some(breaker) = breaker {
+        items.iter_mut().for_each(|service| add_breaker(service, breaker));
+    }
     Node::sequence(items, written.map_or(root.span, |node| node.span))
+}
+
+/// Gives a service the template's breaker, unless it has its own.
+fn add_breaker(service: &mut Node, breaker: &Node) {
+    if let Some(entries) = service.as_mapping().filter(|_| service.get("circuit_breaker").is_none()) {
+        let mut entries = entries.to_vec();
+        entries.push(Entry::new("circuit_breaker", breaker.clone()));
+        *service = Node::mapping(entries, service.span);
+    }
 }
 
 fn policies(gateway: &ApiGateway, cx: &mut Cx) -> Node {

@@ -268,11 +268,13 @@ impl Fleet {
     /// # Errors
     /// What went wrong; the old configuration serves on.
     pub async fn replace(&self, snapshot: Arc<Snapshot>, shares: Vec<Share>) -> Result<(), &'static str> {
-        let (mut answers, mut fresh) = (Vec::new(), Vec::new());
+        // Before any worker is told: none of them is to be left prepared for what does not come.
+        let fresh: io::Result<Vec<_>> = shares.iter().map(|share| copies(&share.sockets)).collect();
+        let fresh = fresh.map_err(|_| "no descriptors are left")?;
+        let mut answers = Vec::new();
         for (member, share) in self.members().iter().zip(shares) {
             let (ready, answer) = oneshot::channel();
             let Share { sockets, access_log } = share;
-            fresh.push(copies(&sockets).map_err(|_| "no descriptors are left")?);
             let work = Box::new(Preparation { snapshot: snapshot.clone(), sockets, access_log });
             if member.postbox.send(Command::Prepare { work, ready }) {
                 answers.push(answer);

@@ -20,16 +20,18 @@ use super::fleet::{Fleet, Share};
 use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
+use super::survival;
 use crate::limits::EVENTS_SHOWN_MAX;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Listener, Snapshot};
 use crate::sys::thread;
 use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
-use crate::telemetry::metrics::exposition::{ControlFacts, Exposition, MemoryFacts, WorkerReport};
+use crate::telemetry::metrics::exposition::{CertificateFacts, ControlFacts, Exposition, MemoryFacts, WorkerReport};
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
+use crate::tls::Known;
 use crate::upstream::service::EndpointReport;
 use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
@@ -206,7 +208,7 @@ impl Gateway {
             listening.retain(&previous.listeners);
             refused(what)
         };
-        let access_logs = logs.replace(&ready, workers).map_err(|what| undo(what, listening))?;
+        let (log_change, access_logs) = logs.prepare(&ready, workers).map_err(|what| undo(what, listening))?;
         let Ready { snapshot, loaded, warnings } = ready;
         // Taking thousands of routes apart is work for the same thread.
         tokio::task::spawn_blocking(move || drop((loaded, warnings)));
@@ -216,6 +218,7 @@ impl Gateway {
                 listening.retain(&snapshot.listeners);
                 door.change(change, self);
                 self.discovery.settle(&snapshot, &self.fleet).await;
+                logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
             Err(what) => {
@@ -230,6 +233,21 @@ impl Gateway {
     async fn reports(&self) -> Vec<Option<Report>> {
         self.fleet.report().await
     }
+}
+
+/// The certificates that serve, and how long they are good for (F87).
+fn certificate_facts(snapshot: &Snapshot) -> Vec<CertificateFacts> {
+    let now_s = time::unix_seconds() as i64;
+    let of = |listener: &Listener| {
+        let known = listener.tls.as_ref().map_or(&[][..], |tls| &tls.known);
+        let fact = |known: &Known| CertificateFacts {
+            listener: listener.name.clone(),
+            label: known.label.clone(),
+            days_left: (known.not_after_s - now_s) as f64 / 86_400.0,
+        };
+        known.iter().map(fact).collect::<Vec<_>>()
+    };
+    snapshot.listeners.iter().flat_map(of).collect()
 }
 
 /// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves.
@@ -259,26 +277,38 @@ pub struct AccessLogs {
     present: Option<(crate::config::model::AccessLog, AccessLogWriter)>,
 }
 
+/// What the access log is to become.
+pub enum LogChange {
+    /// What it is.
+    Stay,
+    /// Nothing is logged.
+    Off,
+    /// Another writer.
+    To(Box<(crate::config::model::AccessLog, AccessLogWriter)>),
+}
+
 impl AccessLogs {
-    /// The logs of all workers, if they are different from the present ones.
+    /// What is to become of the log, and the logs of all workers if they are different from the present ones, which
+    /// stay as they are.
     ///
     /// # Errors
     /// Why the log cannot be written.
-    pub fn replace(
-        &mut self,
+    pub fn prepare(
+        &self,
         ready: &Ready,
         workers: usize,
-    ) -> Result<Option<Vec<crate::telemetry::access_log::AccessLog>>, String> {
+    ) -> Result<(LogChange, Option<Vec<crate::telemetry::access_log::AccessLog>>), String> {
         use crate::config::model::{AccessLogFormat, LogTarget};
         use crate::telemetry::access_log::{AccessLog, Format, Target};
         let wanted = &ready.loaded.config.logging.access_log;
         if self.present.as_ref().is_some_and(|(present, _)| same_log(present, wanted)) {
-            return Ok(None);
+            return Ok((LogChange::Stay, None));
         }
         let format = match wanted.format {
             AccessLogFormat::Off => {
-                let was_on = self.stop();
-                return Ok(was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect()));
+                let was_on = self.present.is_some();
+                let logs = was_on.then(|| (0..workers).map(|_| AccessLog::off()).collect());
+                return Ok((LogChange::Off, logs));
             }
             AccessLogFormat::Json => Format::Json,
             AccessLogFormat::Common => Format::Common,
@@ -292,9 +322,16 @@ impl AccessLogs {
         let writer = AccessLogWriter::start(target, format, workers)
             .map_err(|error| format!("cannot write the access log: {error}"))?;
         let logs = (0..workers).map(|worker| writer.worker(worker as u32)).collect();
-        // The writer before ends with the last log that uses it.
-        self.present = Some((wanted.clone(), writer));
-        Ok(Some(logs))
+        Ok((LogChange::To(Box::new((wanted.clone(), writer))), Some(logs)))
+    }
+
+    /// Makes the change, once the workers have their logs. The writer before ends with the last log that uses it.
+    pub fn change(&mut self, change: LogChange) {
+        match change {
+            LogChange::Stay => {}
+            LogChange::Off => self.present = None,
+            LogChange::To(next) => self.present = Some(*next),
+        }
     }
 
     /// The log of one worker that is started again.
@@ -307,10 +344,6 @@ impl AccessLogs {
         if let Some((_, writer)) = &self.present {
             writer.reopen();
         }
-    }
-
-    fn stop(&mut self) -> bool {
-        self.present.take().is_some()
     }
 
     /// Writes what is left, for at most `timeout`.
@@ -418,9 +451,12 @@ impl AdminBackend for Gateway {
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
+                breakers: survival::breaker_facts(&snapshot),
+                services: survival::service_facts(&snapshot, time::Now::read()),
                 workers: self.fleet.fates(),
                 memory: memory_facts(&self.memory),
                 discovery: self.discovery.facts(),
+                certificates: certificate_facts(&snapshot),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
@@ -497,6 +533,14 @@ impl AdminBackend for Gateway {
         let surplus = all.len().saturating_sub(EVENTS_SHOWN_MAX);
         all.drain(..surplus);
         Value::Array(all)
+    }
+
+    fn breakers(&self) -> Value {
+        survival::breakers(&self.fleet.snapshot())
+    }
+
+    fn reset_breaker(&self, name: &str) -> Option<Value> {
+        survival::reset(&self.fleet.snapshot(), name)
     }
 
     fn workers(&self) -> Answer<'_, Value> {
@@ -580,7 +624,7 @@ fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> 
             "priority": endpoint.priority,
             "zone": endpoint.zone,
             "metadata": endpoint.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "state": if endpoint.address.is_some() { "healthy" } else { "unresolved" },
+            "state": survival::state_of(service, endpoint, time::Now::read()),
             "active_connections": sum(|e| e.active),
             "idle_connections": sum(|e| e.idle),
             "opened": sum(|e| e.opened),

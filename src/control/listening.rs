@@ -111,6 +111,8 @@ mod tests {
             connections: None,
             tunnels: ConnectionBound::default(),
             per_client: None,
+            tls: None,
+            https_redirect: None,
         };
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);

@@ -16,6 +16,7 @@ mod running;
 pub mod serve;
 pub mod signals;
 pub mod source;
+mod survival;
 pub mod symbols;
 pub mod upgrade;
 pub mod watch;

@@ -127,7 +127,7 @@ impl Running {
         let outcome = match compiled {
             Some(compiled) => {
                 let config = compiled.as_ref().ok().map(|(ready, _)| &ready.loaded.config);
-                let settings = config.map(|config| (config.server.clone(), config.reload.watch));
+                let settings = config.map(|config| (config.server.clone(), self.source.watched(config)));
                 let outcome = Box::pin(self.gateway.apply(compiled, &mut self.belongings)).await;
                 if let (ReloadOutcome::Applied { .. }, Some((server, watch))) = (&outcome, settings) {
                     self.follow(server, watch);
@@ -151,12 +151,11 @@ impl Running {
     }
 
     /// Takes up the settings of the control thread itself.
-    fn follow(&mut self, server: model::Server, watch: bool) {
-        let watched = self.source.path().filter(|_| watch);
+    fn follow(&mut self, server: model::Server, watched: Option<Vec<PathBuf>>) {
         match (&self.watch, watched) {
-            (None, Some(path)) => self.watch = Some(FileWatch::new(vec![path])),
-            (Some(_), None) => self.watch = None,
-            _ => {}
+            (Some(watch), Some(paths)) if watch.watches(&paths) => {}
+            (_, Some(paths)) => self.watch = Some(FileWatch::new(paths)),
+            (_, None) => self.watch = None,
         }
         self.server = server;
     }

@@ -120,7 +120,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let door = belongings.door.prepare(&ready.loaded.config, inherited).map_err(|what| system(&what))?;
     let sockets = belongings.listening.open(&ready.snapshot.listeners, inherited, workers as usize);
     let sockets = sockets.map_err(|what| system(&what))?;
-    let access_logs = belongings.logs.replace(&ready, workers as usize).map_err(|what| system(&what))?;
+    let (log_change, access_logs) = belongings.logs.prepare(&ready, workers as usize).map_err(|what| system(&what))?;
+    belongings.logs.change(log_change);
     for given in inherited.sockets.drain(..) {
         log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
     }
@@ -149,7 +150,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
-    let watched = options.source.path().filter(|_| ready.loaded.config.reload.watch);
+    let watched = options.source.watched(&ready.loaded.config);
     Ok(Running {
         gateway,
         wishes,
@@ -159,7 +160,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         notifier,
         signals,
         server,
-        watch: watched.map(|path| FileWatch::new(vec![path])),
+        watch: watched.map(FileWatch::new),
         pid_file: options.pid_file,
         from_manager: inherited.from_manager,
         reload: Reload::default(),

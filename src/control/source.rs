@@ -4,7 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::compile::{Inputs, compile};
+use crate::config::compile::{Inputs, compile, tls_files};
+use crate::config::model::Config;
 use crate::config::{Loaded, load_file, load_str};
 use crate::policy::{self, CompileEnv};
 use crate::schema::{Diagnostics, ProcessEnv};
@@ -83,7 +84,14 @@ impl ConfigSource {
         Ready::with(self.load()?, &Inputs { generation: 1, policies: env, resolve: Some(resolve), previous: None })
     }
 
-    /// The file to watch, if there is one.
+    /// The files to watch, if the configuration asks for it: its own, and what listeners' TLS is made from.
+    pub fn watched(&self, config: &Config) -> Option<Vec<PathBuf>> {
+        let mut paths = vec![self.path().filter(|_| config.reload.watch)?];
+        paths.extend(tls_files(config));
+        Some(paths)
+    }
+
+    /// The file, if there is one.
     pub fn path(&self) -> Option<PathBuf> {
         match self {
             Self::File(path) => Some(path.clone()),

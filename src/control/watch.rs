@@ -17,7 +17,7 @@ pub const POLL_MS: u64 = 500;
 /// How long the files must be still.
 pub const DEBOUNCE_MS: u64 = 200;
 /// Files watched.
-pub const FILES_MAX: usize = 64;
+pub const FILES_MAX: usize = 1024;
 /// Bytes of a file that count for its content.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -48,6 +48,11 @@ impl FileWatch {
         let content = watch.look();
         watch.detector = Detector::new(content);
         watch
+    }
+
+    /// Whether it watches these files.
+    pub fn watches(&self, paths: &[PathBuf]) -> bool {
+        self.paths == paths[..paths.len().min(FILES_MAX)]
     }
 
     /// Waits for the next change. Safe to drop and call again.

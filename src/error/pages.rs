@@ -21,6 +21,7 @@ const LISTENER: &str = "listeners[]";
 const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
 const RETRIES: &str = "services[].retries";
+const BREAKER: &str = "services[].circuit_breaker";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -65,6 +66,16 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_grpc_web",
+        causes: &[
+            "A body of `application/grpc-web-text` that is no base64: a client that means `application/grpc-web`.",
+            "A body that was cut within a group of four characters.",
+        ],
+        remedies: &["Send binary messages as `application/grpc-web`.", LOOK_AT_CLIENT],
+        keys: &[(ROUTE, "grpc_web")],
+        metrics: &[],
+    },
+    Page {
         word: "bad_host",
         causes: &[
             "No Host in HTTP/1.1.",
@@ -94,6 +105,20 @@ pub const PAGES: &[Page] = &[
         causes: &["`Connection` names a field that the gateway relies on, such as Authorization or Host: an attack."],
         remedies: &[LOOK_AT_CLIENT],
         keys: &[],
+        metrics: &[],
+    },
+    Page {
+        word: "misdirected",
+        causes: &[
+            "A client uses a connection that it opened for one name to ask for another, whose rules for client \
+             certificates are different.",
+            "A reload changed these rules, and the connection was accepted under the old ones.",
+        ],
+        remedies: &[
+            "Nothing: browsers and good clients repeat the request on a new connection.",
+            "Where a client does not, give the two names addresses, or listeners, of their own.",
+        ],
+        keys: &[("listeners[].tls", "client_auth"), ("listeners[].tls", "hosts")],
         metrics: &[],
     },
     Page {
@@ -321,6 +346,21 @@ pub const PAGES: &[Page] = &[
         ],
         keys: &[(SERVICE, "endpoints"), (ROUTE, "service_url")],
         metrics: &[],
+    },
+    Page {
+        word: "circuit_open",
+        causes: &[
+            "`circuit_breaker.failure_threshold` requests in a row failed: the service is left alone for `timeout`.",
+            "It is being tried with `half_open_requests` requests, and this was one more.",
+        ],
+        remedies: &[
+            "Look for the failures before: `gateway_errors_total` and the log name their reasons.",
+            "`GET /circuit-breakers` of the admin API shows the state.",
+            "`POST /circuit-breakers/{service}/reset` of the admin API closes it.",
+            "A `fallback` answers meanwhile.",
+        ],
+        keys: &[(BREAKER, "failure_threshold"), (BREAKER, "timeout"), (SERVICE, "fallback")],
+        metrics: &["gateway_circuit_breaker_state", "ringway_circuit_breaker_opened_total"],
     },
     Page {
         word: "tunnels_full",

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::http::exchange::Exchange;
+use crate::http::grpc;
 use crate::http::hop;
 use crate::http::message::BodyLength;
 use crate::http::name::{Name, NameSet};
@@ -39,6 +40,9 @@ pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8])
     out.extend(b"\r\n");
     serialise::fields(out, &request.fields, WRITTEN_HERE);
     write_origin(out, x, listener);
+    if let Some(left_ns) = x.grpc.and_then(|call| call.left_ns) {
+        serialise::field(out, grpc::TIMEOUT, grpc::format_timeout(left_ns).as_bytes());
+    }
     match request.body {
         BodyLength::Known(length) => serialise::content_length(out, length),
         BodyLength::Streamed => out.extend(b"Transfer-Encoding: chunked\r\n"),
@@ -162,6 +166,8 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            tls: None,
+            https_redirect: None,
             connections: None,
             tunnels: Default::default(),
         }

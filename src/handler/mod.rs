@@ -2,6 +2,7 @@
 
 pub mod forward;
 pub mod nap;
+pub mod grpc_web;
 pub mod proxy;
 pub mod relay;
 pub mod replay;

@@ -78,6 +78,9 @@ impl<C: Connect> Proxy<'_, C> {
             };
             x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
+            if let Some(call) = &mut x.grpc {
+                call.begin(self.timers.known_now());
+            }
             let failure = match self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await {
                 Attempt::Done => {
                     self.learn(&visit, x);

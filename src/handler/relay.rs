@@ -353,6 +353,10 @@ pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
     }
     on_head(x);
     let mut ended = first.end;
+    if x.grpc.is_some() {
+        x.note_grpc_status(None);
+        x.note_grpc_status(first.trailers.as_deref());
+    }
     sink.send_head(x, first).await?;
     if !ended {
         ended = Box::pin(pass_down(receiver, sink, x, terms)).await?;
@@ -361,6 +365,9 @@ pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
         let due = terms.until(terms.rules.between_bytes_timeout_ms);
         let chunk = receiver.next_body(due).await.map_err(|failure| terms.explain(failure))?;
         ended = chunk.end;
+        if chunk.trailers.is_some() {
+            x.note_grpc_status(chunk.trailers.as_deref());
+        }
         x.response_bytes += chunk.data.len() as u64;
         drop(sink.send_body(chunk).await?);
     }

@@ -244,6 +244,8 @@ async fn carry<R: ReadHalf, W: WriteHalf>(
         }
         life.touch();
     }
+    // A wire with a word for the end says it first; what is wrong with the connection is nothing to act on now.
+    let _ = to.write.finish().await;
     to.control.shutdown(Shutdown::Write);
     Ok(())
 }

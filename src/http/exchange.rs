@@ -6,7 +6,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::fields::Fields;
+use super::grpc::{self, Call};
 use super::message::{RequestHead, ResponseHead};
+use super::secure::Secure;
 use crate::concurrency::Permit;
 use crate::error::{Failure, Reason};
 use crate::time::Now;
@@ -176,6 +178,8 @@ pub struct Exchange {
     pub peer_is_trusted: bool,
     /// Scheme that the client used.
     pub scheme: Scheme,
+    /// What TLS knows of the connection; None without TLS.
+    pub secure: Option<Rc<Secure>>,
     /// When the first byte of the request was read.
     pub started: Now,
     /// Index of the route in its snapshot; `NO_ROUTE` when none matched.
@@ -192,6 +196,8 @@ pub struct Exchange {
     pub upstream_ns: u64,
     /// The endpoint's own status, 0 without one (C1: kept whatever leaves).
     pub upstream_status: u16,
+    /// What is known of a request that is a gRPC call.
+    pub grpc: Option<Call>,
     /// Why the gateway answered itself or cut the exchange.
     pub failure: Option<Failure>,
     /// Request body bytes read from the client.
@@ -249,6 +255,16 @@ impl Exchange {
         }
     }
 
+    /// Remembers the status that a gRPC call ended with, where these fields of its response hold it.
+    #[inline]
+    pub fn note_grpc_status(&mut self, trailers: Option<&Fields>) {
+        if let Some(call) = &mut self.grpc
+            && let Some(text) = trailers.unwrap_or(&self.response.fields).find(grpc::STATUS)
+        {
+            call.status = grpc::parse_status(text);
+        }
+    }
+
     /// Empties the exchange for the next request, keeping the allocated tables.
     pub fn clear(&mut self) {
         self.request.clear();
@@ -261,6 +277,7 @@ impl Exchange {
         self.attempts = 0;
         self.upstream_ns = 0;
         self.upstream_status = 0;
+        self.grpc = None;
         self.failure = None;
         self.request_bytes = 0;
         self.response_bytes = 0;
@@ -281,6 +298,7 @@ impl Default for Exchange {
             port_text: ShortText::default(),
             peer_is_trusted: false,
             scheme: Scheme::Http,
+            secure: None,
             started: Now::default(),
             route: Self::NO_ROUTE,
             route_key: 0,
@@ -289,6 +307,7 @@ impl Default for Exchange {
             attempts: 0,
             upstream_ns: 0,
             upstream_status: 0,
+            grpc: None,
             failure: None,
             request_bytes: 0,
             response_bytes: 0,

@@ -67,6 +67,9 @@ known_names! {
     XUserId = "x-user-id";
     XUserRole = "x-user-role";
     XClientId = "x-client-id";
+    XClientCertSubject = "x-client-cert-subject";
+    XClientCertSan = "x-client-cert-san";
+    XClientCertFingerprint = "x-client-cert-fingerprint";
     XTargetService = "x-target-service";
     XHttpMethodOverride = "x-http-method-override";
     XHttpMethod = "x-http-method";

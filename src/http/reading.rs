@@ -86,14 +86,17 @@ pub(super) fn decode(path: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether there is a UTF-8 sequence that is longer than its character needs (RFC 3629 section 10).
+/// Whether there is a UTF-8 sequence that is longer than its character needs (RFC 3629 section 10), also for a decoder
+/// that takes any octet for a continuation and looks at its six low bits alone: `%C0/` is a slash to it. C0 and C1 begin
+/// nothing else, so that they are refused wherever they stand.
 pub(super) fn has_overlong(octets: &[u8]) -> bool {
-    octets.windows(2).any(|pair| match pair {
-        [0xc0 | 0xc1, 0x80..=0xbf] => true,
-        [0xe0, next] => (0x80..0xa0).contains(next),
-        [0xf0, next] => (0x80..0x90).contains(next),
-        _ => false,
-    })
+    let low = |next: &u8| next & 0x3f;
+    octets.iter().any(|octet| matches!(octet, 0xc0 | 0xc1))
+        || octets.windows(2).any(|pair| match pair {
+            [0xe0, next] => low(next) < 0x20,
+            [0xf0, next] => low(next) < 0x10,
+            _ => false,
+        })
 }
 
 struct Seen {
@@ -221,6 +224,20 @@ mod tests {
             expected.sort();
             assert_eq!(readings(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn overlong_sequences_are_found_for_lax_decoders_too() {
+        for octets in
+            [&b"\xc0\xaf"[..], b"\xc0", b"a\xc1b", b"\xc0n\xc0n", b"\xe0\x80\xaf", b"\xe0@o", b"\xf0\x80", b"\xf0@@o"]
+        {
+            assert!(has_overlong(octets), "{}", octets.escape_ascii());
+        }
+        for text in ["caf\u{e9}", "\u{800}\u{fff}", "\u{10000}", "\u{10ffff}", "\u{7ff}\u{80}"] {
+            assert!(!has_overlong(text.as_bytes()), "{text}");
+        }
+        // Latin-1, as old applications write it.
+        assert!(!has_overlong(b"voil\xe0/caf\xe9/\xfcber"));
     }
 
     #[test]

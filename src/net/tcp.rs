@@ -20,6 +20,20 @@ impl Tcp {
         Self(SharedStream::new(stream))
     }
 
+    /// Ends what waits on the connection: for a deadline.
+    pub fn interrupt(&self) -> Rc<dyn Interrupt> {
+        self.0.clone()
+    }
+
+    /// The first byte that the peer sends; it stays to be read.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub async fn first_byte(&self) -> io::Result<u8> {
+        self.0.readable().await?;
+        self.0.peek()
+    }
+
     /// The address of this end.
     ///
     /// # Errors

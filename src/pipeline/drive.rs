@@ -11,12 +11,14 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{readings, reply, wait};
+use super::{fallback, readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
+use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
-use crate::http::exchange::{Exchange, Reply, RequestId};
+use crate::http::exchange::{EndpointTag, Exchange, Reply, RequestId};
+use crate::http::grpc::{Call, Dress};
 use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
@@ -25,7 +27,7 @@ use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable, Spellings};
-use crate::snapshot::{self, Action, Listener, RedirectTarget, Snapshot};
+use crate::snapshot::{self, Action, Fallback, Listener, RedirectTarget, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 use crate::time::Now;
@@ -40,7 +42,14 @@ pub async fn drive<D: Downstream, C: Connect>(
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
-    let routed = decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    request.x.grpc = Call::take(&mut request.x.request, request.x.started);
+    if secure::is_to_move(listener, &request.x) {
+        Box::pin(move_to_https(down, env, &plan, listener, request)).await;
+        return None;
+    }
+    let admitted = secure::enter(listener, &mut request.x);
+    let decided = |()| decide(&plan.snapshot, &plan.table, listener.rules.path_policy, request);
+    let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
         Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
@@ -58,7 +67,22 @@ pub async fn drive<D: Downstream, C: Connect>(
         return None;
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
-    Some(Tunnel::new(*opened, &request.x, &names(&plan.snapshot, &request.x)))
+    let endpoint = request.x.endpoint.clone();
+    let names = names(&plan.snapshot, &request.x, endpoint.as_deref());
+    Some(Tunnel::new(*opened, &mut request.x, &names))
+}
+
+async fn move_to_https<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    request: &mut Request,
+) {
+    if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
 }
 
 /// Answers a request whose head was refused, and counts it.
@@ -214,7 +238,7 @@ async fn serve<D: Downstream, C: Connect>(
     let (route, live) = (&plan.snapshot.routes[at], &plan.routes[at]);
     let mut flow = live.chain.on_request(progress, x, x.started);
     if let Flow::Wait(pending) = flow {
-        let due = x.started.plus_ms(route.timeout_ms);
+        let due = due(x, route);
         flow = Box::pin(wait::policies(down, env, &live.chain, progress, x, pending, due)).await?;
     }
     if let Flow::Reply(reply) = flow {
@@ -226,7 +250,9 @@ async fn serve<D: Downstream, C: Connect>(
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
             check_body(x, route, listener)?;
-            proxy(down, env, plan, listener, x, route, live, *progress).await
+            let answered = proxy(down, env, plan, listener, x, route, live, *progress).await;
+            let Err(failure) = answered else { return answered };
+            Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
         }
         Action::Redirect { status, to } => {
             let reply = redirect(x, captures, path, *status, to)?;
@@ -269,6 +295,12 @@ pub fn check_body(x: &Exchange, route: &snapshot::Route, listener: &Listener) ->
     }
 }
 
+/// When the whole request must be over: by the route's time, or by that of a gRPC call, whichever is first.
+fn due(x: &Exchange, route: &snapshot::Route) -> Now {
+    let due = x.started.plus_ms(route.timeout_ms);
+    x.grpc.map_or(due, |call| due.min(call.due))
+}
+
 #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
 async fn proxy<D: Downstream, C: Connect>(
     down: &mut D,
@@ -287,7 +319,8 @@ async fn proxy<D: Downstream, C: Connect>(
         Some(_) if env.draining.get() => return Err(Reason::Draining.into()),
         Some(_) => Upgrade::permit(x, route.tunnel.as_deref(), listener)?,
     };
-    let due = x.started.plus_ms(route.timeout_ms);
+    let passage = fallback::pass(route, spec, x, env.timers.known_now())?;
+    let due = due(x, route);
     if let Some(ticket) = plan.services[service].enter(x, env.timers.known_now())? {
         Box::pin(wait::service(down, env, x, ticket, due)).await?;
     }
@@ -304,8 +337,49 @@ async fn proxy<D: Downstream, C: Connect>(
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    proxy.answer(down, x, &mut |x| live.chain.on_response(progress, x, timers.known_now())).await?;
+    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    if route.grpc_web
+        && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
+        && let Some(mut web) = Web::undress(down, x)
+    {
+        // Boxed, and a copy of the loop of its own: plain requests carry nothing of it.
+        let answered = Box::pin(proxy.answer(&mut web, x, on_head)).await;
+        fallback::settle(passage, x, &answered, timers.known_now());
+        return answered.map(|()| None);
+    }
+    let answered = proxy.answer(down, x, on_head).await;
+    fallback::settle(passage, x, &answered, timers.known_now());
+    answered?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))
+}
+
+/// Answers in place of a service that did not, where something may.
+#[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one request")]
+async fn fall_back<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    listener: &Listener,
+    x: &mut Exchange,
+    route: usize,
+    progress: Progress,
+    failure: Failure,
+) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
+    let (route, live) = (&plan.snapshot.routes[route], &plan.routes[route]);
+    let spec = &plan.snapshot.services[x.service as usize];
+    match fallback::instead(down, spec, x, failure) {
+        None => Err(failure),
+        Some(Fallback::Respond { status, body, fields }) => {
+            let sent = answer(down, live, x, fallback::reply(*status, body, fields), progress).await;
+            x.failure = Some(failure);
+            sent.map(|()| None)
+        }
+        Some(Fallback::Service(other)) => {
+            (x.service, x.endpoint, x.attempts, x.failure) = (*other, None, 0, None);
+            x.late_fields.remove(b"Retry-After");
+            proxy(down, env, plan, listener, x, route, live, progress).await
+        }
+    }
 }
 
 /// The answer of a route that redirects.
@@ -383,7 +457,7 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
 fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: Progress) {
     let now = env.timers.now();
     settle(env, plan, x, progress, now);
-    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x, x.endpoint.as_deref()), now, env.unix_ms(now));
 }
 
 /// Gives permits back and counts: exactly once for every request.
@@ -408,6 +482,10 @@ fn settle<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: 
     };
     metrics.finished(stats, service, x, now);
     count_own(&metrics.own, x);
+    drop(metrics);
+    if let Some(call) = &x.grpc {
+        env.metrics.borrow_mut().called(call, x);
+    }
 }
 
 /// What a finished request adds to the worker's own counters.
@@ -436,11 +514,11 @@ fn count_own(own: &Instruments, x: &Exchange) {
 }
 
 /// What the ids of an exchange are called in the configuration that served it.
-fn names<'a>(snapshot: &'a Snapshot, x: &'a Exchange) -> Names<'a> {
+fn names<'a>(snapshot: &'a Snapshot, x: &Exchange, endpoint: Option<&'a EndpointTag>) -> Names<'a> {
     let service = snapshot.services.get(x.service as usize);
     Names {
         route: snapshot.routes.get(x.route as usize).map_or("", |route| &route.name),
         service: service.map_or("", |service| &service.name),
-        endpoint: x.endpoint.as_ref().map_or("", |endpoint| &endpoint.authority),
+        endpoint: endpoint.map_or("", |endpoint| &endpoint.authority),
     }
 }

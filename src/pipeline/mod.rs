@@ -2,8 +2,10 @@
 
 pub mod drive;
 pub mod env;
+mod fallback;
 pub mod plan;
 mod readings;
 pub mod reply;
+mod secure;
 pub mod tunnel;
 mod wait;

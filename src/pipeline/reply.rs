@@ -6,6 +6,7 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
 use crate::http::exchange::{Exchange, Reply};
+use crate::http::grpc::{self, Call, Code};
 use crate::http::message::{BodyLength, Method};
 use crate::http::name::Name;
 use crate::sys::buf::Buf;
@@ -21,6 +22,11 @@ pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
     if let Some(reason) = reply.reason {
         x.failure = Some(x.failure.filter(|f| f.reason == reason).unwrap_or(reason.into()));
     }
+    let call = x.grpc.filter(|_| reply.body.is_empty());
+    if let (Some(reason), Some(call)) = (reply.reason, call) {
+        compose_grpc(x, reason, call, &reply);
+        return Bytes::new();
+    }
     let (content_type, body) = match reply.reason {
         Some(reason) if reply.body.is_empty() && !is_empty_by_nature(reply.status) => {
             error_body(x, reply.status, reason)
@@ -28,7 +34,8 @@ pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
         _ => (reply.content_type.as_bytes(), reply.body),
     };
     add(x, b"Content-Type", content_type);
-    if reply.status == 503 && !reply.fields.iter().any(|(name, _)| Name::of(name) == Name::RetryAfter) {
+    let said = x.late_fields.get(Name::RetryAfter).is_some();
+    if reply.status == 503 && !said && !reply.fields.iter().any(|(name, _)| Name::of(name) == Name::RetryAfter) {
         add(x, b"Retry-After", RETRY_AFTER_SECONDS);
     }
     for (name, value) in &reply.fields {
@@ -42,6 +49,24 @@ pub fn compose(x: &mut Exchange, reply: Reply) -> Bytes {
     }
     x.response.body = BodyLength::Known(length);
     body
+}
+
+/// The answer to a gRPC call: status and message among the header fields, and no body ("Trailers-Only"). Clients of
+/// gRPC-Web read the same there.
+fn compose_grpc(x: &mut Exchange, reason: Reason, call: Call, reply: &Reply) {
+    x.response.status = 200;
+    add(x, b"Content-Type", call.dress.content_type());
+    let code = Code::of_reason(reason) as u8;
+    add(x, grpc::STATUS, code.to_string().as_bytes());
+    let message = format!("{} ({})", reason.text(), reason.word());
+    add(x, grpc::MESSAGE, grpc::encode_message(&message).as_bytes());
+    for (name, value) in &reply.fields {
+        add(x, name, value);
+    }
+    x.response.body = BodyLength::Known(0);
+    if let Some(call) = &mut x.grpc {
+        call.status = Some(u32::from(code));
+    }
 }
 
 /// A field that would break the message is left out: replies come from configuration and policies, which were checked.
@@ -142,6 +167,20 @@ mod tests {
         }
         assert!(problem["status"] == 429 && problem["request_id"].is_string() && problem["timestamp"].is_u64());
         assert!(composed("text/plain", Reason::NoRoute).1.starts_with(b"Route not found"));
+    }
+
+    #[test]
+    fn calls_get_their_status_where_they_look_for_it() {
+        let mut x = Exchange::default();
+        let call = Call { dress: grpc::Dress::Web, due: crate::time::Now::NEVER, left_ns: None, status: None };
+        x.grpc = Some(call);
+        let body = compose(&mut x, Reply::failure(Reason::RateLimited));
+        assert_eq!((x.response.status, x.response.body, body.len()), (200, BodyLength::Known(0), 0));
+        let field = |name: &'static str| x.response.fields.find(name.as_bytes()).map(String::from_utf8_lossy);
+        assert_eq!(field("grpc-status").as_deref(), Some("8"));
+        assert_eq!(field("grpc-message").as_deref(), Some("Rate limit exceeded (rate_limited)"));
+        assert_eq!(field("content-type").as_deref(), Some("application/grpc-web"));
+        assert_eq!(x.failure.map(|f| f.reason), Some(Reason::RateLimited));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 
 use super::env::Env;
+use crate::concurrency::Permit;
 use crate::error::{Failure, Reason};
 use crate::handler::tunnel::{Ending, Side, relay};
 use crate::handler::upgrade::Opened;
@@ -16,9 +17,11 @@ use crate::net::duplex::Duplex;
 use crate::net::io::{Connect, Io};
 use crate::telemetry::access_log::Names;
 
-/// An open tunnel. Its place under the listener's bound and the endpoint's load are given back with it.
+/// An open tunnel. Its place under the listener's bound, its places under limits on requests in flight and the
+/// endpoint's load are given back with it.
 pub struct Tunnel<I: Io> {
     opened: Opened<I>,
+    permits: Vec<Permit>,
     record: Record,
 }
 
@@ -31,8 +34,9 @@ struct Record {
 }
 
 impl<I: Io> Tunnel<I> {
-    /// The tunnel that the request of `x` has become.
-    pub fn new(opened: Opened<I>, x: &Exchange, names: &Names<'_>) -> Box<Self> {
+    /// The tunnel that the request of `x` has become. It takes the request's permits along.
+    pub fn new(opened: Opened<I>, x: &mut Exchange, names: &Names<'_>) -> Box<Self> {
+        let permits = std::mem::take(&mut x.permits);
         let owned = |name: &str| name.to_owned();
         let record = Record {
             x: kept(x),
@@ -40,7 +44,7 @@ impl<I: Io> Tunnel<I> {
             service: owned(names.service),
             endpoint: owned(names.endpoint),
         };
-        Box::new(Self { opened, record })
+        Box::new(Self { opened, permits, record })
     }
 
     /// Carries bytes until the tunnel ends, then logs it. Boxed: a connection that is none has no room for one.
@@ -53,7 +57,7 @@ impl<I: Io> Tunnel<I> {
     }
 
     async fn run<C: Connect, D: Io>(self: Box<Self>, env: &Env<C>, client: Duplex<D>) {
-        let Self { opened: Opened { upstream, load, place, times }, mut record } = *self;
+        let Self { opened: Opened { upstream, load, place, times }, permits, mut record } = *self;
         let open = Open::new(env);
         let passed = (std::cell::Cell::new(0_u64), std::cell::Cell::new(0_u64));
         let count = |to: Side, bytes: usize| {
@@ -66,7 +70,7 @@ impl<I: Io> Tunnel<I> {
             counter.add(bytes as i64);
         };
         let ending = relay(client, upstream, times, &env.timers, &count).await;
-        drop((load, place));
+        drop((load, place, permits));
         record.x.failure = failure(ending);
         (record.x.request_bytes, record.x.response_bytes) = (passed.0.get(), passed.1.get());
         let names = Names { route: &record.route, service: &record.service, endpoint: &record.endpoint };

@@ -60,6 +60,8 @@ codes! {
     DUPLICATE_ADDRESS = "E0206";
     /// A bound contradicts another one.
     CONTRADICTION = "E0207";
+    /// A certificate, key, OCSP response or revocation list that cannot be used; the message names the file.
+    BAD_CERTIFICATE = "E0208";
     /// A part of the `api_gateway` template that this build does not contain; the rest works.
     TEMPLATE_NOT_BUILT = "W0111";
     /// The admin listener can be reached from other machines.
@@ -82,4 +84,6 @@ codes! {
     UNREACHABLE = "W0209";
     /// The name of an endpoint has no address at present.
     UNRESOLVED = "W0210";
+    /// A certificate expires in less than 21 days, or has expired.
+    CERTIFICATE_EXPIRES = "W0211";
 }

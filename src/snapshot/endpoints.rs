@@ -59,6 +59,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether it says all of this of itself.
+    pub fn says(&self, wanted: &[(String, String)]) -> bool {
+        wanted.iter().all(|wanted| self.metadata.contains(wanted))
+    }
+
     /// The endpoint with what is known of it.
     pub fn member(&self, facts: Facts) -> Member<'_> {
         Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }

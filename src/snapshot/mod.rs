@@ -25,6 +25,8 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::tls::ServerTls;
+use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::state::ServiceState;
 
@@ -67,6 +69,10 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Certificates and rules of TLS; None for connections without it.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Requests without TLS are sent to https at this port.
+    pub https_redirect: Option<u16>,
 }
 
 /// What happens to the requests that it takes.
@@ -89,8 +95,12 @@ pub struct Route {
     pub body_bytes_max: Option<u64>,
     /// Which Host goes upstream; None leaves it to the service.
     pub host: Option<HostRule>,
+    /// Its circuit breaker: Some(None) for none at all, None for the service's.
+    pub breaker: Option<Option<Box<BreakerSpec>>>,
     /// When its requests are tried again; None leaves it to the service.
     pub retries: Option<Box<RetryRules>>,
+    /// Translate gRPC-Web for its endpoints.
+    pub grpc_web: bool,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
 }
@@ -202,6 +212,8 @@ pub struct Service {
     pub endpoints: Arc<Endpoints>,
     /// Where they come from.
     pub sources: Arc<[Source]>,
+    /// Only endpoints that say all of this of themselves.
+    pub subset: Vec<(String, String)>,
     /// What all workers know of its endpoints; the same over reloads, and for all variants of a service.
     pub state: Arc<ServiceState>,
     /// What a hash is made from, for the algorithms that hash.
@@ -212,11 +224,31 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// Its circuit breaker, if it has one.
+    pub breaker: Option<BreakerSpec>,
+    /// What answers in its place.
+    pub fallback: Option<Fallback>,
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
+}
+
+/// What answers in place of a service.
+#[derive(Clone, Debug)]
+pub enum Fallback {
+    /// Another service: an index of `Snapshot::services`.
+    Service(u32),
+    /// A fixed answer.
+    Respond {
+        /// Status code.
+        status: u16,
+        /// Body.
+        body: Bytes,
+        /// Fields, the content type among them.
+        fields: Vec<(Bytes, Bytes)>,
+    },
 }
 
 impl Service {

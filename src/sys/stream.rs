@@ -196,12 +196,38 @@ impl SharedStream {
         let _ = self.with_socket(|s| s.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
     }
 
+    /// Reads and drops what has arrived, as far as 64 KiB.
+    pub fn discard_now(&self) {
+        let mut dropped = [std::mem::MaybeUninit::uninit(); 4096];
+        for _ in 0..16 {
+            match self.with_socket(|s| s.recv_with_flags(&mut dropped, libc::MSG_DONTWAIT)) {
+                Ok(count) if count > 0 => {}
+                _ => break,
+            }
+        }
+    }
+
     /// Bytes in the kernel's send queue that the peer has not acknowledged.
     pub fn unsent_bytes(&self) -> Option<u64> {
         let mut bytes: libc::c_int = 0;
         // SAFETY: the descriptor is open as long as `self`; the request writes one int, which lives in this frame.
         let done = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
         (done == 0).then(|| u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// The next byte, which stays to be read.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn peek(&self) -> io::Result<u8> {
+        let mut byte = 0_u8;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: the descriptor is open as long as `self`; at most one byte is written, to one that lives here.
+        match unsafe { libc::recv(self.as_raw_fd(), (&raw mut byte).cast(), 1, flags) } {
+            1 => Ok(byte),
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Whether an idle connection is still open and silent. One with unasked bytes, or closed, is not.

@@ -285,6 +285,12 @@ impl BreakerSpec {
 }
 
 impl Passage<'_> {
+    /// Whether an answer with this status is a failure.
+    #[inline]
+    pub fn is_failure(&self, status: u16) -> bool {
+        status >= 500 && self.spec.rules.statuses.contains(&status)
+    }
+
     /// Says how the request ended.
     #[inline]
     pub fn settle(mut self, verdict: Verdict, now: Now) {

@@ -114,8 +114,8 @@ impl Facts {
         }
     }
 
-    /// Leaves it alone for a while, longer than the last time (F26). Returns for how long, in milliseconds; None when it
-    /// is out already.
+    /// Leaves it alone for a while, longer than the last time (F26). Returns for how long, in milliseconds; None when
+    /// it is out already.
     ///
     /// For every three base times that it served meanwhile, one doubling is forgotten.
     pub fn eject(&mut self, now: Now, rules: &Returning) -> Option<u64> {

@@ -20,6 +20,8 @@ use crate::time::Now;
 pub struct ServiceState {
     /// Counts changes; a line of its own, read for each request.
     epoch: AtomicU64,
+    /// Ejections so far.
+    ejections: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -57,7 +59,12 @@ impl ServiceState {
     /// The state of a service with these endpoints, all of which were always there.
     pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
         let facts = endpoints.into_iter().map(|endpoint| (endpoint.into(), Facts::default())).collect();
-        Arc::new(Self { epoch: AtomicU64::new(1), known: Mutex::new(Known { facts, events: VecDeque::new() }) })
+        let ejections = AtomicU64::new(0);
+        Arc::new(Self {
+            epoch: AtomicU64::new(1),
+            ejections,
+            known: Mutex::new(Known { facts, events: VecDeque::new() }),
+        })
     }
 
     /// Changes whenever a fact does. Relaxed: facts are read behind a lock, which orders them; seeing a change one
@@ -121,6 +128,7 @@ impl ServiceState {
         }
         let Some(ms) = facts.eject(now, rules) else { return Ejection::Already };
         known.note(now, endpoint, "ejected", format!("{why}; for {} s", ms / 1_000));
+        self.ejections.fetch_add(1, Ordering::Relaxed);
         self.changed();
         Ejection::Done(ms)
     }
@@ -138,6 +146,11 @@ impl ServiceState {
     /// Another weight than the configured one; None goes back to that. Returns whether it changed anything.
     pub fn set_weight(&self, endpoint: &str, weight: Option<u32>, now: Now, why: String) -> bool {
         self.change(now, endpoint, "weight", why, |facts| std::mem::replace(&mut facts.weight, weight) != weight)
+    }
+
+    /// Ejections so far.
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
     }
 
     /// The last changes, oldest first.

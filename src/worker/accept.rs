@@ -12,6 +12,7 @@ use monoio::net::{TcpListener, TcpStream};
 use super::conn;
 use super::placement::Seat;
 use super::run::Shared;
+use super::turn_away;
 use crate::http::exchange::ShortText;
 use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
@@ -184,6 +185,9 @@ async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer
         admitted = shared.pressure.admit(shared);
     }
     if let Err(why) = admitted {
+        if why == Refusal::Memory && socket.listener.borrow().tls.is_none() {
+            turn_away::tell(&shared.turned_away, stream);
+        }
         return shared.refused(why);
     }
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));

@@ -12,8 +12,10 @@ use std::task::Poll;
 use super::accept::Socket;
 use super::placement::Seat;
 use super::run::Shared;
+use super::secure;
 use crate::error::Reason;
 use crate::http::exchange::{Exchange, Scheme, ShortText};
+use crate::http::secure::Secure;
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
 use crate::pipeline::drive;
@@ -25,8 +27,16 @@ use crate::snapshot::{Listener, Places};
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
     let _open = shared.open();
-    let origin = ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text };
-    let future = serve_http1(&shared.env, io, origin, || socket.listener());
+    let origin =
+        ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text, secure: None };
+    if socket.listener().tls.is_some() {
+        return Box::pin(guard(&shared, secure::serve(&shared, &socket, io, origin))).await;
+    }
+    guard(&shared, serve_http1(&shared.env, io, origin, || socket.listener())).await;
+}
+
+/// Runs what serves a connection; a panic ends it and is counted.
+async fn guard(shared: &Shared, future: impl Future<Output = ()>) {
     let mut future = pin!(future);
     let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
@@ -46,7 +56,8 @@ pub async fn serve_http1<I: Io, C: Connect>(
 ) {
     let mut connection = Box::new(Connection::new(io, &env.timers, listener().rules.clone()));
     let mut origin = origin;
-    if listener().rules.proxy_protocol.is_some() {
+    // Before a handshake it has been read already.
+    if origin.secure.is_none() && listener().rules.proxy_protocol.is_some() {
         let Some(named) = identify_boxed(env, &mut connection, origin, listener()).await else {
             return Box::pin(connection.close()).await;
         };
@@ -128,7 +139,7 @@ async fn identify<I: Io, C: Connect>(
 }
 
 /// Where a connection comes from, made once for all its requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectionOrigin {
     /// Address of the TCP peer.
     pub peer: SocketAddr,
@@ -136,6 +147,8 @@ pub struct ConnectionOrigin {
     pub peer_text: ShortText,
     /// The port that it came to, as text.
     pub port_text: ShortText,
+    /// What TLS knows of it; None without TLS.
+    pub secure: Option<Rc<Secure>>,
 }
 
 impl ConnectionOrigin {
@@ -144,7 +157,10 @@ impl ConnectionOrigin {
         x.peer = self.peer;
         x.peer_text = self.peer_text;
         x.port_text = self.port_text;
-        x.scheme = Scheme::Http;
+        x.scheme = if self.secure.is_some() { Scheme::Https } else { Scheme::Http };
+        if self.secure.is_some() || x.secure.is_some() {
+            x.secure = self.secure.clone();
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::limits::{
-    MEMORY_LOOK_CALM_MS, MEMORY_LOOK_MS, MEMORY_SAVE_PERCENT, MEMORY_SHED_PERCENT, MEMORY_SLACK_PERCENT,
+    MEMORY_FULL_PERCENT, MEMORY_LOOK_CALM_MS, MEMORY_LOOK_MS, MEMORY_LOOK_RISING_MS, MEMORY_SAVE_PERCENT,
+    MEMORY_SHED_PERCENT, MEMORY_SLACK_PERCENT,
 };
 use crate::sys::memory::{Group, Resident};
 use crate::telemetry::log;
@@ -59,7 +60,8 @@ impl Level {
 pub struct MemoryFacts {
     /// The limit in bytes; 0 for none.
     pub limit_bytes: u64,
-    /// What is in use of it: the larger of the next three, with what came since they were looked at.
+    /// What is in use of it: the larger of the next three, with what came since they were looked at, and what is about
+    /// to come where it grows fast.
     pub used_bytes: u64,
     /// What workers hold by their own count.
     pub held_bytes: u64,
@@ -81,6 +83,8 @@ pub struct Memory {
     /// What each worker holds by its own count.
     held: Box<[AtomicU64]>,
     looked_ms: AtomicU64,
+    /// What is taken to come until the next ordinary look: by how much it grew in the time of one.
+    rise_bytes: AtomicU64,
     /// What the kernel said at the last look.
     resident_bytes: AtomicU64,
     group_bytes: AtomicU64,
@@ -101,6 +105,7 @@ impl Memory {
             level: AtomicU8::new(Level::Ample as u8),
             held: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             looked_ms: AtomicU64::new(0),
+            rise_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
             group_bytes: AtomicU64::new(0),
             held_then: AtomicU64::new(0),
@@ -134,14 +139,26 @@ impl Memory {
         let looked_ms = self.looked_ms.load(Ordering::Relaxed);
         let claimed = |to| self.looked_ms.compare_exchange(looked_ms, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let is_calm = self.used(held) < self.limit_bytes / 2;
-        let pause_ms = if is_calm { MEMORY_LOOK_CALM_MS } else { MEMORY_LOOK_MS };
-        if now.ms().saturating_sub(looked_ms) >= pause_ms && claimed(now.ms()) {
-            self.look(held);
+        let is_rising = self.rise_bytes.load(Ordering::Relaxed) > self.limit_bytes / 100;
+        let pause_ms = match (is_calm, is_rising) {
+            (true, _) => MEMORY_LOOK_CALM_MS,
+            (false, true) => MEMORY_LOOK_RISING_MS,
+            (false, false) => MEMORY_LOOK_MS,
+        };
+        let since_ms = now.ms().saturating_sub(looked_ms);
+        if since_ms >= pause_ms && claimed(now.ms()) {
+            self.look(held, since_ms);
         }
-        let used = self.used(held);
+        let used = self.used(held) + self.rise_bytes.load(Ordering::Relaxed);
         self.used_bytes.store(used, Ordering::Relaxed);
         self.judge(used);
         used
+    }
+
+    /// Whether `used` bytes are so much that nobody more can be let in.
+    #[inline]
+    pub fn is_full(&self, used: u64) -> bool {
+        u128::from(used) * 100 >= u128::from(self.limit_bytes) * u128::from(MEMORY_FULL_PERCENT)
     }
 
     /// What there is to tell.
@@ -160,12 +177,17 @@ impl Memory {
         self.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
     }
 
-    fn look(&self, held: u64) {
+    fn look(&self, held: u64, since_ms: u64) {
+        let seen = || self.resident_bytes.load(Ordering::Relaxed).max(self.group_bytes.load(Ordering::Relaxed));
+        let before = seen();
         let resident = self.resident.as_ref().and_then(Resident::bytes).unwrap_or_default();
         let group = self.group.as_ref().and_then(|group| group.used_bytes(self.limit_bytes)).unwrap_or_default();
         self.resident_bytes.store(resident, Ordering::Relaxed);
         self.group_bytes.store(group, Ordering::Relaxed);
         self.held_then.store(held, Ordering::Relaxed);
+        // The first look has nothing to compare with, and one after a long calm says little of now.
+        let grown = if before == 0 { 0 } else { seen().saturating_sub(before) };
+        self.rise_bytes.store(grown * MEMORY_LOOK_MS / since_ms.max(MEMORY_LOOK_MS / 10), Ordering::Relaxed);
     }
 
     /// What the kernel said, and what workers took since.
@@ -217,6 +239,26 @@ mod tests {
         assert_eq!(memory.tell(0, 0, Now::from_ms(MEMORY_LOOK_CALM_MS + 2)), resident + 4_000);
         assert_eq!(memory.facts().held_bytes, 5_000);
         assert_eq!(memory.level(), Level::Ample);
+    }
+
+    #[test]
+    fn what_grows_fast_is_looked_at_often_and_counts_ahead() {
+        let memory = Memory::new(1_000_000, None, 1);
+        let look = |seen: u64, since_ms: u64| {
+            let before = memory.resident_bytes.swap(seen, Ordering::Relaxed);
+            let grown = seen.saturating_sub(before);
+            memory.rise_bytes.store(grown * MEMORY_LOOK_MS / since_ms, Ordering::Relaxed);
+        };
+        look(700_000, 100);
+        look(740_000, 20);
+        // 40 KB in 20 ms are 200 KB until the next ordinary look.
+        memory.looked_ms.store(5_000, Ordering::Relaxed);
+        assert_eq!(memory.tell(0, 0, Now::from_ms(5_001)), 940_000);
+        assert_eq!(memory.level(), Level::Saving);
+        // It is rising, so that ten milliseconds later the kernel is asked: this process is over its limit.
+        let used = memory.tell(0, 0, Now::from_ms(5_000 + MEMORY_LOOK_RISING_MS));
+        assert!(used > 1_000_000 && memory.is_full(used), "{used}");
+        assert!(!memory.is_full(979_999) && memory.is_full(980_000));
     }
 
     #[test]

@@ -9,3 +9,5 @@ pub mod memory;
 pub mod placement;
 pub mod pressure;
 pub mod run;
+pub mod secure;
+mod turn_away;

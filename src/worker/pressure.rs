@@ -98,7 +98,7 @@ impl Pressure {
         let memory = &self.allowance.memory;
         let used = self.used_bytes.get() + CLIENT_HELD_BYTES * self.workers;
         self.used_bytes.set(used);
-        if used >= memory.limit_bytes() {
+        if memory.is_full(used) {
             return Err(Refusal::Memory);
         }
         if memory.level() == Level::Shedding {
@@ -139,7 +139,7 @@ impl Pressure {
         let mut closed = timers.close_waiting(&[Waits::Request], RESTED_MS);
         if level == Level::Shedding {
             shared.env.pin().close_idle(timers.known_now(), 0);
-            let patience_ms = if used >= memory.limit_bytes() { 0 } else { RESTED_MS };
+            let patience_ms = if memory.is_full(used) { 0 } else { RESTED_MS };
             closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms);
             buf::pool_trim(0);
             memory::give_back();

@@ -101,6 +101,8 @@ pub struct Shared {
     pub env: Env<TcpConnect>,
     /// Open downstream connections.
     pub connections: Cell<usize>,
+    /// TLS handshakes under way.
+    pub handshakes: Cell<usize>,
     /// What is done when descriptors or memory run short.
     pub pressure: Pressure,
     sockets: RefCell<Vec<Rc<Socket>>>,
@@ -113,6 +115,8 @@ pub struct Shared {
     bell: RefCell<Option<UnixStream>>,
     /// Tasks that accept.
     pub(super) accepting: Cell<usize>,
+    /// Clients that are being told that there is no memory for them.
+    pub(super) turned_away: Rc<Cell<u32>>,
     /// Whether the end has begun.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
@@ -209,6 +213,7 @@ async fn serve(
     let shared = Rc::new(Shared {
         env,
         connections: Cell::new(0),
+        handshakes: Cell::new(0),
         pressure: Pressure::new(allowance, index, count),
         sockets: RefCell::default(),
         prepared: RefCell::default(),
@@ -218,6 +223,7 @@ async fn serve(
         on_ring,
         bell: RefCell::default(),
         accepting: Cell::new(0),
+        turned_away: Rc::default(),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
         cpu_ns: Cell::default(),

@@ -371,3 +371,34 @@ fn torn_answers_are_one_answer() {
     let response = gateway.get("/");
     assert_eq!((response.text().as_str(), response.complete), ("hello", true));
 }
+
+/// Envoy: several values of one field were joined before an access rule looked at them, so that a rule on one value no
+/// longer held. Here each value is looked at by itself: a second one hides none, in whatever order and spelling.
+#[test]
+fn cve_2026_26308_a_second_value_hides_none_from_a_rule() {
+    let origin = Recorder::start();
+    let gateway = Gateway::start(&format!(
+        "services: [{{name: up, endpoints: [\"{}\"]}}]\nroutes:\n\
+         - {{name: exact, path: /exact/*, headers: {{x-role: banned}}, respond: 403}}\n\
+         - {{name: prefix, path: /prefix/*, headers: {{x-role: {{prefix: ban}}}}, respond: 403}}\n\
+         - {{name: regex, path: /regex/*, headers: {{x-role: {{regex: \"^banned$\"}}}}, respond: 403}}\n\
+         - {{name: all, path: /*, service: up}}\n",
+        origin.address
+    ));
+    let fields = [
+        "x-role: banned\r\n",
+        "x-role: user\r\nx-role: banned\r\n",
+        "x-role: banned\r\nx-role: user\r\n",
+        "X-Role: user\r\nx-role: user\r\nX-ROLE: banned\r\n",
+        "x-role:\r\nx-role:   banned  \r\n",
+    ];
+    for rule in ["exact", "prefix", "regex"] {
+        for fields in fields {
+            let answer = gateway.ask(format!("GET /{rule}/x HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+            assert_eq!(answer.status, 403, "{rule}: {fields:?}");
+        }
+        // And nobody is taken for another by what two values would be together.
+        let answer = gateway.ask(format!("GET /{rule}/x HTTP/1.1\r\nHost: a\r\nx-role: ok\r\nx-role: no\r\n\r\n"));
+        assert_eq!(answer.status, 200, "{rule}");
+    }
+}

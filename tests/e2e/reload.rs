@@ -236,3 +236,51 @@ fn swaps_under_load_lose_nothing() {
     let end_kib = gateway.rss_kib();
     assert!(!long || end_kib * 10 <= warm_kib * 11, "resident memory grew from {warm_kib} to {end_kib} KiB");
 }
+
+/// Wherever a reload finds that descriptors are short, the access log stays what it was. The limit of a running gateway
+/// is set by `prlimit`, to one more each time, until a reload succeeds.
+#[test]
+fn a_reload_that_fails_anywhere_leaves_the_access_log_alone() {
+    let yaml = |log: &str, more: &str| {
+        format!(
+            "logging: {{access_log: {{format: json, path: {log}}}}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n\
+             listeners: [\"127.0.0.1:0\"{more}]\nroutes: [{{name: all, path: /*, respond: {{body: ok}}}}]\n"
+        )
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let gateway = Gateway::start(&yaml(&file("old"), ""));
+    let limit = |most: Option<usize>| {
+        let most = most.map_or("4096".to_owned(), |most| most.to_string());
+        let pid = gateway.pid().to_string();
+        let done = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}:")]).status();
+        assert!(done.is_ok_and(|status| status.success()), "prlimit of util-linux");
+    };
+    let lines = |name: &str| std::fs::read_to_string(file(name)).unwrap_or_default().lines().count();
+    assert_eq!(gateway.get("/").status, 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("descriptors").count();
+    let (mut refused, mut asked) = (0, 1);
+    for spare in 1.. {
+        gateway.write_config(&yaml(&file("new"), ", \"127.0.0.2:0\", \"127.0.0.3:0\""));
+        limit(Some(open + spare));
+        gateway.signal("HUP");
+        let said = |message: &str| gateway.logs(message).len();
+        let outcome = eventually("the reload has an end", || {
+            let (applied, told) = (said("configuration applied"), said("configuration refused, the old one serves on"));
+            (applied > 0 || told > refused).then_some(applied > 0)
+        });
+        limit(None);
+        let before = lines("new");
+        assert_eq!(gateway.get("/").status, 200);
+        asked += 1;
+        if outcome {
+            eventually("the new log has the line", || (lines("new") > before).then_some(()));
+            break;
+        }
+        refused += 1;
+        eventually("the old log has the line", || (lines("old") == asked).then_some(()));
+        assert_eq!(lines("new"), 0, "{refused} refusals");
+        assert!(spare < 60, "no reload succeeds");
+    }
+    assert!(refused > 2, "{refused} refusals show little");
+}

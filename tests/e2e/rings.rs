@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::support::gateway::Plan;
+use crate::support::gateway::{BINARY, Plan};
 use crate::support::{Client, Gateway, Origin, proxy_to};
 
 /// The library, built once with the C compiler that Rust links with.
@@ -80,5 +80,31 @@ fn refused_rings_are_told_of_and_epoll_serves() {
         assert!(told.iter().all(|line| line["error"].to_string().contains("(kernel ")), "{told:?}");
         assert_eq!(gateway.logs("ringway starts")[0]["driver"], "epoll");
         all_are_served(&gateway, 20, value);
+    }
+}
+
+/// The kernel's own refusal: a filter as container engines install it, which answers EPERM (Docker, containerd) or ENOSYS
+/// (gVisor and older profiles) to every io_uring call.
+#[test]
+fn a_seccomp_filter_against_rings_leaves_a_gateway_on_epoll() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    for (errno, word) in [(1, "seccomp"), (38, "no io_uring")] {
+        let wrapper = folder.path().join(format!("refuse-{errno}"));
+        let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim/refuse_rings.py");
+        let script = format!("#!/bin/sh\nexec python3 {filter} {errno} {BINARY} \"$@\"\n");
+        std::fs::write(&wrapper, script).expect("written");
+        std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        let origin = Origin::echo();
+        let gateway = Plan::new(&proxy_to(&origin)).binary(&wrapper).start();
+        let told = gateway.logs("driver refused by this kernel");
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().all(|line| line["error"].to_string().contains(word)), "{told:?}");
+        assert_eq!(gateway.logs("ringway starts")[0]["driver"], "epoll");
+        all_are_served(&gateway, 50, word);
+        // A reload and what stands behind it work on epoll too.
+        assert_eq!(gateway.reload(&proxy_to(&origin)).status, 200);
+        all_are_served(&gateway, 5, word);
+        gateway.wait_idle();
     }
 }

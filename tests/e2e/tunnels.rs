@@ -333,6 +333,29 @@ fn tunnels_have_a_bound_of_their_own() {
     assert_eq!(bed.gateway.ask(ASK).status, 503);
 }
 
+/// A tunnel is a request in flight until it ends: for the limit of its route, and for that of its service.
+#[test]
+fn tunnels_hold_their_places_under_limits_of_requests() {
+    let in_flight = |bed: &Bed| bed.gateway.metric("ringway_limit_requests_in_flight", &[]);
+    let policy = ", policies: [{concurrency_limit: {requests_max: 2, pending_max: 0}}]";
+    let bed = bed(&[WEBSOCKET, policy].concat(), "");
+    let first = bed.open();
+    let second = bed.open();
+    assert_eq!(in_flight(&bed), 2.0);
+    let refused = bed.gateway.ask(ASK);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "concurrency_limited"));
+    // A reload lets nobody forget them.
+    let yaml = config(&bed.endpoint, &[WEBSOCKET, policy, ", timeout: 50s"].concat(), "");
+    assert_eq!(bed.gateway.reload(&yaml).status, 200);
+    assert_eq!(bed.gateway.ask(ASK).reason(), "concurrency_limited");
+    drop(first);
+    eventually("a place is free", || (in_flight(&bed) == 1.0).then_some(()));
+    let _third = bed.open();
+    assert_eq!(bed.gateway.ask(ASK).reason(), "concurrency_limited");
+    drop(second);
+    eventually("a place is free", || (in_flight(&bed) == 1.0).then_some(()));
+}
+
 #[test]
 fn an_idle_tunnel_ends_and_a_busy_one_does_not() {
     let bed = bed(", upgrade: [websocket], tunnel: {idle_timeout: 400ms}", "");

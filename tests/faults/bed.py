@@ -238,13 +238,18 @@ class Gateway:
 
     def memory(self):
         """Its resident memory, in bytes."""
-        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
+        return self._status("VmRSS")
 
     def held(self):
         """What it holds by itself, without the pages of its program: anonymous memory, in bytes."""
+        return self._status("RssAnon")
+
+    def _status(self, field):
+        """A field of its status, in bytes. A process that has ended has none."""
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) * 1024
+        found = re.search(rf"^{field}:\s+(\d+)", status, re.M)
+        check(found, lambda: f"the gateway has ended with {self.process.poll()}")
+        return int(found[1]) * 1024
 
     def settle(self):
         """Waits for descriptors and memory to come back, and looks that it does nothing."""

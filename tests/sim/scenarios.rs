@@ -74,7 +74,7 @@ fn a_request_with_a_body_is_repeated_with_all_of_it_where_it_may_be() {
             assert!(attempts[0] <= most && attempts[1] <= 2, "{method}: {attempts:?}");
             repeated.iter().zip(attempts).for_each(|(count, made)| count.set(count.get() + u32::from(made == 2)));
         });
-        assert!(most == 1 || repeated[0].get() > 10, "a {method} is repeated where there is another endpoint");
+        assert!(most == 1 || repeated[0].get() > 2, "a {method} is repeated where there is another endpoint");
     }
 }
 

@@ -58,5 +58,5 @@ pub fn listener(snapshot: &Snapshot) -> Rc<Listener> {
 /// A client's place on the network.
 pub fn origin(peer: &str) -> ConnectionOrigin {
     let peer: SocketAddr = peer.parse().expect("an address");
-    ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: ShortText::of(&8080) }
+    ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: ShortText::of(&8080), secure: None }
 }

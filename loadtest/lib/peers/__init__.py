@@ -7,6 +7,7 @@ from .base import Peer, Spec
 from .envoy import Envoy
 from .floor import Floor
 from .haproxy import Haproxy
+from .nghttpd import Nghttpd
 from .nginx import Nginx, NginxStream, NginxUpstream
 from .ringway import Ringway, RingwayUpstream
 
@@ -33,4 +34,9 @@ def make_upstream(name: str, ringway: Path) -> Peer:
     return NginxUpstream() if name == "nginx" else RingwayUpstream(ringway)
 
 
-__all__ = ["BASELINE", "NAMES", "UPSTREAM_NAMES", "Peer", "Spec", "make", "make_upstream"]
+def make_backend(back: str) -> Peer:
+    """The upstream of the rows whose gateways speak HTTP/2 to it."""
+    return Nghttpd(trailers=back == "grpc")
+
+
+__all__ = ["BASELINE", "NAMES", "UPSTREAM_NAMES", "Peer", "Spec", "make", "make_backend", "make_upstream"]

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..wire import Certificate, Front
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -22,6 +24,12 @@ class Spec:
     and JSON access log while the peers stay plain."""
     reloadable: bool = False
     generation: int = 0
+    front: Front = Front()
+    """What its clients speak."""
+    back: str = "h1"
+    """What it is to speak to the upstream: `h1`, `h2` or `grpc`, which is h2 with trailers; never over TLS."""
+    certificate: Certificate | None = None
+    """What clients are shown where they speak TLS."""
 
 
 class Peer:
@@ -30,6 +38,10 @@ class Peer:
     name = "?"
     layer4 = False
     """Relays bytes without reading HTTP; it takes part only in the rows where that makes sense."""
+
+    def speaks(self, front: Front, back: str) -> bool:
+        """Whether it can stand between such clients and such an upstream."""
+        return True
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -53,6 +65,7 @@ class Peer:
         """Puts the files in place; each appears whole, by rename."""
         for name, text in self.files(spec).items():
             draft = spec.directory / (name + ".new")
+            draft.parent.mkdir(exist_ok=True)
             draft.write_text(text)
             os.replace(draft, spec.directory / name)
 

@@ -57,18 +57,41 @@ def _listener(spec: Spec) -> dict:
         "address": _address(spec.port),
         "enable_reuse_port": True,
         "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": _connection_manager(spec),
-        }]}],
+        "filter_chains": [{
+            "filters": [{
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": _connection_manager(spec),
+            }],
+            **_transport(spec),
+        }],
     }
+
+
+def _transport(spec: Spec) -> dict:
+    if not spec.front.tls:
+        return {}
+    certificate = spec.certificate
+    pair = {
+        "certificate_chain": {"filename": str(certificate.chain)}, "private_key": {"filename": str(certificate.key)},
+    }
+    return {"transport_socket": {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificates": [pair],
+                "alpn_protocols": ["h2", "http/1.1"] if spec.front.http2 else ["http/1.1"],
+            },
+        },
+    }}
 
 
 def _connection_manager(spec: Spec) -> dict:
     manager = {
         "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "public",
-        "codec_type": "HTTP1",
+        "codec_type": "HTTP2" if spec.front.http2 else "HTTP1",
         "use_remote_address": True,
         "generate_request_id": False,
         "stream_idle_timeout": "300s",
@@ -117,9 +140,14 @@ def _cluster(spec: Spec) -> dict:
         "max_connections": UNLIMITED, "max_pending_requests": UNLIMITED, "max_requests": UNLIMITED,
         "max_retries": UNLIMITED,
     }
+    http2 = {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": f"{TYPE}extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }}}
     return {
         "name": "up",
         "type": "STATIC",
+        **({} if spec.back == "h1" else http2),
         "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": [thresholds]},
         "load_assignment": {

@@ -28,13 +28,13 @@ defaults
 {log_format}
 
 frontend public
-  bind 127.0.0.1:{port} backlog 4096{shards}
+  bind 127.0.0.1:{port} backlog 4096{shards}{wire}
   option forwardfor
-  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Proto {scheme}
 {choice}
 
 backend up
-  server one 127.0.0.1:{upstream_port} pool-max-conn 1024 pool-purge-delay 300s
+  server one 127.0.0.1:{upstream_port} pool-max-conn 1024 pool-purge-delay 300s{upstream_wire}
 """
 
 LOG_FORMAT = (
@@ -60,6 +60,9 @@ class Haproxy(Peer):
             log_format=LOG_FORMAT if logs else "  no log",
             shards=" shards by-thread" if spec.workers > 1 else "",
             choice=self._choice(spec),
+            scheme=spec.front.scheme,
+            wire=self._wire(spec),
+            upstream_wire="" if spec.back == "h1" else " proto h2",
         )
         table = "".join(f"{prefix} up\n" for prefix in routes.prefixes(spec.routes, spec.generation))
         return {"haproxy.cfg": config, "routes.map": table}
@@ -69,6 +72,13 @@ class Haproxy(Peer):
 
     def signal_reload(self, spec: Spec, pid: int) -> None:
         os.kill(pid, signal.SIGUSR2)
+
+    @staticmethod
+    def _wire(spec: Spec) -> str:
+        if spec.front.tls:
+            protocols = "h2,http/1.1" if spec.front.http2 else "http/1.1"
+            return f" ssl crt {spec.certificate.both} alpn {protocols}"
+        return " proto h2" if spec.front.http2 else ""
 
     @staticmethod
     def _choice(spec: Spec) -> str:

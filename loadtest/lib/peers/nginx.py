@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from .. import routes
+from ..wire import Front
 from .base import Peer, Spec, first_line_of
 
 MODULE_DIRECTORIES = tuple(Path(name) for name in ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"))
@@ -61,10 +62,17 @@ http {{
   proxy_max_temp_file_size 0;
 
   server {{
-    listen 127.0.0.1:{port} reuseport backlog=4096;
-{locations}
+    listen 127.0.0.1:{port}{wire} reuseport backlog=4096;
+{certificate_lines}{locations}
   }}
 }}
+"""
+
+CERTIFICATE = """\
+    ssl_certificate {chain};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:tls:10m;
 """
 
 ACCESS_LOG = """\
@@ -113,6 +121,10 @@ http {{
 class Nginx(Peer):
     name = "nginx"
 
+    def speaks(self, front: Front, back: str) -> bool:
+        """It has no HTTP/2 to upstreams but in grpc_pass."""
+        return back == "h1" or (back == "grpc" and front.http2)
+
     def missing(self) -> str | None:
         return None if shutil.which("nginx") else "nginx is not installed"
 
@@ -122,8 +134,11 @@ class Nginx(Peer):
     def files(self, spec: Spec) -> dict[str, str]:
         values = {**vars(spec), "temporary": TEMPORARY.format(directory=spec.directory)}
         values["access_log"] = ACCESS_LOG.format(**values) if spec.series == "log" else "  access_log off;"
+        values["wire"] = (" ssl" if spec.front.tls else "") + (" http2" if spec.front.http2 else "")
+        values["certificate_lines"] = CERTIFICATE.format(**vars(spec.certificate)) if spec.front.tls else ""
+        passed = "grpc_pass grpc://up" if spec.back == "grpc" else "proxy_pass http://up"
         values["locations"] = "\n".join(
-            f"    location {prefix} {{ proxy_pass http://up; }}"
+            f"    location {prefix} {{ {passed}; }}"
             for prefix in routes.prefixes(spec.routes, spec.generation)
         )
         return {"nginx.conf": MAIN.format(**values) + EVENTS + PROXY.format(**values)}

@@ -26,11 +26,12 @@ class Ringway(Peer):
         sections = {
             "server": {"workers": spec.workers},
             "admin": {"listen": f"127.0.0.1:{spec.admin_port}"},
-            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}"}],
+            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}", **_front(spec)}],
             "services": [{
                 "name": "up",
                 "endpoints": [{"address": f"127.0.0.1:{spec.upstream_port}"}],
                 "load_balancer": "round_robin",
+                **({} if spec.back == "h1" else {"protocol": "h2"}),
             }],
             "routes": [
                 {"name": f"r{index}", "prefix": prefix, "service": "up"}
@@ -67,6 +68,13 @@ class RingwayUpstream(Peer):
 
     def command(self, spec: Spec) -> list:
         return [self.binary, "demo-upstream", "--listen", f"127.0.0.1:{spec.port}"]
+
+
+def _front(spec: Spec) -> dict:
+    """HTTP/2 is offered over TLS by default; without TLS it has to be asked for."""
+    if spec.front.tls:
+        return {"tls": {"cert": str(spec.certificate.chain), "key": str(spec.certificate.key)}}
+    return {"protocols": ["http1", "h2c"]} if spec.front.http2 else {}
 
 
 def _policies(spec: Spec) -> dict:

@@ -6,6 +6,9 @@ mod policies;
 mod resilience;
 mod route;
 mod service;
+mod tls;
+
+pub use tls::files as tls_files;
 
 use std::sync::Arc;
 
@@ -56,7 +59,8 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         routes.len() as u32 - 1
     });
     let table = build_table(specs, config, &mut diagnostics);
-    let listeners = config.listeners.iter().map(|written| listener(written, inputs.previous)).collect();
+    let listeners = &config.listeners;
+    let listeners = listeners.iter().map(|written| listener(written, inputs, &mut diagnostics)).collect();
     let (Some(table), false) = (table, diagnostics.has_errors()) else { return Err(Box::new(diagnostics)) };
     let snapshot = Snapshot {
         generation: inputs.generation,
@@ -100,7 +104,8 @@ fn build_table(
     }
 }
 
-fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener {
+fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Diagnostics) -> Listener {
+    let previous = inputs.previous;
     let limits = &written.limits;
     let grace_ms = limits.rate_grace.as_millis() as u64;
     let rules = ServerRules {
@@ -139,6 +144,8 @@ fn listener(written: &model::Listener, previous: Option<&Snapshot>) -> Listener 
         via: written.via.then(|| "ringway".to_owned()),
         connections: limits.connections_max.map(|max| bound(max.get(), before.and_then(|l| l.connections.as_ref()))),
         tunnels: bound(limits.tunnels_max.get(), before.map(|listener| &listener.tunnels)),
+        tls: tls::compile(written, inputs, diagnostics),
+        https_redirect: written.https_redirect.map(|port| port.get() as u16),
         per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), before)),
     }
 }

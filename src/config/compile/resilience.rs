@@ -1,6 +1,9 @@
 //! How services survive: from the written rules to those of the data path.
 
+use std::sync::Arc;
+
 use crate::config::model;
+use crate::upstream::breaker::{Breaker, BreakerRules, BreakerSpec};
 use crate::upstream::health::Returning;
 use crate::upstream::rules::{
     Backoff, BudgetRules, EjectionRules, OutlierRules, Resilience, RetryRules, SelectionRules,
@@ -35,6 +38,17 @@ pub(super) fn resilience(written: &model::Service, zone: &str) -> Resilience {
         },
         retries: retries(&written.retries),
     }
+}
+
+/// A breaker with these numbers; one of the same name goes on with its state.
+pub(super) fn breaker(name: &str, written: &model::CircuitBreaker, known: Option<Arc<Breaker>>) -> BreakerSpec {
+    let rules = BreakerRules {
+        failure_threshold: written.failure_threshold.get() as u32,
+        open_ms: written.timeout.as_millis() as u64,
+        half_open_requests: written.half_open_requests.get() as u32,
+        statuses: written.statuses.iter().map(|status| status.get() as u16).collect(),
+    };
+    BreakerSpec { name: name.to_owned(), rules, shared: known.unwrap_or_default() }
 }
 
 pub(super) fn retries(written: &model::Retries) -> RetryRules {

@@ -14,6 +14,7 @@ use crate::route::{
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
 use crate::snapshot::{Action, RedirectTarget, Route, TunnelRules};
 use crate::upstream::balance::hash_key;
+use crate::upstream::breaker::BreakerSpec;
 
 /// What a route matches; None when its path is wrong, which is reported.
 pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
@@ -135,6 +136,7 @@ pub(super) fn compile(
         pattern: written.path_text().map_or("", |(text, _)| text),
         answer: written.answer(),
         load_balancer: written.load_balancer.as_ref(),
+        subset: written.endpoints.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
         timeout: written.timeout.map(|timeout| timeout.as_millis() as u64),
         body_bytes_max: written.body_bytes_max.map(|size| size.get()),
         policies: &written.policies,
@@ -142,8 +144,10 @@ pub(super) fn compile(
     let mut route = build(&parts, config, services, chains, diagnostics);
     route.rewrite = rewrite(written, diagnostics);
     route.host = written.host.as_ref().map(host_rule);
+    route.breaker = breaker(written, &route, services);
     route.retries = written.retries.as_ref().map(|written| Box::new(retries(written)));
     route.tunnel = tunnel(written);
+    route.grpc_web = written.grpc_web;
     route
 }
 
@@ -160,6 +164,7 @@ pub(super) fn compile_default(
         pattern: "default",
         answer: written.answer(),
         load_balancer: None,
+        subset: Vec::new(),
         timeout: written.timeout.map(|timeout| timeout.as_millis() as u64),
         body_bytes_max: written.body_bytes_max.map(|size| size.get()),
         policies: &written.policies,
@@ -172,6 +177,7 @@ struct Parts<'a> {
     pattern: &'a str,
     answer: Option<Answer<'a>>,
     load_balancer: Option<&'a model::LoadBalancer>,
+    subset: Vec<(&'a str, &'a str)>,
     timeout: Option<u64>,
     body_bytes_max: Option<u64>,
     policies: &'a [Policy],
@@ -194,8 +200,10 @@ fn build(
         timeout_ms: parts.timeout.unwrap_or(config.server.timeout.as_millis() as u64),
         body_bytes_max: parts.body_bytes_max,
         host: None,
+        breaker: None,
         retries: None,
         tunnel: None,
+        grpc_web: false,
     }
 }
 
@@ -218,11 +226,11 @@ fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diag
     match parts.answer {
         Some(Answer::Service { name, url }) => {
             let name = name.map(|name| name.as_str());
-            let id = services.id(name, url, parts.load_balancer, diagnostics);
+            let id = services.id(name, url, parts.load_balancer, &parts.subset, diagnostics);
             Action::Proxy { services: id.into_iter().collect(), split: None }
         }
         Some(Answer::Split(choices)) => {
-            let mut id = |name| services.id(Some(name), None, parts.load_balancer, diagnostics);
+            let mut id = |name| services.id(Some(name), None, parts.load_balancer, &parts.subset, diagnostics);
             let ids = choices.iter().filter_map(|choice| id(choice.name.as_str())).collect();
             let weights: Vec<u32> = choices.iter().map(|choice| choice.weight.get() as u32).collect();
             let split = WeightedSplit::new(&weights);
@@ -242,6 +250,29 @@ fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diag
         // Reported when the configuration was loaded.
         None => Action::Proxy { services: Vec::new(), split: None },
     }
+}
+
+/// Which breaker the route's requests go through.
+fn breaker(written: &model::Route, route: &Route, services: &Services<'_>) -> Option<Option<Box<BreakerSpec>>> {
+    let first = match &route.action {
+        Action::Proxy { services, .. } => services.first().copied(),
+        _ => return None,
+    };
+    match written.circuit_breaker {
+        model::BreakerChoice::Service => None,
+        model::BreakerChoice::Off => Some(None),
+        model::BreakerChoice::Own => Some(Some(Box::new(services.route_breaker(written.name(), first)))),
+    }
+}
+
+/// Status, body and fields of a fixed answer.
+pub(super) fn fixed_answer(respond: &model::Respond) -> (u16, Bytes, Vec<(Bytes, Bytes)>) {
+    let fields = respond.headers.iter().map(|(name, value)| (bytes(name.as_str()), bytes(value.as_str())));
+    let mut fields: Vec<_> = fields.collect();
+    if !respond.body.is_empty() {
+        fields.push((Bytes::from_static(b"Content-Type"), bytes(respond.content_type.as_str())));
+    }
+    (respond.status.get() as u16, bytes(&respond.body), fields)
 }
 
 fn respond_action(respond: &model::Respond) -> Action {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::route::fixed_answer;
 use super::{Inputs, discovery, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
@@ -12,9 +13,11 @@ use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{
-    Endpoint, Endpoints, Family, HashKey, HostRule, Lookup, Service, ServiceLimits, ServiceRules, Snapshot, Source,
+    Endpoint, Endpoints, Fallback, Family, HashKey, HostRule, Lookup, Service, ServiceLimits, ServiceRules, Snapshot,
+    Source,
 };
 use crate::upstream::balance::{self, ENDPOINTS_MAX};
+use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
 
@@ -50,8 +53,45 @@ impl<'a> Services<'a> {
         services
     }
 
-    pub(super) fn into_services(self) -> Vec<Service> {
+    pub(super) fn into_services(mut self) -> Vec<Service> {
+        let written =
+            self.written.iter().filter_map(|service| Some((service.name.as_str(), service.fallback.as_ref()?)));
+        let fallbacks: BTreeMap<_, _> =
+            written.filter_map(|(name, written)| Some((name, self.fallback(written)?))).collect();
+        for service in &mut self.compiled {
+            service.fallback = fallbacks.get(&*service.label).cloned();
+        }
         self.compiled
+    }
+
+    fn fallback(&self, written: &model::Fallback) -> Option<Fallback> {
+        match (&written.service, &written.respond) {
+            (Some(name), _) => self.ids.get(name.as_str()).copied().map(Fallback::Service),
+            (None, Some(respond)) => {
+                let (status, body, fields) = fixed_answer(respond);
+                Some(Fallback::Respond { status, body, fields })
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// The breaker of a service: variants share it, and so does the service of the snapshot before.
+    fn breaker(&self, label: &str, written: Option<&model::CircuitBreaker>) -> Option<BreakerSpec> {
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
+        let known = same.filter_map(|service| service.breaker.as_ref()).map(|breaker| breaker.shared.clone()).next();
+        Some(resilience::breaker(label, written?, known))
+    }
+
+    /// The breaker of a route alone, with the numbers of its service's.
+    pub(super) fn route_breaker(&self, route: &str, service: Option<u32>) -> BreakerSpec {
+        let name = format!("route:{route}");
+        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.routes);
+        let known =
+            before.iter().filter_map(|route| route.breaker.as_ref()?.as_ref()).find(|breaker| breaker.name == name);
+        let shared = known.map(|breaker| breaker.shared.clone()).unwrap_or_default();
+        let of_service = service.and_then(|id| self.compiled.get(id as usize)?.breaker.as_ref());
+        BreakerSpec { name, rules: of_service.map(|breaker| breaker.rules.clone()).unwrap_or_default(), shared }
     }
 
     /// The service of a route's `service`, `service_url` and `load_balancer` (R13, R14, C55). Unknown names were
@@ -61,6 +101,7 @@ impl<'a> Services<'a> {
         name: Option<&str>,
         url: Option<&Spanned<ServiceUrl>>,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
         let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
@@ -68,7 +109,7 @@ impl<'a> Services<'a> {
             (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
                 self.by_url(url, balancer, diagnostics)
             }
-            (Some(service), _) => self.variant(service, balancer, diagnostics),
+            (Some(service), _) => self.variant(service, balancer, subset, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
         }
@@ -78,18 +119,21 @@ impl<'a> Services<'a> {
         &mut self,
         written: &model::Service,
         balancer: Option<&model::LoadBalancer>,
+        subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
-        let name = written.name.as_str();
-        let Some(balancer) = balancer.filter(|own| differs(own, &written.load_balancer)) else {
-            return self.ids.get(name).copied();
-        };
-        let identity = format!("{name} by {}", describe(balancer));
+        let mut identity = written.name.as_str().to_owned();
+        let own = balancer.filter(|own| differs(own, &written.load_balancer));
+        identity.extend(own.map(|balancer| format!(" by {}", describe(balancer))));
+        identity.extend(subset.iter().map(|(key, value)| format!(" where {key}={value}")));
         if let Some(id) = self.ids.get(&identity) {
             return Some(*id);
         }
+        let balancer = own.unwrap_or(&written.load_balancer);
         let sources = self.sources(written, diagnostics);
-        Some(self.add(&identity, &Common::of(written, self.zone), sources, balancer))
+        let mut common = Common::of(written, self.zone);
+        common.subset = subset.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Some(self.add(&identity, &common, sources, balancer))
     }
 
     fn by_url(
@@ -110,9 +154,11 @@ impl<'a> Services<'a> {
         let source = self.source(&url.endpoint, url.span, diagnostics);
         let common = Common {
             label: &authority,
+            subset: Vec::new(),
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            breaker: None,
             terms: None,
             proxy_protocol: None,
         };
@@ -162,7 +208,7 @@ impl<'a> Services<'a> {
         let id = self.compiled.len() as u32;
         self.ids.insert(identity.to_owned(), id);
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
-        let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources);
+        let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources, &common.subset);
         let state = self.state(common.label, &endpoints.get().endpoints);
         self.compiled.push(Service {
             name: identity.to_owned(),
@@ -170,10 +216,14 @@ impl<'a> Services<'a> {
             label: common.label.to_owned(),
             endpoints,
             sources: sources.into(),
+            subset: common.subset.clone(),
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            breaker: self.breaker(common.label, common.breaker),
+            // Known when all services are.
+            fallback: None,
             proxy_protocol: common.proxy_protocol,
             limits,
         });
@@ -182,15 +232,22 @@ impl<'a> Services<'a> {
 
     /// Where the endpoints lie: what was found for the same sources before stays. Where there was nothing, addresses are
     /// there at once, and names as long as nobody has looked them up.
-    fn place(&self, identity: &str, algorithm: balance::Algorithm, sources: &[Source]) -> Arc<Endpoints> {
+    fn place(
+        &self,
+        identity: &str,
+        algorithm: balance::Algorithm,
+        sources: &[Source],
+        subset: &[(String, String)],
+    ) -> Arc<Endpoints> {
         let before = self.previous.and_then(|snapshot| snapshot.services.iter().find(|s| s.name == identity));
         match before {
             Some(before) if before.endpoints.algorithm() == algorithm && *before.sources == *sources => {
                 before.endpoints.clone()
             }
             _ => {
-                let written = sources.iter().filter(|source| !source.endpoint.authority.is_empty());
-                Endpoints::new(algorithm, written.map(|source| source.endpoint.clone()).collect())
+                let written = sources.iter().map(|source| &source.endpoint);
+                let wanted = written.filter(|endpoint| !endpoint.authority.is_empty() && endpoint.says(subset));
+                Endpoints::new(algorithm, wanted.cloned().collect())
             }
         }
     }
@@ -217,9 +274,12 @@ impl<'a> Services<'a> {
 /// What all variants of a service have in common.
 struct Common<'a> {
     label: &'a str,
+    /// Only endpoints that say all of this of themselves.
+    subset: Vec<(String, String)>,
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
 }
@@ -243,7 +303,17 @@ impl<'a> Common<'a> {
         });
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
-        Self { label: written.name.as_str(), host, rules, resilience, terms, proxy_protocol }
+        let breaker = written.circuit_breaker.as_ref();
+        Self {
+            subset: Vec::new(),
+            label: written.name.as_str(),
+            host,
+            rules,
+            resilience,
+            breaker,
+            terms,
+            proxy_protocol,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `listeners`.
 
+use super::tls::Tls;
 use super::tunnel::ProxyProtocol;
 use crate::schema::types::{ByteSize, Cidr, Duration, Int, ListenAddress, Name};
 use crate::schema::{Cx, Node, Spanned, codes};
@@ -13,6 +14,10 @@ config_struct! {
         name: Option<Spanned<Name>>,
         /// Address and port (R44).
         address: Spanned<ListenAddress>,
+        /// TLS (HTTPS); without this key connections are not encrypted.
+        tls: Option<Spanned<Tls>>,
+        /// Every request without TLS is answered 308, to https at this port: `https_redirect: 443`.
+        https_redirect: Option<Int<1, 65535>>,
         /// Proxies whose `X-Forwarded-*`, `Forwarded` and `X-Request-ID` are believed; nobody's are by default
         /// (C15, C18).
         trusted_proxies: Vec<Spanned<Cidr>> = "[]",

@@ -7,17 +7,21 @@ mod resilience;
 mod route;
 mod server;
 mod service;
+mod tls;
 mod tunnel;
 
 pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
 pub use listener::{Limits, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
-pub use resilience::{BackoffKind, EjectionConfig, PanicConfig, PanicMode, Retries, RetryOn};
+pub use resilience::{
+    BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
+};
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
 use crate::config_struct;

@@ -1,7 +1,8 @@
 //! `ejection`, `panic` and `retries` of services, `retries` of routes.
 
-use crate::schema::types::{ByteSize, Duration, HeaderName, Int};
-use crate::schema::{Cx, Node, codes};
+use super::route::Respond;
+use crate::schema::types::{ByteSize, Duration, HeaderName, Int, Name};
+use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
 config_struct! {
@@ -66,6 +67,53 @@ config_enum! {
         Spread = "spread",
         /// Only the healthy ones.
         Fail = "fail",
+    }
+}
+
+config_struct! {
+    /// Stops asking a service that fails, and tries it again after a while with a few requests (R117-R128, C24). All
+    /// workers share its state. `{}` takes all defaults.
+    pub struct CircuitBreaker {
+        /// So many failures in a row open it (R118).
+        failure_threshold: Int<1, 1_000_000> = "5",
+        /// How long it stays open (R119).
+        timeout | recovery_timeout: Duration = "60s",
+        /// So many requests at once try the service then; as many successes close the breaker, one failure opens it
+        /// again (R120-R122).
+        half_open_requests: Int<1, 1000> = "3",
+        /// Statuses of the service that are failures, besides an endpoint that cannot be reached, is too late or breaks
+        /// off (R124, C25). 4xx never are.
+        statuses: Vec<Int<500, 599>> = "[502, 503, 504]",
+    }
+}
+
+config_enum! {
+    /// Which circuit breaker a route goes through (R19).
+    pub enum BreakerChoice {
+        /// The service's, if it has one.
+        Service = "service" | "true",
+        /// None.
+        Off = "off" | "false",
+        /// One of its own, with the numbers of the service's, or with the defaults.
+        Own = "own",
+    }
+}
+
+config_struct! {
+    /// What answers in place of a service that does not: its breaker is open, it has no endpoint that can be asked, or
+    /// all attempts failed before the client saw anything (R128, R139, R140).
+    #[check(check_fallback)]
+    pub struct Fallback {
+        /// Another service. A request whose body has gone out does not go there.
+        service: Option<Spanned<Name>>,
+        /// A fixed answer.
+        respond: Option<Respond>,
+    }
+}
+
+fn check_fallback(fallback: &Fallback, node: &Node, cx: &mut Cx) {
+    if fallback.service.is_some() == fallback.respond.is_some() {
+        cx.report(codes::ALTERNATIVES, node.span, "a fallback has one of `service` or `respond`");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `routes` and `default_route`.
 
-use super::resilience::Retries;
+use super::resilience::{BreakerChoice, Retries};
 use super::service::{HostMode, LoadBalancer};
 use super::tunnel::{Protocol, Tunnel};
 use crate::schema::types::{
@@ -70,6 +70,10 @@ config_struct! {
         timeout: Option<Duration>,
         /// For a request body; the listener's when left out.
         body_bytes_max: Option<ByteSize>,
+        /// Which circuit breaker its requests go through (R19).
+        circuit_breaker: BreakerChoice = "service",
+        /// Only endpoints with these `metadata`, as `{version: v2}`: a subset of the service.
+        endpoints: Map<String, String> = "{}",
         /// In place of the service's own, all of them: `retries: 1` repeats nothing (R131).
         retries: Option<Retries>,
         /// In place of the service's own.
@@ -78,6 +82,8 @@ config_struct! {
         upgrade: Vec<Spanned<Protocol>> = "[]",
         /// How long requests that have changed may go on.
         tunnel: Option<Spanned<Tunnel>>,
+        /// Whether calls in gRPC-Web, as browsers make them, are translated for an endpoint that speaks gRPC.
+        grpc_web: bool = "false",
         /// Policies of this route, after the global ones (R1, R24).
         policies: Vec<Policy> = "[]",
     }

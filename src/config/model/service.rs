@@ -1,7 +1,7 @@
 //! `services`.
 
 use super::discovery::Discover;
-use super::resilience::{EjectionConfig, PanicConfig, Retries};
+use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, PanicConfig, Retries};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
@@ -46,6 +46,10 @@ config_struct! {
         overprovision: Int<100, 1000> = "140",
         /// When a request is tried again. A bare number means `{attempts: …}`.
         retries: Retries = "{}",
+        /// Stops asking the service while it fails. Without it there is none.
+        circuit_breaker: Option<CircuitBreaker>,
+        /// What answers in its place while it does not.
+        fallback: Option<Fallback>,
         /// For a response head; more is answered 502.
         response_header_bytes_max: ByteSize = "32KiB",
         /// For the number of response header fields; more is answered 502.

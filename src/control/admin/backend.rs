@@ -29,6 +29,10 @@ pub trait AdminBackend: Send + Sync {
     fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>>;
     /// The last changes of endpoints and lookups, oldest first.
     fn events(&self) -> Value;
+    /// All circuit breakers.
+    fn breakers(&self) -> Value;
+    /// Closes a circuit breaker. Returns its state then; None when there is none of that name.
+    fn reset_breaker(&self, name: &str) -> Option<Value>;
     /// All workers.
     fn workers(&self) -> Answer<'_, Value>;
     /// Policies in use and those that the build knows.

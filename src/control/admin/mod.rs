@@ -10,6 +10,8 @@
 //! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
 //! | `GET /events` | what changed lately about endpoints and where they come from |
+//! | `GET /circuit-breakers`, `POST /circuit-breakers/{service}/reset` | states of circuit breakers; closes one (R127)
+//! |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
 //!
 //! Errors have the gateway's one shape (C19). Browsers are kept out by checks of Host and Origin, others by a token
@@ -148,6 +150,8 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/config", get(config::get))
         .route("/config/reload", post(config::reload))
         .route("/upgrade", post(upgrade::post))
+        .route("/circuit-breakers", get(services::breakers))
+        .route("/circuit-breakers/{service}/reset", post(services::reset_breaker))
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
         .route("/events", get(events::get))

@@ -74,6 +74,14 @@ impl AdminBackend for Fake {
         json!([])
     }
 
+    fn breakers(&self) -> Value {
+        json!([])
+    }
+
+    fn reset_breaker(&self, name: &str) -> Option<Value> {
+        (name == "a/b").then(|| json!({ "state": "closed" }))
+    }
+
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async { json!([]) })
     }

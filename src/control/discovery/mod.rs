@@ -226,7 +226,9 @@ impl Discovery {
             if service.sources.iter().all(|source| source.lookup.is_none()) {
                 continue;
             }
-            let endpoints = endpoints(&service.sources, |lookup| state.lookups.get(lookup)?.known.members.clone());
+            let known = |lookup: &Lookup| state.lookups.get(lookup)?.known.members.clone();
+            let mut endpoints = endpoints(&service.sources, known);
+            endpoints.retain(|endpoint| endpoint.says(&service.subset));
             let before = service.endpoints.get().endpoints.len();
             if service.endpoints.replace(&endpoints) {
                 changed.push(id);

@@ -87,12 +87,7 @@ impl<I: Io> Fresh<I> {
     /// Takes a connection apart, to be handshaken.
     pub fn new(io: I) -> Self {
         let (read, write, interrupt) = io.split();
-        Self::from_parts(read, write, interrupt, Buf::empty())
-    }
-
-    /// As [`Self::new`], for a connection that was read from before; what was read goes first.
-    pub fn from_parts(read: I::Read, write: I::Write, interrupt: Rc<dyn Interrupt>, early: Buf) -> Self {
-        Self { read, write, interrupt, incoming: early }
+        Self { read, write, interrupt, incoming: Buf::empty() }
     }
 
     /// Ends what waits on the connection: for its deadline.
@@ -100,20 +95,22 @@ impl<I: Io> Fresh<I> {
         self.interrupt.clone()
     }
 
-    /// The halves, and what was read.
-    pub fn into_parts(self) -> (I::Read, I::Write, Rc<dyn Interrupt>, Buf) {
-        (self.read, self.write, self.interrupt, self.incoming)
-    }
-
-    /// The first byte that the peer sends, without taking it.
+    /// Reads more of what stands before the handshake.
     ///
     /// # Errors
-    /// When the connection ends before.
-    pub async fn first_byte(&mut self) -> io::Result<u8> {
-        if self.incoming.is_empty() {
-            self.fill().await?;
-        }
-        Ok(self.incoming.as_slice()[0])
+    /// When the connection ends.
+    pub async fn read_more(&mut self) -> io::Result<()> {
+        self.fill().await
+    }
+
+    /// What was read and not taken.
+    pub fn unread(&self) -> &[u8] {
+        self.incoming.as_slice()
+    }
+
+    /// Passes over what stood before the handshake.
+    pub fn skip(&mut self, bytes: usize) {
+        self.incoming.consume(bytes);
     }
 
     /// Shakes hands as the server. `choose` finds the rules for what the client says; None refuses the name.

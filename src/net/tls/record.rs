@@ -1,8 +1,8 @@
 //! The record layer after the handshake, in place in pooled buffers: pure, no byte of a record is copied to seal or
 //! to open it.
 //!
-//! rustls makes the keys and hands them over ([`rustls::kernel`]); its own record layer allocates and copies each record
-//! once in each direction.
+//! rustls makes the keys and hands them over ([`rustls::kernel`]); its own record layer allocates and copies each
+//! record once in each direction.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;

@@ -41,12 +41,18 @@ pub struct ControlFacts {
     pub process_log_dropped: u64,
     /// Limits on requests in flight.
     pub limits: Vec<LimitFacts>,
+    /// Circuit breakers.
+    pub breakers: Vec<BreakerFacts>,
+    /// Endpoints of services by state.
+    pub services: Vec<ServiceFacts>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
     pub workers: Vec<WorkerFate>,
     /// The memory against its limit.
     pub memory: MemoryFacts,
     /// Where endpoints come from.
     pub discovery: DiscoveryFacts,
+    /// Certificates of listeners.
+    pub certificates: Vec<CertificateFacts>,
 }
 
 /// What is known of the lookups of endpoints (R225-R230).
@@ -62,6 +68,17 @@ pub struct DiscoveryFacts {
     pub sets: u64,
 }
 
+/// A certificate that clients are shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CertificateFacts {
+    /// The listener's name.
+    pub listener: String,
+    /// Where it was read from.
+    pub label: String,
+    /// Days that it is good for yet; negative once it has expired.
+    pub days_left: f64,
+}
+
 /// What a limit on requests in flight does at present (F13).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitFacts {
@@ -75,6 +92,30 @@ pub struct LimitFacts {
     pub queued: u64,
     /// Requests that were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
+}
+
+/// A circuit breaker (R212).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BreakerFacts {
+    /// Its service, or `route:NAME`.
+    pub name: String,
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// How often it opened.
+    pub opened: u64,
+}
+
+/// The endpoints of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Its name.
+    pub name: String,
+    /// How many are in which state.
+    pub endpoints: Vec<(&'static str, u64)>,
+    /// Whether so many are out that all are asked (F27).
+    pub panic: bool,
+    /// Ejections so far.
+    pub ejections: u64,
 }
 
 /// What the control thread knows of a worker that the worker cannot tell itself.
@@ -194,6 +235,8 @@ impl Exposition {
         self.connections(&mut page, reports);
         self.workers(&mut page);
         limit_families(&mut page, &control.limits);
+        survival_families(&mut page, control);
+        certificate_family(&mut page, &control.certificates);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
         memory_families(&mut page, &control.memory);
@@ -323,6 +366,30 @@ impl Exposition {
     }
 }
 
+/// Circuit breakers and the states of endpoints.
+fn survival_families(page: &mut Page, control: &ControlFacts) {
+    let breakers = &control.breakers[..control.breakers.len().min(SERIES_MAX)];
+    page.family("gateway_circuit_breaker_state", "gauge", "1 for the state that the circuit breaker is in.");
+    for breaker in breakers {
+        for state in ["closed", "open", "half_open"] {
+            page.count(&[("service", &breaker.name), ("state", state)], u64::from(breaker.state == state));
+        }
+    }
+    page.family("ringway_circuit_breaker_opened_total", "counter", "How often the circuit breaker opened.");
+    breakers.iter().for_each(|breaker| page.count(&[("service", &breaker.name)], breaker.opened));
+    let services = &control.services[..control.services.len().min(SERIES_MAX)];
+    page.family("ringway_service_endpoints", "gauge", "Endpoints of the service by state.");
+    for service in services {
+        for (state, count) in &service.endpoints {
+            page.count(&[("service", &service.name), ("state", state)], *count);
+        }
+    }
+    page.family("ringway_service_panic", "gauge", "Whether so many endpoints are out that all are asked.");
+    services.iter().for_each(|service| page.count(&[("service", &service.name)], u64::from(service.panic)));
+    page.family("ringway_service_ejections_total", "counter", "Endpoints that were left alone for a while.");
+    services.iter().for_each(|service| page.count(&[("service", &service.name)], service.ejections));
+}
+
 fn request_durations(page: &mut Page, totals: &Totals, name: &str, help: &str, per_second: f64) {
     page.family(name, "histogram", help);
     for (labels, buckets) in &totals.durations {
@@ -349,6 +416,11 @@ fn failures(page: &mut Page, totals: &Totals) {
     for (labels, count) in &totals.limiters {
         let [limiter_type] = texts(labels);
         page.count(&[("limiter_type", limiter_type)], *count);
+    }
+    page.family("gateway_grpc_requests_total", "counter", "gRPC calls by service, method and status code.");
+    for (labels, count) in &totals.calls {
+        let [service, method, code] = texts(labels);
+        page.count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], *count);
     }
 }
 
@@ -403,6 +475,16 @@ fn control_families(page: &mut Page, facts: &ControlFacts) {
 }
 
 /// Series are bounded by the configuration, and here.
+fn certificate_family(page: &mut Page, certificates: &[CertificateFacts]) {
+    if certificates.is_empty() {
+        return;
+    }
+    page.family("ringway_tls_certificate_days_left", "gauge", "Days until a certificate expires.");
+    for one in &certificates[..certificates.len().min(SERIES_MAX)] {
+        page.number(&[("listener", &one.listener), ("certificate", &one.label)], one.days_left);
+    }
+}
+
 fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
     let limits = &limits[..limits.len().min(SERIES_MAX)];
     let mut family = |name: &str, help: &str, value: fn(&LimitFacts) -> u64| {

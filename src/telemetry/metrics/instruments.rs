@@ -143,6 +143,8 @@ words! {
         Accept = "accept",
         /// `connections_per_client_max` of its listener.
         Client = "client",
+        /// Too many TLS handshakes are under way.
+        Handshakes = "handshakes",
     }
 }
 
@@ -237,6 +239,12 @@ instruments! {
     handed_over: Count = "connections_handed_over_total", "Connections accepted here and handed to a calmer worker.";
     /// Connections that other workers handed over.
     taken_over: Count = "connections_taken_over_total", "Connections that other workers handed to this one.";
+    /// TLS handshakes that succeeded.
+    handshakes: Count = "tls_handshakes_total", "TLS handshakes that succeeded.";
+    /// Of these, taken up from an earlier session.
+    handshakes_resumed: Count = "tls_handshakes_resumed_total", "TLS handshakes that resumed a session.";
+    /// TLS handshakes that failed or took too long.
+    handshakes_failed: Count = "tls_handshakes_failed_total", "TLS handshakes that failed or took too long.";
     /// Generation of the snapshot in use.
     generation: Level = "config_generation", "Generation of the configuration that the worker uses.";
 }
@@ -286,7 +294,7 @@ mod tests {
         own.refused(Refusal::Memory);
         own.refusals.add(99);
         assert_eq!(own.deadlines.values().iter().sum::<u64>(), 1);
-        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0, 0]);
+        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -21,9 +21,10 @@ use std::rc::{Rc, Weak};
 
 use self::instruments::{Instruments, Tally};
 use self::snapshot::WorkerSnapshot;
-use self::stats::{Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
+use self::stats::{CallStats, Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
 use crate::error::Reason;
 use crate::http::exchange::{EndpointTag, Exchange};
+use crate::http::grpc::{self, Call, Code};
 use crate::http::message::{Method, Version};
 use crate::time::Now;
 
@@ -44,6 +45,7 @@ pub struct WorkerMetrics {
     routes: Registry<(String, String), RouteStats>,
     services: Registry<String, ServiceStats>,
     limiters: Registry<String, Counter>,
+    calls: Registry<String, CallStats>,
     unmatched: Rc<RouteStats>,
 }
 
@@ -75,6 +77,7 @@ impl WorkerMetrics {
             routes: Registry::new(RouteStats::new(OTHER)),
             services: Registry::new(ServiceStats::new(OTHER, stats::OVERFLOW_ID)),
             limiters: Registry::new(Counter::new(OTHER)),
+            calls: Registry::new(CallStats::new(OTHER, OTHER)),
             unmatched: Rc::new(RouteStats::new(UNMATCHED)),
         }
     }
@@ -103,6 +106,21 @@ impl WorkerMetrics {
     /// `token_bucket`.
     pub fn limiter(&mut self, limiter_type: &str) -> Rc<Counter> {
         self.limiters.entry(limiter_type.to_owned(), |_| Counter::new(limiter_type))
+    }
+
+    /// Counts a finished gRPC call. Only a method that an endpoint has answered as its own gets labels of its own:
+    /// names that a client made up are `other` (F77).
+    pub fn called(&mut self, call: &Call, exchange: &Exchange) {
+        let unknown = call.status.is_none_or(|status| status == Code::Unimplemented as u32);
+        let names = grpc::service_and_method(exchange.request.path()).filter(|_| exchange.upstream_status == 200);
+        let stats = match names.filter(|_| !unknown) {
+            Some((service, method)) => {
+                let key = format!("{service}/{method}");
+                self.calls.entry(key, |_| CallStats::new(service, method))
+            }
+            None => self.calls.overflow(),
+        };
+        stats.add(call.status);
     }
 
     /// Counts one finished request: to be called exactly once, whatever became of it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use super::instruments::{Deadline, Eviction, INSTRUMENTS, Refusal};
-use super::stats::{Buckets, OVERFLOW_ID, RouteStats, ServiceStats};
+use super::stats::{Buckets, GRPC_CODES, OVERFLOW_ID, RouteStats, ServiceStats};
 use super::{METHODS, OTHER, WorkerMetrics};
 use crate::error::Reason;
 
@@ -33,6 +33,8 @@ pub struct WorkerSnapshot {
     pub unserved: Option<Histogram<u64>>,
     /// Refusals by kind of limiter.
     pub limiters: Vec<(Arc<str>, u64)>,
+    /// gRPC calls by service, method and code.
+    pub calls: Vec<(Arc<str>, Arc<str>, [u64; GRPC_CODES])>,
     /// Routes that answered.
     pub routes: Vec<RouteSnapshot>,
     /// Services that were asked.
@@ -82,6 +84,7 @@ impl WorkerSnapshot {
             failures: metrics.failures.values(),
             unserved: metrics.unserved.get(),
             limiters: metrics.limiters.iter().map(|limiter| limiter.value()).collect(),
+            calls: metrics.calls.iter().map(|call| call.value()).collect(),
             routes: routes.filter(|route| !route.requests.is_empty()).collect(),
             services: services.filter(|service| service.is_used()).collect(),
         }

@@ -67,6 +67,11 @@ impl<K: Eq + Hash, T: Absorb> Registry<K, T> {
         entry
     }
 
+    /// The entry of all that have none of their own.
+    pub fn overflow(&self) -> Rc<T> {
+        self.overflow.clone()
+    }
+
     /// All entries in the order they were made, the overflow entry last.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.order.iter().chain(std::iter::once(&self.overflow)).map(Rc::as_ref)
@@ -113,6 +118,39 @@ impl Counter {
 impl Absorb for Counter {
     fn absorb(&self, other: &Self) {
         self.count.set(self.count.get() + other.count.get());
+    }
+}
+
+/// Codes of gRPC calls that are told apart: those that gRPC defines, and one for all others and none at all.
+pub const GRPC_CODES: usize = crate::http::grpc::Code::LAST as usize + 2;
+
+/// Counters of the calls of one gRPC method.
+pub struct CallStats {
+    service: Arc<str>,
+    method: Arc<str>,
+    codes: Tally<GRPC_CODES>,
+}
+
+impl CallStats {
+    /// Counters at zero.
+    pub fn new(service: &str, method: &str) -> Self {
+        Self { service: service.into(), method: method.into(), codes: Tally::default() }
+    }
+
+    /// Counts a call that ended with this code.
+    pub fn add(&self, code: Option<u32>) {
+        self.codes.add(code.map_or(GRPC_CODES - 1, |code| (code as usize).min(GRPC_CODES - 1)));
+    }
+
+    /// Service, method, and the count of each code.
+    pub fn value(&self) -> (Arc<str>, Arc<str>, [u64; GRPC_CODES]) {
+        (self.service.clone(), self.method.clone(), self.codes.values())
+    }
+}
+
+impl Absorb for CallStats {
+    fn absorb(&self, other: &Self) {
+        self.codes.absorb(&other.codes);
     }
 }
 

@@ -5,6 +5,7 @@ use super::instruments::{Deadline, INSTRUMENTS};
 use super::process::ProcessFacts;
 use super::*;
 use crate::error::Failure;
+use crate::http::grpc::{Call, Dress};
 
 fn tag(slot: u32) -> Option<std::rc::Rc<EndpointTag>> {
     Some(EndpointTag { authority: "".into(), slot }.into())
@@ -38,6 +39,16 @@ fn traffic(metrics: &mut WorkerMetrics) {
     metrics.finished(&route, Some(&service), &left, fast);
     metrics.limiter("token_bucket").inc();
     metrics.limiter("token_bucket").inc();
+    let call = |path: &str, status| {
+        let mut call = exchange(Method::Post, 200, 200);
+        call.request.path = call.request.fields.keep(path.as_bytes());
+        let noted = Call { dress: Dress::Grpc, due: Now::NEVER, left_ns: None, status };
+        (noted, call)
+    };
+    for (path, status) in [("/a.B/C", Some(0)), ("/a.B/C", Some(99)), ("/made/up", Some(12)), ("/no", Some(0))] {
+        let (call, exchange) = call(path, status);
+        metrics.called(&call, &exchange);
+    }
     metrics.own.active_connections.add(3);
     metrics.own.deadline(Deadline::Header);
 }
@@ -104,6 +115,10 @@ fn the_page_has_the_names_and_labels_of_the_requirements() {
         (r#"gateway_errors_total{error_type="connect_refused",service="users"}"#, 1.0),
         (r#"gateway_errors_total{error_type="no_route",service=""}"#, 1.0),
         (r#"gateway_rate_limit_hits_total{limiter_type="token_bucket"}"#, 2.0),
+        (r#"gateway_grpc_requests_total{grpc_service="a.B",grpc_method="C",grpc_code="0"}"#, 1.0),
+        (r#"gateway_grpc_requests_total{grpc_service="a.B",grpc_method="C",grpc_code="other"}"#, 1.0),
+        (r#"gateway_grpc_requests_total{grpc_service="other",grpc_method="other",grpc_code="12"}"#, 1.0),
+        (r#"gateway_grpc_requests_total{grpc_service="other",grpc_method="other",grpc_code="0"}"#, 1.0),
         (r#"gateway_upstream_status_total{service="users",status="200"}"#, 10.0),
         (r#"gateway_active_connections"#, 3.0),
         (r#"gateway_worker_up{worker="0"}"#, 1.0),

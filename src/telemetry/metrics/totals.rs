@@ -26,10 +26,11 @@ pub(super) enum Family {
     Errors,
     UpstreamStatus,
     Limiters,
+    Calls,
     Latency,
 }
 
-const FAMILIES: usize = 7;
+const FAMILIES: usize = 8;
 
 /// Which series have a name of their own. A series that was let in stays in, so that it and `other` never go down.
 #[derive(Debug, Default)]
@@ -64,6 +65,8 @@ pub(super) struct Totals {
     pub upstream_status: BTreeMap<Labels, u64>,
     /// kind of limiter
     pub limiters: BTreeMap<Labels, u64>,
+    /// gRPC service, gRPC method, code
+    pub calls: BTreeMap<Labels, u64>,
     /// service
     pub latency: BTreeMap<Labels, Histogram<u64>>,
     /// All requests together.
@@ -80,6 +83,9 @@ impl Totals {
         join(&mut self.latency_all, worker.unserved.as_ref());
         for (label, count) in worker.limiters.iter().filter(|(_, count)| *count > 0) {
             *self.limiters.entry(admission.admit(Family::Limiters, vec![label.clone()])).or_default() += count;
+        }
+        for (service, method, codes) in &worker.calls {
+            self.add_calls(admission, service, method, codes);
         }
     }
 
@@ -123,6 +129,14 @@ impl Totals {
                 Some(sum) => _ = sum.add(latency),
                 None => _ = self.latency.insert(labels, latency.clone()),
             }
+        }
+    }
+
+    fn add_calls(&mut self, admission: &mut Admission, service: &Arc<str>, method: &Arc<str>, codes: &[u64]) {
+        for (code, count) in codes.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let code = if code + 1 < codes.len() { code.to_string().into() } else { OTHER.into() };
+            let labels = vec![service.clone(), method.clone(), code];
+            *self.calls.entry(admission.admit(Family::Calls, labels)).or_default() += count;
         }
     }
 

@@ -1,0 +1,161 @@
+//! Certificates and keys as they are read, and what is taken from a certificate: names, dates, identity.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, DnsName, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, SignatureAlgorithm};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+use crate::http::secure::ClientIdentity;
+
+/// A certificate with its chain and its key.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Both, ready to sign.
+    pub key: Arc<CertifiedKey>,
+    /// Where it was read from, for people.
+    pub label: String,
+    /// Its DNS names, in lower case; `*.` begins a wildcard.
+    pub names: Vec<String>,
+    /// Names that it has and that are no host names: nobody can ask for them.
+    pub odd_names: usize,
+    /// Its end, in seconds since the Unix epoch.
+    pub not_after_s: i64,
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+}
+
+impl Pair {
+    /// Reads a chain and its key, both as PEM; the key may stand among the certificates.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the user.
+    pub fn read(chain: &[u8], key: &[u8], ocsp: Option<Vec<u8>>, label: String) -> Result<Self, String> {
+        let chain = certificates(chain)?;
+        let first = chain.first().ok_or("there is no certificate in it")?;
+        let (names, odd_names, not_after_s) = {
+            let parsed = parse(first)?;
+            let (names, odd) = dns_names(&parsed);
+            (names, odd, parsed.validity().not_after.timestamp())
+        };
+        let fingerprint = sha256(first);
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("there is no private key: {error}"))?;
+        let key = any_supported_type(&key).map_err(|error| format!("the private key cannot be used: {error}"))?;
+        let mut certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err("the private key belongs to another certificate".to_owned()),
+        }
+        // RFC 6960: a response is a sequence, and its status, the first thing in it, is `successful`.
+        if ocsp.as_ref().is_some_and(|staple| staple.first() != Some(&0x30) || staple.len() < 16) {
+            return Err("the OCSP response is not DER".to_owned());
+        }
+        certified.ocsp = ocsp;
+        Ok(Self { key: Arc::new(certified), label, names, odd_names, not_after_s, fingerprint })
+    }
+
+    /// ECDSA signs faster than RSA by an order of magnitude: it is offered first.
+    pub(super) fn rank(&self) -> u8 {
+        u8::from(self.key.key.algorithm() == SignatureAlgorithm::RSA)
+    }
+
+    /// Whole days that it is still good for; negative once it has expired.
+    pub fn days_left(&self, now_s: u64) -> i64 {
+        (self.not_after_s - now_s as i64).div_euclid(86_400)
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| format!("it is not PEM: {error}"))
+}
+
+/// Reads the certificates of authorities, as PEM.
+///
+/// # Errors
+/// What is wrong, in words for the user; a file without any is wrong.
+pub fn read_authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = certificates(pem)?;
+    if all.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(all)
+}
+
+/// Reads revocation lists, as PEM or one as DER.
+///
+/// # Errors
+/// What is wrong, in words for the user; a file without any is wrong.
+pub fn read_revocations(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    if bytes.first() == Some(&0x30) {
+        return Ok(vec![bytes.to_vec().into()]);
+    }
+    let all = CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|error| format!("it is not PEM: {error}"))?;
+    if all.is_empty() {
+        return Err("there is no revocation list in it".to_owned());
+    }
+    Ok(all)
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
+    let (_, parsed) =
+        parse_x509_certificate(der).map_err(|error| format!("the certificate cannot be read: {error}"))?;
+    Ok(parsed)
+}
+
+/// The DNS names that can be asked for, and how many others there are: with a NUL, with a wildcard anywhere but as the
+/// whole first label (F85). The common name is no name.
+fn dns_names(certificate: &X509Certificate<'_>) -> (Vec<String>, usize) {
+    let names = alternative_names(certificate);
+    let dns = names.iter().filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None });
+    let (mut legal, mut odd) = (Vec::new(), 0);
+    for name in dns {
+        let host = name.strip_prefix("*.").unwrap_or(name);
+        let is_deep = !name.starts_with("*.") || host.contains('.');
+        match DnsName::try_from(host) {
+            Ok(_) if is_deep && !host.contains('*') => legal.push(name.to_ascii_lowercase()),
+            _ => odd += 1,
+        }
+    }
+    (legal, odd)
+}
+
+fn alternative_names<'a>(certificate: &'a X509Certificate<'a>) -> &'a [GeneralName<'a>] {
+    match certificate.subject_alternative_name() {
+        Ok(Some(extension)) => &extension.value.general_names,
+        _ => &[],
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+/// Who the owner of a verified client certificate is. None for one that cannot be read: then nobody is named.
+pub fn identity(der: &CertificateDer<'_>) -> Option<ClientIdentity> {
+    let parsed = parse(der).ok()?;
+    let names = alternative_names(&parsed).iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+        GeneralName::URI(uri) => Some(format!("URI:{uri}")),
+        GeneralName::RFC822Name(mail) => Some(format!("email:{mail}")),
+        GeneralName::IPAddress(bytes) => Some(format!("IP:{}", ip(bytes)?)),
+        _ => None,
+    });
+    let fingerprint = sha256(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(ClientIdentity { subject: parsed.subject().to_string(), names: names.collect(), fingerprint })
+}
+
+fn ip(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(Into::into),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(Into::into),
+    }
+}

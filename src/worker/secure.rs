@@ -1,0 +1,129 @@
+//! Connections of a listener with TLS: detection, handshake within its bounds, and then the wire that was agreed on.
+//!
+//! All of it lives in a box of its own: a plain connection has no room for it.
+
+use std::rc::Rc;
+
+use super::accept::Socket;
+use super::conn::{self, ConnectionOrigin};
+use super::run::Shared;
+use crate::http::exchange::ShortText;
+use crate::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX, PROXY_TIMEOUT_MS};
+use crate::net::tcp::Tcp;
+use crate::net::timer::{Deadline, OnExpiry, Waits};
+use crate::net::tls::{Agreed, Fresh, Tls};
+use crate::proto::proxy_protocol;
+use crate::snapshot::Listener;
+use crate::telemetry::metrics::instruments::Refusal;
+use crate::tls::ServerTls;
+
+/// The first byte of a TLS connection: a record of the handshake protocol.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// What a client speaks behind its handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Wire {
+    /// The wire that ALPN agreed on; HTTP/1.1 where nothing was said.
+    pub fn of(alpn: Option<&[u8]>) -> Self {
+        if alpn == Some(b"h2") { Self::Http2 } else { Self::Http1 }
+    }
+}
+
+/// A handshake under way, counted until dropped.
+struct Underway(Rc<Shared>);
+
+impl Underway {
+    fn begin(shared: &Rc<Shared>) -> Option<Self> {
+        let count = shared.handshakes.get();
+        shared.handshakes.set(count + 1);
+        let underway = Self(shared.clone());
+        (count < HANDSHAKES_MAX).then_some(underway)
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get().saturating_sub(1));
+    }
+}
+
+/// Serves a connection that came to a listener with TLS.
+pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: ConnectionOrigin) {
+    let listener = socket.listener();
+    let Some(tls) = listener.tls.clone() else {
+        return conn::serve_http1(&shared.env, io, origin, || socket.listener()).await;
+    };
+    let Some(underway) = Underway::begin(shared) else { return shared.refused(Refusal::Handshakes) };
+    let deadline = shared.env.timers.deadline(io.interrupt());
+    deadline.set_waits(Some(Waits::Head));
+    deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
+    if tls.plain_too && !matches!(io.first_byte().await, Ok(HANDSHAKE_RECORD) | Err(_)) {
+        drop((deadline, underway));
+        return Box::pin(conn::serve_http1(&shared.env, io, origin, || socket.listener())).await;
+    }
+    let agreed = Box::pin(handshake(shared, &listener, &tls, io, origin, &deadline)).await;
+    drop((deadline, underway));
+    let Some((io, agreed, mut origin)) = agreed else { return };
+    origin.secure = Some(Rc::new(tls.describe(&agreed)));
+    drop((listener, tls));
+    match Wire::of(agreed.alpn.as_deref()) {
+        // Not offered yet.
+        Wire::Http2 => {}
+        Wire::Http1 => conn::serve_http1(&shared.env, io, origin, || socket.listener()).await,
+    }
+}
+
+async fn handshake(
+    shared: &Rc<Shared>,
+    listener: &Listener,
+    tls: &ServerTls,
+    io: Tcp,
+    mut origin: ConnectionOrigin,
+    deadline: &Deadline,
+) -> Option<(Tls<Tcp>, Agreed, ConnectionOrigin)> {
+    let mut fresh = Fresh::new(io);
+    if listener.rules.proxy_protocol.is_some() {
+        deadline.arm(shared.env.timers.now().plus_ms(PROXY_TIMEOUT_MS), OnExpiry::ShutBoth);
+        origin = identify(listener, &mut fresh, origin).await?;
+        deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
+    }
+    let accepted = fresh.accept(|hello| tls.choose(hello)).await;
+    let metrics = shared.env.metrics.borrow();
+    match accepted {
+        Ok((io, agreed)) => {
+            metrics.own.handshakes.inc();
+            if agreed.resumed {
+                metrics.own.handshakes_resumed.inc();
+            }
+            Some((io, agreed, origin))
+        }
+        Err(_) => {
+            metrics.own.handshakes_failed.inc();
+            None
+        }
+    }
+}
+
+/// Reads the PROXY protocol header before the handshake. None closes: there is nobody yet to be told why.
+async fn identify(listener: &Listener, fresh: &mut Fresh<Tcp>, origin: ConnectionOrigin) -> Option<ConnectionOrigin> {
+    let trusted = listener.rules.proxy_protocol.as_ref()?;
+    if !trusted.contains(origin.peer.ip()) {
+        return None;
+    }
+    loop {
+        fresh.read_more().await.ok()?;
+        if let Some(header) = proxy_protocol::parse(fresh.unread()).ok()? {
+            fresh.skip(header.bytes);
+            let Some(addresses) = header.addresses else { return Some(origin) };
+            let peer = addresses.source;
+            return Some(ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), ..origin });
+        }
+    }
+}
