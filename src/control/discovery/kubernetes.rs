@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::cluster::{self, Cluster};
 use super::dns::Names;
@@ -40,7 +41,11 @@ pub struct KubernetesProvider {
 struct Watch {
     answer: Answer,
     lines: Lines,
+    begun: Instant,
 }
+
+/// A watch that ends sooner, and has told nothing, is not one that came to its end.
+const WATCH_MIN: Duration = Duration::from_secs(1);
 
 impl KubernetesProvider {
     /// Watches this service.
@@ -141,7 +146,7 @@ impl KubernetesProvider {
         let version = escape(&self.version);
         let query =
             format!("&watch=1&allowWatchBookmarks=true&timeoutSeconds={DISCOVERY_WATCH_S}&resourceVersion={version}");
-        Ok(Watch { answer: self.ask(&query).await?, lines: Lines::default() })
+        Ok(Watch { answer: self.ask(&query).await?, lines: Lines::default(), begun: Instant::now() })
     }
 
     /// Takes events until there is something to tell. False when the watch has ended, as all do after a while.
@@ -158,6 +163,12 @@ impl KubernetesProvider {
             match piece {
                 Ok(piece) => match piece? {
                     Some(piece) => watch.lines.push(&piece)?,
+                    None if !watch.lines.begun.is_empty() => {
+                        return Err(Trouble::failed("the watch ended in the middle of an event"));
+                    }
+                    None if !changed && watch.begun.elapsed() < WATCH_MIN => {
+                        return Err(Trouble::failed("the watch ended at once"));
+                    }
                     None => {
                         self.watch = None;
                         return Ok(changed);
