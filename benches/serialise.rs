@@ -36,7 +36,7 @@ fn heads(c: &mut Criterion) {
     let rules = Arc::new(ServerRules::default());
     let tunnels = Default::default();
     let (forwarded, via, connections, per_client) = (false, None, None, None);
-    let (tls, https_redirect) = (None, None);
+    let (tls, https_redirect, stream) = (None, None, None);
     let listener = Listener {
         name: "l".into(),
         address,
@@ -48,6 +48,7 @@ fn heads(c: &mut Criterion) {
         tunnels,
         tls,
         https_redirect,
+        stream,
     };
     let x = exchange(REQUEST);
     let mut out = Buf::small();

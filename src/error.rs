@@ -135,6 +135,11 @@ reasons! {
     HeaderTimeout = "header_timeout", 408, Downstream, No, "Request header timeout";
     /// The PROXY protocol header is malformed or missing, or its sender is not trusted (F59).
     BadProxyHeader = "bad_proxy_header", 400, Downstream, No, "Invalid or unexpected PROXY protocol header";
+    /// What a TLS client began with is no ClientHello that its server name can be read from. Never sent; for the log.
+    BadClientHello = "bad_client_hello", 400, Downstream, No, "Malformed TLS ClientHello";
+    /// The listener has no service for the server name that the client asks for, or for a client without one. Never
+    /// sent; the client gets the TLS alert `unrecognized_name`.
+    UnknownServerName = "unknown_server_name", 421, Downstream, No, "Unknown server name";
     /// A tunnel was idle or open for too long, or the gateway stopped. Never sent; for the log.
     TunnelTimeout = "tunnel_timeout", 408, Downstream, No, "Tunnel timeout";
     /// The body paused longer than `body_timeout`.
@@ -180,6 +185,9 @@ reasons! {
     ConnectTimeout = "connect_timeout", 504, Upstream, Unsent, "Gateway timeout";
     /// The endpoint reset the connection before its answer.
     UpstreamReset = "upstream_reset", 502, Upstream, IfIdempotent, "Bad gateway";
+    /// The endpoint says that it has not looked at the request: its connection goes away, or has streams enough
+    /// (HTTP/2: GOAWAY, REFUSED_STREAM).
+    UpstreamRefused = "upstream_refused", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint closed the connection without an answer.
     UpstreamClosed = "upstream_closed", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint did not answer in time (R134).

@@ -244,6 +244,11 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// A TLS client's hello, where its server name chooses the service: with a key share for post-quantum exchange it has
+/// some 2 KiB.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
+/// Records that such a hello may stand in: ordinary ones stand in one.
+pub const CLIENT_HELLO_RECORDS_MAX: usize = 64;
 /// Connections handed to a worker that it has not taken yet; beyond it the one that accepted serves them.
 pub const HANDED_WAITING_MAX: usize = 256;
 /// How often a worker looks for a seat for a new connection before it takes its own: others may take the same one.
@@ -314,6 +319,16 @@ pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
+
+/// HTTP/2 to endpoints: connections of one worker to one endpoint. Another one is opened when all have as many streams
+/// as the endpoint takes.
+pub const H2_UPSTREAM_CONNECTIONS_MAX: usize = 8;
+/// HTTP/2 to endpoints: requests that wait for a stream or a connection, of one worker and for one endpoint.
+pub const H2_UPSTREAM_WAITING_MAX: usize = 1_024;
+/// HTTP/2 to endpoints: a request on a connection that has brought nothing for so long takes a ping along.
+pub const H2_PING_AFTER_MS: u64 = 10_000;
+/// HTTP/2 to endpoints: a connection that does not answer a ping in this time is dead.
+pub const H2_PING_TIMEOUT_MS: u64 = 5_000;
 
 /// Recycled exchanges (per-request state) that a worker keeps.
 pub const EXCHANGES_FREE_MAX: usize = 256;

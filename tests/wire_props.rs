@@ -33,6 +33,7 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         connections: None,
         tunnels: Default::default(),
         per_client: None,
+        stream: None,
         tls: None,
         https_redirect: None,
     }

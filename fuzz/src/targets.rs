@@ -17,6 +17,7 @@ use ringway::http::path::{PathPolicy, canonicalise, is_canonical};
 use ringway::net::io::{Io, send_all};
 use ringway::net::mem::{self, Faults};
 use ringway::policy::{self, CompileEnv};
+use ringway::proto::client_hello::{self, Opening};
 use ringway::proto::h1::body::BodyReader;
 use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
@@ -48,7 +49,10 @@ pub const TARGETS: &[Target] = &[
     ("rewrite", rewrite),
     ("forwarded_request", forwarded_request),
     ("access_log_escape", access_log_escape),
+    ("h2_frames", h2_frames),
+    ("hpack", hpack),
     ("proxy_header", proxy_header),
+    ("client_hello", client_hello),
 ];
 
 const POLICIES: [PathPolicy; 3] = [PathPolicy::Strict, PathPolicy::Merge, PathPolicy::Preserve];
@@ -275,6 +279,9 @@ fn substituted(text: &str, vars: &[(&str, &str)]) -> Option<String> {
 
 #[path = "bypass.rs"]
 pub mod bypass;
+#[path = "h2.rs"]
+pub mod h2;
+pub use h2::{h2_frames, hpack};
 
 thread_local! {
     static JUDGE: bypass::Judge = bypass::Judge::new();
@@ -451,7 +458,7 @@ pub fn forwarded_request(data: &[u8]) {
         let rules = Arc::new(ServerRules::default());
         let (forwarded, tunnels) = (trusted, Default::default());
         let (via, connections, per_client) = (None, None, None);
-        let (tls, https_redirect) = (None, None);
+        let (tls, https_redirect, stream) = (None, None, None);
         let listener = Listener {
             name: "l".into(),
             address,
@@ -463,6 +470,7 @@ pub fn forwarded_request(data: &[u8]) {
             tunnels,
             tls,
             https_redirect,
+            stream,
         };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
@@ -550,6 +558,33 @@ pub fn proxy_header(data: &[u8]) {
                 let again = proxy_protocol::parse(&told).ok().flatten().expect("what is written is a header");
                 assert_eq!((again.addresses, again.bytes), (header.addresses, told.len()));
             }
+        }
+    }
+}
+
+/// The first bytes of a connection: whatever is decided stays so with anything behind it, is decided within the bound,
+/// and a whole hello was none at any earlier byte; a name is one that a table of names can hold.
+pub fn client_hello(data: &[u8]) {
+    let read = client_hello::parse(data);
+    let with_more = client_hello::parse(&[data, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"].concat());
+    match &read {
+        Err(_) => assert_eq!(with_more, read, "more bytes mend a hello"),
+        Ok(None) => assert!(data.len() < client_hello::OPENING_BYTES_MAX, "a hello without end"),
+        Ok(Some(opening)) => {
+            assert_eq!(with_more, read);
+            if let Opening::Tls(Some(name)) = opening {
+                assert!(!name.is_empty() && name.len() <= 253 && *name == name.to_ascii_lowercase());
+                assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)), "{name:?}");
+            }
+        }
+    }
+    let mut decided = false;
+    for cut in (0..=data.len()).step_by(1 + data.len() / 256) {
+        let early = client_hello::parse(&data[..cut]);
+        assert!(!decided || early == read, "a decision that changes");
+        if !matches!(early, Ok(None)) {
+            assert_eq!(early, read, "a decision that changes");
+            decided = true;
         }
     }
 }

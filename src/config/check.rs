@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::{Answer, Config, DefaultRoute, Listener, Route, Service};
+use super::model::{Answer, Config, DefaultRoute, ListenProtocol, Listener, Route, Service, Wire};
 use super::reach;
 use crate::schema::types::{Name, Scheme, ServiceUrl};
 use crate::schema::{Cx, Node, Span, Spanned, codes};
@@ -22,6 +22,9 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
         if let Some(name) = service.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) {
             services.refer(name, cx);
         }
+    }
+    for listener in &config.listeners {
+        check_protocol(listener, &mut services, cx);
     }
     let names = config.routes.iter().filter_map(|route| route.name.as_ref());
     unique(names, "route", cx);
@@ -107,6 +110,43 @@ fn check_trust(listener: &Listener, cx: &mut Cx) {
     }
 }
 
+/// What a listener's protocol makes of its keys.
+fn check_protocol(listener: &Spanned<Listener>, services: &mut Services, cx: &mut Cx) {
+    let place = listener.address.span;
+    if listener.protocol == ListenProtocol::Http {
+        let written = [
+            ("service", listener.service.as_ref().map(|name| name.span)),
+            ("sni", listener.sni.iter().next().map(|(name, _)| name.span)),
+            ("tunnel", listener.tunnel.as_ref().map(|tunnel| tunnel.span)),
+        ];
+        for (key, span) in written.into_iter().filter_map(|(key, span)| Some((key, span?))) {
+            let message = format!("`{key}` is for listeners that pass connections on");
+            cx.report(codes::CONTRADICTION, span, message).hint("add `protocol: tcp`, or write a route");
+        }
+        return;
+    }
+    if let (Some(tls), Some((name, _))) = (&listener.tls, listener.sni.iter().next()) {
+        cx.report(codes::CONTRADICTION, name.span, "`sni` passes TLS through, and `tls` ends it")
+            .hint(format!("keep one of them; `tls` stands in line {}", tls.span.line));
+    }
+    for name in listener.service.iter().chain(listener.sni.iter().map(|(_, service)| service)) {
+        services.refer(name, cx);
+    }
+    if listener.service.is_none() && listener.sni.is_empty() && !cx.diagnostics.has_errors_within(listener.span) {
+        cx.report(codes::ROUTE_ANSWER, place, "the listener passes connections on, and to no service")
+            .hint("add `service`, or `sni` with services by server name");
+    }
+    let http_only = [
+        ("forwarded", listener.forwarded),
+        ("via", listener.via),
+        ("trusted_proxies", !listener.trusted_proxies.is_empty()),
+    ];
+    for (key, _) in http_only.into_iter().filter(|(_, given)| *given) {
+        let message = format!("`{key}` has no effect where connections are passed on as they are");
+        cx.report(codes::NO_EFFECT, place, message).hint("take it out");
+    }
+}
+
 fn check_tls(listener: &Listener, cx: &mut Cx) {
     let Some(tls) = &listener.tls else { return };
     if tls.plain_too && listener.proxy_protocol.is_some() {
@@ -124,6 +164,11 @@ fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
     if service.endpoints.is_empty() && service.discovery.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
         let message = format!("the service `{name}` has no endpoints, so its requests are answered 503");
         cx.report(codes::NO_ENDPOINTS, service.name.span, message).hint("add `endpoints: [\"host:port\"]`");
+    }
+    if service.protocol.value == Wire::H2 && service.proxy_protocol.is_some() {
+        let message = "a connection that many clients share cannot begin with the header of one";
+        cx.report(codes::CONTRADICTION, service.protocol.span, message)
+            .hint("leave `proxy_protocol` out, or use `protocol: http1`");
     }
     let mut seen = HashSet::new();
     for endpoint in &service.endpoints {
@@ -280,7 +325,7 @@ fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
     for service in &config.services {
         let name = &service.name;
         if !services.is_used(name.as_str()) {
-            cx.report(codes::NO_EFFECT, name.span, format!("no route uses the service `{}`", name.as_str()));
+            cx.report(codes::NO_EFFECT, name.span, format!("nothing uses the service `{}`", name.as_str()));
         }
     }
 }

@@ -111,6 +111,7 @@ mod tests {
             connections: None,
             tunnels: ConnectionBound::default(),
             per_client: None,
+            stream: None,
             tls: None,
             https_redirect: None,
         };

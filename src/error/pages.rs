@@ -348,6 +348,26 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "bad_client_hello",
+        causes: &["A scanner, or a client with a TLS stack of its own.", "A connection that was cut."],
+        remedies: &[LOOK_AT_CLIENT, "The log's detail says what is wrong."],
+        keys: &[(LISTENER, "sni")],
+        metrics: &[],
+    },
+    Page {
+        word: "unknown_server_name",
+        causes: &[
+            "A name that no key of the listener's `sni` stands for.",
+            "A client that sends no server name, or speaks no TLS, where the listener has no `service`.",
+        ],
+        remedies: &[
+            "Add the name to `sni`, or give the listener a `service` for all others.",
+            "The log's `host` is the name that was asked for.",
+        ],
+        keys: &[(LISTENER, "sni"), (LISTENER, "service")],
+        metrics: &[],
+    },
+    Page {
         word: "circuit_open",
         causes: &[
             "`circuit_breaker.failure_threshold` requests in a row failed: the service is left alone for `timeout`.",
@@ -449,6 +469,19 @@ pub const PAGES: &[Page] = &[
             "Let `pool.idle_timeout` be shorter than the endpoint's keep-alive.",
         ],
         keys: &[("services[].pool", "idle_timeout")],
+        metrics: BACKENDS,
+    },
+    Page {
+        word: "upstream_refused",
+        causes: &[
+            "An endpoint that restarts says so with GOAWAY, and the request came behind it.",
+            "An endpoint that takes fewer streams at once than it is sent: REFUSED_STREAM.",
+        ],
+        remedies: &[
+            "It is repeated by itself where nothing of a body is lost; more `attempts` or endpoints help the rest.",
+            LOOK_AT_ENDPOINT,
+        ],
+        keys: &[(SERVICE, "protocol")],
         metrics: BACKENDS,
     },
     Page {

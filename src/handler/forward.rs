@@ -8,6 +8,8 @@ use crate::http::hop;
 use crate::http::message::BodyLength;
 use crate::http::name::{Name, NameSet};
 use crate::proto::h1::serialise;
+use crate::proto::h2::head;
+use crate::proto::h2::hpack::encode::Encoder;
 use crate::proto::proxy_protocol::{self, Version};
 use crate::snapshot::{HostRule, Listener};
 use crate::sys::buf::Buf;
@@ -49,6 +51,70 @@ pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8])
         _ => {}
     }
     out.extend(b"\r\n");
+}
+
+/// Writes the head of the request for an HTTP/2 endpoint: the same fields, with names in lower case.
+pub fn write_h2_head(encoder: &mut Encoder, out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8]) {
+    let request = &x.request;
+    let text = |text| request.fields.text(text);
+    encoder.method(out, text(request.method_text));
+    // What the endpoint's connection is, not what the client's was: that stands in X-Forwarded-Proto.
+    encoder.scheme(out, b"http");
+    encoder.authority(out, host);
+    let path = text(request.forward_path.unwrap_or(request.path));
+    match request.forward_query.or(request.query) {
+        None => encoder.path(out, path),
+        Some(query) => encoder.path(out, &[path, b"?", text(query)].concat()),
+    }
+    head::write_fields(encoder, out, &request.fields, WRITTEN_HERE);
+    write_h2_origin(encoder, out, x, listener);
+    if let Some(call) = x.grpc {
+        encoder.field(out, b"te", b"trailers", Name::Te);
+        if let Some(left_ns) = call.left_ns {
+            encoder.field(out, grpc::TIMEOUT, grpc::format_timeout(left_ns).as_bytes(), Name::Other);
+        }
+    }
+    if let BodyLength::Known(length) = request.body {
+        encoder.field(out, b"content-length", length.to_string().as_bytes(), Name::ContentLength);
+    }
+}
+
+/// What [`write_origin`] writes, with the same rules.
+fn write_h2_origin(encoder: &mut Encoder, out: &mut Buf, x: &Exchange, listener: &Listener) {
+    let continued = |id: Name, own: &[u8]| {
+        let mut value = Vec::with_capacity(64);
+        for before in x.request.fields.values(id).filter(|_| x.peer_is_trusted) {
+            value.extend_from_slice(before);
+            value.extend_from_slice(b", ");
+        }
+        value.extend_from_slice(own);
+        value
+    };
+    let mut write = |id: Name, value: &[u8]| {
+        if !value.is_empty() {
+            encoder.field(out, id.text().as_bytes(), value, id);
+        }
+    };
+    write(Name::XForwardedFor, &continued(Name::XForwardedFor, x.peer_text.as_bytes()));
+    let authority = x.request.fields.text(x.request.authority);
+    for (id, own) in [
+        (Name::XForwardedProto, x.scheme.text().as_bytes()),
+        (Name::XForwardedHost, authority),
+        (Name::XForwardedPort, x.port_text.as_bytes()),
+    ] {
+        let kept = x.request.fields.get(id).filter(|_| x.peer_is_trusted);
+        write(id, kept.unwrap_or(own));
+    }
+    write(Name::XRequestId, x.id.as_bytes());
+    if listener.forwarded {
+        let mut line = Buf::small();
+        write_forwarded(&mut line, x, authority);
+        let line = line.as_slice();
+        write(Name::Forwarded, &line[b"Forwarded: ".len()..line.len() - 2]);
+    }
+    if let Some(name) = &listener.via {
+        write(Name::Via, &[b"1.1 ", name.as_bytes()].concat());
+    }
 }
 
 /// X-Forwarded-For, -Proto, -Host, -Port, X-Request-ID, and Forwarded where asked for (R29, R30, C15).
@@ -166,6 +232,7 @@ mod tests {
             forwarded,
             via: None,
             per_client: None,
+            stream: None,
             tls: None,
             https_redirect: None,
             connections: None,

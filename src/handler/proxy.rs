@@ -14,7 +14,8 @@ use crate::http::exchange::Exchange;
 use crate::net::io::Connect;
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
-use crate::snapshot::{self, HostRule, Listener};
+use crate::proto::h2::client::Stream;
+use crate::snapshot::{self, HostRule, Listener, Protocol};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 use crate::upstream::balance::{Algorithm, TriedSet};
@@ -203,9 +204,13 @@ impl<C: Connect> Proxy<'_, C> {
         held: Option<&Held>,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Attempt {
-        let (body, sink) = down.split();
-        let begun = self.timers.known_now();
         x.upstream_status = 0;
+        if self.spec.rules.protocol == Protocol::Http2 && self.upgrade.is_none() {
+            // Boxed: plain requests do not carry the room for it.
+            return Box::pin(self.attempt_stream(down, x, visit, fresh, held, on_head)).await;
+        }
+        let begun = self.timers.known_now();
+        let (body, sink) = down.split();
         // What cannot be sent twice goes only over a connection that is known to be open.
         let must_live = !self.is_repeatable(x) || (!body.is_done() && held.is_none());
         // A tunnel has a connection of its own, and so has a client that the endpoint is told of.
@@ -257,6 +262,97 @@ impl<C: Connect> Proxy<'_, C> {
             }
             Err(failure) if was_reused && is_stale(failure) => Attempt::Stale(failure),
             Err(failure) => Attempt::Failed(failure),
+        }
+    }
+
+    /// An attempt over an HTTP/2 connection.
+    async fn attempt_stream<D: Downstream>(
+        &self,
+        down: &mut D,
+        x: &mut Exchange,
+        visit: &Visit<C::Io>,
+        fresh: bool,
+        held: Option<&Held>,
+        on_head: &mut dyn FnMut(&mut Exchange),
+    ) -> Attempt {
+        let (body, sink) = down.split();
+        self.tell_deadline(x);
+        match held {
+            None => self.over_stream(body, sink, x, visit, fresh, held, on_head).await,
+            Some(held) => {
+                let mut body = Replayed::new(body, held);
+                self.over_stream(&mut body, sink, x, visit, fresh, Some(held), on_head).await
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one attempt")]
+    async fn over_stream<B: RequestBody, S: ResponseSink>(
+        &self,
+        body: &mut B,
+        sink: &mut S,
+        x: &mut Exchange,
+        visit: &Visit<C::Io>,
+        fresh: bool,
+        held: Option<&Held>,
+        on_head: &mut dyn FnMut(&mut Exchange),
+    ) -> Attempt {
+        let begun = self.timers.known_now();
+        let had_body = !body.is_done();
+        let mut stream = match self.open_stream(x, visit, !had_body).await {
+            Ok(stream) => stream,
+            Err(failure) => return Attempt::Failed(failure),
+        };
+        let refuses = |x: &Exchange| self.refuses(x, held);
+        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
+        let terms = Terms {
+            rules: &self.spec.rules,
+            due: self.due,
+            body_bytes_max: self.body_bytes_max,
+            room: visit.room(),
+            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
+            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
+            timers: self.timers,
+        };
+        match relay::exchange(body, sink, &mut stream, x, Buf::empty(), &terms, on_head).await {
+            Ok(()) => Attempt::Done,
+            // Not looked at by the endpoint; but what was taken of its body may be gone with it.
+            Err(failure)
+                if failure.reason == Reason::UpstreamRefused && had_body && !held.is_some_and(Held::is_whole) =>
+            {
+                Attempt::Failed(Failure::with(Reason::UpstreamReset, failure.detail))
+            }
+            Err(failure) if stream.was_used && !fresh && is_stale(failure) => Attempt::Stale(failure),
+            Err(failure) => Attempt::Failed(failure),
+        }
+    }
+
+    /// A stream with the request's head on its way. `end`: no body follows.
+    async fn open_stream(&self, x: &Exchange, visit: &Visit<C::Io>, end: bool) -> Result<Stream, Failure> {
+        let now = self.timers.known_now();
+        let wait_ms = self.spec.rules.connect_timeout_ms.min(self.due.since_ns(now) / 1_000_000);
+        let due = now.plus_ms(wait_ms);
+        loop {
+            let opened = visit.streams.try_open(|link| {
+                link.open(x.request.method, end, |encoder, out| {
+                    let host = forward::host(x, self.host, &visit.authority);
+                    forward::write_h2_head(encoder, out, x, self.listener, host);
+                })
+            });
+            if let Some(stream) = opened {
+                if stream.was_used {
+                    visit.count_reuse();
+                }
+                return Ok(stream);
+            }
+            let Some(connecting) = visit.streams.may_connect() else {
+                visit.streams.wait(self.timers, due).await?;
+                continue;
+            };
+            let left_ms = due.since_ns(self.timers.known_now()) / 1_000_000;
+            let io = visit.open(self.connector, left_ms).await?;
+            visit.streams.begin(self.connector, io, self.timers, &self.spec.rules);
+            drop(connecting);
         }
     }
 

@@ -33,8 +33,8 @@ pub struct Opened<I: Io> {
     pub upstream: Duplex<I>,
     /// Its load on the endpoint.
     pub load: Load<I>,
-    /// Its place under the listener's bound.
-    pub place: ConnectionPlace,
+    /// Its place under the listener's bound on tunnels; a connection that was none before has none.
+    pub place: Option<ConnectionPlace>,
     /// Its times.
     pub times: Times,
 }
@@ -133,7 +133,7 @@ impl<I: Io> Upgrade<I> {
         sink.send_switch(x).await?;
         let times = Times { upstream_timeout_ms: terms.rules.send_timeout_ms, ..self.times };
         let upstream = upstream.into_duplex(terms.timers);
-        self.opened.set(Some(Box::new(Opened { upstream, load: visit.load(), place, times })));
+        self.opened.set(Some(Box::new(Opened { upstream, load: visit.load(), place: Some(place), times })));
         Ok(())
     }
 }

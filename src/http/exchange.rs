@@ -21,14 +21,17 @@ pub enum Scheme {
     Http,
     /// With TLS.
     Https,
+    /// None: bytes that mean nothing to the gateway.
+    Tcp,
 }
 
 impl Scheme {
-    /// `http` or `https`.
+    /// `http`, `https` or `tcp`.
     pub const fn text(self) -> &'static str {
         match self {
             Scheme::Http => "http",
             Scheme::Https => "https",
+            Scheme::Tcp => "tcp",
         }
     }
 }

@@ -87,8 +87,8 @@ pub(super) fn decode(path: &[u8]) -> Vec<u8> {
 }
 
 /// Whether there is a UTF-8 sequence that is longer than its character needs (RFC 3629 section 10), also for a decoder
-/// that takes any octet for a continuation and looks at its six low bits alone: `%C0/` is a slash to it. C0 and C1 begin
-/// nothing else, so that they are refused wherever they stand.
+/// that takes any octet for a continuation and looks at its six low bits alone: `%C0/` is a slash to it. C0 and C1
+/// begin nothing else, so that they are refused wherever they stand.
 pub(super) fn has_overlong(octets: &[u8]) -> bool {
     let low = |next: &u8| next & 0x3f;
     octets.iter().any(|octet| matches!(octet, 0xc0 | 0xc1))

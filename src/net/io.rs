@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::sys::buf::Buf;
@@ -120,6 +121,11 @@ pub trait Connect: 'static {
     /// # Errors
     /// `TimedOut` when the time is over, else what the connection attempt gave.
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Self::Io>;
+
+    /// Runs a task beside the others of the worker: of a connection that serves several exchanges and none for itself.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
+        monoio::spawn(task);
+    }
 }
 
 /// Sends the whole window. Returns the emptied buffer for reuse.

@@ -6,6 +6,7 @@ mod fallback;
 pub mod plan;
 mod readings;
 pub mod reply;
+pub mod stream;
 mod secure;
 pub mod tunnel;
 mod wait;

@@ -36,14 +36,17 @@ struct Record {
 impl<I: Io> Tunnel<I> {
     /// The tunnel that the request of `x` has become. It takes the request's permits along.
     pub fn new(opened: Opened<I>, x: &mut Exchange, names: &Names<'_>) -> Box<Self> {
+        let mut copy = kept(x);
+        copy.permits = std::mem::take(&mut x.permits);
+        Self::keeping(opened, copy, names)
+    }
+
+    /// The tunnel of an exchange that is nothing else.
+    pub fn keeping(opened: Opened<I>, mut x: Box<Exchange>, names: &Names<'_>) -> Box<Self> {
         let permits = std::mem::take(&mut x.permits);
         let owned = |name: &str| name.to_owned();
-        let record = Record {
-            x: kept(x),
-            route: owned(names.route),
-            service: owned(names.service),
-            endpoint: owned(names.endpoint),
-        };
+        let record =
+            Record { x, route: owned(names.route), service: owned(names.service), endpoint: owned(names.endpoint) };
         Box::new(Self { opened, permits, record })
     }
 

@@ -29,7 +29,7 @@ pub async fn policies<D: Downstream, C: Connect>(
 ) -> Result<Flow, Failure> {
     loop {
         let outcome = match *pending {
-            Pending::Place(ticket) => Resumed::Place(place(down, env, ticket, due).await?),
+            Pending::Place(ticket) => Resumed::Place(place(&|| down.has_left(), env, ticket, due).await?),
         };
         match chain.on_resume(progress, x, outcome, env.timers.now()) {
             Flow::Wait(next) => pending = next,
@@ -49,14 +49,17 @@ pub async fn service<D: Downstream, C: Connect>(
     ticket: Ticket,
     due: Now,
 ) -> Result<(), Failure> {
-    let permit = place(down, env, ticket, due).await?.map_err(Failure::new)?;
+    let permit = place(&|| down.has_left(), env, ticket, due).await?.map_err(Failure::new)?;
     x.permits.push(permit);
     Ok(())
 }
 
 /// The place, or [`Reason::QueueTimeout`]. `due`: when the whole request must be over.
-async fn place<D: Downstream, C: Connect>(
-    down: &mut D,
+///
+/// # Errors
+/// [`Reason::ClientClosed`]: the client left meanwhile.
+pub async fn place<C: Connect>(
+    has_left: &dyn Fn() -> bool,
     env: &Env<C>,
     mut ticket: Ticket,
     due: Now,
@@ -71,7 +74,7 @@ async fn place<D: Downstream, C: Connect>(
         if env.timers.known_now() >= ticket.due() {
             return Poll::Ready(Ok(Err(Reason::QueueTimeout)));
         }
-        if down.has_left() {
+        if has_left() {
             ticket.leave();
             return Poll::Ready(Err(Failure::with(Reason::ClientClosed, "left the queue")));
         }

@@ -8,6 +8,7 @@
 mod bounds;
 mod endpoints;
 mod source;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use bytes::Bytes;
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use source::{Consul, Discovery, Dns, Family, Kubernetes, Lookup, Source};
+
+pub use stream::{Names as ServerNames, StreamRules};
 
 use crate::concurrency::{Gate, Terms};
 use crate::limits;
@@ -69,6 +72,8 @@ pub struct Listener {
     pub tunnels: ConnectionBound,
     /// How many connections one client may have.
     pub per_client: Option<ClientBound>,
+    /// Where its connections lead, if they are passed on as they are; None where they bring requests.
+    pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
     /// Requests without TLS are sent to https at this port.
@@ -267,6 +272,18 @@ pub struct ServiceLimits {
     pub gate: Arc<Gate>,
 }
 
+/// How endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, known beforehand.
+    Http2,
+    /// What TLS agrees on; HTTP/1.1 without TLS.
+    Auto,
+}
+
 /// Times and bounds of a service. Defaults stand in `limits.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRules {
@@ -286,6 +303,8 @@ pub struct ServiceRules {
     pub requests_max: u64,
     /// Bounds of response heads (F36).
     pub head: HeadLimits,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
 }
 
 impl Default for ServiceRules {
@@ -299,6 +318,7 @@ impl Default for ServiceRules {
             idle_timeout_ms: limits::POOL_IDLE_TIMEOUT_MS,
             requests_max: u64::MAX,
             head: HeadLimits::default(),
+            protocol: Protocol::default(),
         }
     }
 }

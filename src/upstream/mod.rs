@@ -10,4 +10,5 @@ pub mod pool;
 pub mod rules;
 pub mod selection;
 pub mod service;
+pub mod streams;
 pub mod state;

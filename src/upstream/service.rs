@@ -15,6 +15,7 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
@@ -39,6 +40,8 @@ pub struct Endpoint<I: Io> {
     pub tag: Rc<EndpointTag>,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
@@ -433,12 +436,16 @@ impl<I: Io> Service<I> {
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
+            endpoint.streams.expire(now, rules);
         });
     }
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.balancing.borrow().endpoints.iter().for_each(|endpoint| endpoint.pool.close_idle(now, ms));
+        self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
+            endpoint.pool.close_idle(now, ms);
+            endpoint.streams.close_idle(now, ms);
+        });
     }
 
     /// What the endpoints are doing.
@@ -470,6 +477,7 @@ impl<I: Io> Endpoint<I> {
             host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
             tag,
             pool: Pool::default(),
+            streams: Streams::default(),
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
@@ -497,7 +505,7 @@ impl<I: Io> Endpoint<I> {
         EndpointReport {
             authority: self.authority.clone(),
             active: u64::from(self.active.get()),
-            idle: self.pool.len() as u64,
+            idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
@@ -522,6 +530,11 @@ impl<I: Io> Endpoint<I> {
         Some(connection)
     }
 
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
+    }
+
     /// A new connection, within `timeout_ms`.
     ///
     /// # Errors
@@ -532,12 +545,21 @@ impl<I: Io> Endpoint<I> {
         timers: &Rc<Timers>,
         timeout_ms: u64,
     ) -> Result<ClientConnection<I>, Failure> {
+        let io = self.open(connector, timeout_ms).await?;
+        Ok(ClientConnection::new(io, timers))
+    }
+
+    /// A new stream of bytes, within `timeout_ms`.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
         match Box::pin(connector.connect(address, timeout_ms)).await {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(ClientConnection::new(io, timers))
+                Ok(io)
             }
             Err(error) => Err(connect_failure(&error)),
         }

@@ -185,12 +185,17 @@ async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer
         admitted = shared.pressure.admit(shared);
     }
     if let Err(why) = admitted {
-        if why == Refusal::Memory && socket.listener.borrow().tls.is_none() {
+        if why == Refusal::Memory && speaks_plain_http(&socket.listener.borrow()) {
             turn_away::tell(&shared.turned_away, stream);
         }
         return shared.refused(why);
     }
     monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));
+}
+
+/// Whether a response that nobody asked for is understood there.
+fn speaks_plain_http(listener: &Listener) -> bool {
+    listener.tls.is_none() && listener.stream.is_none()
 }
 
 /// As [`admit`], without waiting for it: that is rare, and where it is used nobody can wait.

@@ -18,9 +18,9 @@ use crate::http::exchange::{Exchange, Scheme, ShortText};
 use crate::http::secure::Secure;
 use crate::net::io::{Connect, Io};
 use crate::net::tcp::Tcp;
-use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request, Strain};
 use crate::pipeline::tunnel::Tunnel;
+use crate::pipeline::{drive, stream};
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{Listener, Places};
 
@@ -29,10 +29,23 @@ pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: Socket
     let _open = shared.open();
     let origin =
         ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: socket.port_text, secure: None };
-    if socket.listener().tls.is_some() {
+    let listener = socket.listener();
+    if listener.tls.is_some() {
         return Box::pin(guard(&shared, secure::serve(&shared, &socket, io, origin))).await;
     }
+    if listener.stream.is_some() {
+        // Boxed, so that a connection with requests has no room for it.
+        return Box::pin(guard(&shared, serve_stream(&shared.env, io, &origin, listener))).await;
+    }
+    drop(listener);
     guard(&shared, serve_http1(&shared.env, io, origin, || socket.listener())).await;
+}
+
+/// Serves a connection that is passed on as it is.
+pub async fn serve_stream<I: Io, C: Connect>(env: &Env<C>, io: I, origin: &ConnectionOrigin, listener: Rc<Listener>) {
+    let mut x = Box::<Exchange>::default();
+    origin.enter(&mut x);
+    stream::serve(env, io, x, listener).await;
 }
 
 /// Runs what serves a connection; a panic ends it and is counted.

@@ -72,6 +72,9 @@ pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connec
     drop((deadline, underway));
     let Some((io, agreed, mut origin)) = agreed else { return };
     origin.secure = Some(Rc::new(tls.describe(&agreed)));
+    if listener.stream.is_some() {
+        return Box::pin(conn::serve_stream(&shared.env, io, &origin, listener)).await;
+    }
     drop((listener, tls));
     match Wire::of(agreed.alpn.as_deref()) {
         // Not offered yet.

@@ -23,6 +23,7 @@ const EXERCISED: &[&str] = &[
     "rate_limit",
     "redirects",
     "routing",
+    "tcp",
     "websocket",
 ];
 
@@ -329,6 +330,27 @@ fn websocket() {
     assert_eq!(client.read_head().expect("an answer").start, "HTTP/1.1 101 Switching Protocols");
     assert_eq!(client.take(5), b"hello");
     assert_eq!(ask("/").response().text(), "page");
+}
+
+#[test]
+fn tcp() {
+    let (database, app, shop) = (Origin::echo(), Origin::echo(), Origin::echo());
+    let gateway = Plan::example("tcp")
+        .env("RINGWAY_LISTEN_TLS", "127.0.0.2:0")
+        .env("DATABASE", database.address)
+        .env("APP", app.address)
+        .env("SHOP", shop.address)
+        .start();
+    // What an origin answers to a request passes like anything else.
+    assert_eq!(gateway.get("/a").text(), "GET /a");
+    let mut client = crate::support::Client::connect(gateway.addresses[1]);
+    client.send("GET / HTTP/1.1\r\n\r\n");
+    assert!(client.is_closed(), "what is no TLS leads nowhere");
+    for (name, origin) in [("app.example.com", &app), ("de.shop.example.com", &shop)] {
+        let mut client = crate::support::Client::connect(gateway.addresses[1]);
+        client.send(crate::tcp::hello(Some(name), 16_384));
+        eventually(name, || (origin.connections() == 1).then_some(()));
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ mod registries;
 mod reload;
 mod rings;
 mod routing;
+mod tcp;
+mod tls;
 mod tunnels;
 mod upgrade;
 mod workers;

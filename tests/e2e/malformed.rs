@@ -1,4 +1,5 @@
-//! Requests that are no HTTP/1.1: each has its status and its reason, and none of them goes anywhere (F46–F54).
+//! Requests that are no HTTP/1.1: each has its status and its reason, and none of them goes anywhere (F46–F54). The
+//! tables of `tests/conformance/` hold many more; here stands what those do not have.
 
 use crate::support::{Gateway, Origin, proxy_to};
 
@@ -6,110 +7,27 @@ use crate::support::{Gateway, Origin, proxy_to};
 /// known, or not to be trusted.
 const MALFORMED: &[(&str, u16, &str)] = &[
     // Request line (RFC 9112 section 3).
-    ("GET\r\n\r\n", 400, "bad_request_line"),
-    ("GET /\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / \r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400, "bad_request_line"),
     ("GET / x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
     ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / HTTP/1.1\rHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / http/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / HTTP/1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
     ("GET / HTTP/11\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
     ("GET / FTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
     ("\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request_line"),
-    ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "bad_request_line"),
-    ("\0\0\0\0\r\n\r\n", 400, "bad_request_line"),
-    ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505, "version_unsupported"),
-    ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505, "version_unsupported"),
-    ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505, "version_unsupported"),
     ("GET / HTTP/3.1\r\nHost: a\r\n\r\n", 505, "version_unsupported"),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version_unsupported"),
     // Field lines (RFC 9112 section 5).
-    ("GET / HTTP/1.1\nHost: a\n\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX: b\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX: b\rY: c\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\n X: b\r\nHost: a\r\n\r\n", 400, "bad_header"),
     ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "bad_header"),
     ("GET / HTTP/1.1\r\nHost\t: a\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX b: c\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n", 400, "bad_header"),
     ("GET / HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n", 400, "bad_header"),
     ("GET / HTTP/1.1\r\nHost: a\r\nX: b\x01c\r\n\r\n", 400, "bad_header"),
     ("GET / HTTP/1.1\r\nHost: a\r\nX: b\x7fc\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nX\0: b\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\n\u{e9}: b\r\n\r\n", 400, "bad_header"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nConnection: a b\r\n\r\n", 400, "bad_header"),
     // Framing (RFC 9112 section 6).
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5.0\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\nhello", 400, "bad_framing"),
     ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\nhello", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\nhello", 400, "bad_framing"),
-    (
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        400,
-        "bad_framing",
-    ),
-    (
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-        400,
-        "bad_framing",
-    ),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    (
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        400,
-        "bad_framing",
-    ),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
     ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_framing"),
     // Host (RFC 9112 section 3.2, F50).
     ("GET / HTTP/1.1\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400, "bad_host"),
     ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nhost: evil\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: a:port\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: a:123456\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: [::g]\r\n\r\n", 400, "bad_host"),
-    ("GET / HTTP/1.1\r\nHost: \"a\"\r\n\r\n", 400, "bad_host"),
-    ("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", 400, "bad_host"),
-    ("GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "bad_host"),
-    ("GET http:/// HTTP/1.1\r\nHost: \r\n\r\n", 400, "bad_host"),
     // Target (F49).
-    ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
-    ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
-    ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /#fragment HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a%2fb HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
-    ("GET /a%5cb HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a%0d%0ab HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
@@ -118,21 +36,15 @@ const MALFORMED: &[(&str, u16, &str)] = &[
     ("GET /a% HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a%c0%af HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET //a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
-    ("GET /a//b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /../a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a/%2e%2e/%2e%2e/b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a/..;/b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     ("GET /a/;x/b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_path"),
     // Methods, expectations, Connection (F47, F52, F54).
     ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 405, "method_refused"),
-    ("TRACE / HTTP/1.1\r\nHost: a\r\nCookie: secret\r\n\r\n", 405, "method_refused"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", 417, "expectation_failed"),
     ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Authorization\r\n\r\n", 400, "bad_connection"),
     ("GET / HTTP/1.1\r\nHost: a\r\nConnection: COOKIE\r\nCookie: a\r\n\r\n", 400, "bad_connection"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x-forwarded-for\r\n\r\n", 400, "bad_connection"),
-    ("GET / HTTP/1.1\r\nHost: a\r\nConnection: X_User_Id\r\n\r\n", 400, "bad_connection"),
     ("GET / HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n", 400, "bad_connection"),
-    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nConnection: Content-Length\r\n\r\na", 400, "bad_connection"),
 ];
 
 /// Chunked bodies that break the coding (RFC 9112 section 7.1). Their heads are good, so the origin may see those, but
@@ -178,7 +90,6 @@ fn malformed_requests_are_refused_with_their_reason_and_go_nowhere() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(MALFORMED.len() >= 60);
     assert_eq!(origin.received(), b"", "something got through");
     assert_eq!(gateway.get("/bystander").status, 200);
     gateway.wait_idle();

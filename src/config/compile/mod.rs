@@ -23,7 +23,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{ClientBound, ConnectionBound, Listener, Snapshot};
+use crate::snapshot::{ClientBound, ConnectionBound, Listener, ServerNames, Snapshot, StreamRules};
 
 /// What the compiler needs beside the configuration.
 pub struct Inputs<'a> {
@@ -59,8 +59,11 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         routes.len() as u32 - 1
     });
     let table = build_table(specs, config, &mut diagnostics);
-    let listeners = &config.listeners;
-    let listeners = listeners.iter().map(|written| listener(written, inputs, &mut diagnostics)).collect();
+    let listeners = config.listeners.iter();
+    let mut listeners: Vec<_> = listeners.map(|written| listener(written, inputs, &mut diagnostics)).collect();
+    for (listener, written) in listeners.iter_mut().zip(&config.listeners) {
+        listener.stream = stream(written, &mut services, &mut diagnostics);
+    }
     let (Some(table), false) = (table, diagnostics.has_errors()) else { return Err(Box::new(diagnostics)) };
     let snapshot = Snapshot {
         generation: inputs.generation,
@@ -147,7 +150,30 @@ fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Di
         tls: tls::compile(written, inputs, diagnostics),
         https_redirect: written.https_redirect.map(|port| port.get() as u16),
         per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), before)),
+        stream: None,
     }
+}
+
+/// Where a listener's connections lead that are passed on as they are.
+fn stream(
+    written: &model::Listener,
+    services: &mut service::Services<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Arc<StreamRules>> {
+    if written.protocol != model::ListenProtocol::Tcp {
+        return None;
+    }
+    let mut names = ServerNames::default();
+    for (name, service) in written.sni.iter() {
+        if let Some(id) = services.id(Some(service.as_str()), None, None, &[], diagnostics) {
+            names.insert(name.as_str(), id);
+        }
+    }
+    let service = written.service.as_ref();
+    let service = service.and_then(|name| services.id(Some(name.as_str()), None, None, &[], diagnostics));
+    let (idle_timeout_ms, duration_ms_max) = route::tunnel_times(written.tunnel.as_deref());
+    let names = (!written.sni.is_empty()).then_some(names);
+    Some(Arc::new(StreamRules { names, service, idle_timeout_ms, duration_ms_max }))
 }
 
 /// A listener keeps its counts over reloads.

@@ -212,14 +212,17 @@ fn tunnel(written: &model::Route) -> Option<Box<TunnelRules>> {
     if written.upgrade.is_empty() {
         return None;
     }
+    let (idle_timeout_ms, duration_ms_max) = tunnel_times(written.tunnel.as_deref());
+    let protocols = written.upgrade.iter().map(|protocol| protocol.0.clone()).collect();
+    Some(Box::new(TunnelRules { protocols, idle_timeout_ms, duration_ms_max }))
+}
+
+/// How long a tunnel may be idle, and may last, in milliseconds.
+pub(super) fn tunnel_times(written: Option<&model::Tunnel>) -> (u64, u64) {
     let ms = |of: fn(&model::Tunnel) -> crate::schema::types::Duration, default| {
-        written.tunnel.as_ref().map_or(default, |tunnel| of(tunnel).as_millis() as u64)
+        written.map_or(default, |tunnel| of(tunnel).as_millis() as u64)
     };
-    Some(Box::new(TunnelRules {
-        protocols: written.upgrade.iter().map(|protocol| protocol.0.clone()).collect(),
-        idle_timeout_ms: ms(|tunnel| tunnel.idle_timeout, TUNNEL_IDLE_TIMEOUT_MS),
-        duration_ms_max: ms(|tunnel| tunnel.duration_max, TUNNEL_DURATION_MS_MAX),
-    }))
+    (ms(|tunnel| tunnel.idle_timeout, TUNNEL_IDLE_TIMEOUT_MS), ms(|tunnel| tunnel.duration_max, TUNNEL_DURATION_MS_MAX))
 }
 
 fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diagnostics) -> Action {

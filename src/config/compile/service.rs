@@ -13,8 +13,8 @@ use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{
-    Endpoint, Endpoints, Fallback, Family, HashKey, HostRule, Lookup, Service, ServiceLimits, ServiceRules, Snapshot,
-    Source,
+    Endpoint, Endpoints, Fallback, Family, HashKey, HostRule, Lookup, Protocol, Service, ServiceLimits, ServiceRules,
+    Snapshot, Source,
 };
 use crate::upstream::balance::{self, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
@@ -372,6 +372,11 @@ fn rules(written: &model::Service) -> ServiceRules {
             header_bytes_max: written.response_header_bytes_max.get() as usize,
             fields_max: (written.response_fields_max.get() as usize).min(FIELDS_CEILING),
             ..HeadLimits::default()
+        },
+        protocol: match written.protocol.value {
+            model::Wire::Http1 => Protocol::Http1,
+            model::Wire::H2 => Protocol::Http2,
+            model::Wire::Auto => Protocol::Auto,
         },
         ..ServiceRules::default()
     }

@@ -1,8 +1,8 @@
 //! `listeners`.
 
 use super::tls::Tls;
-use super::tunnel::ProxyProtocol;
-use crate::schema::types::{ByteSize, Cidr, Duration, Int, ListenAddress, Name};
+use super::tunnel::{ProxyProtocol, Tunnel};
+use crate::schema::types::{ByteSize, Cidr, Duration, HostPattern, Int, ListenAddress, Map, Name};
 use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
@@ -14,6 +14,15 @@ config_struct! {
         name: Option<Spanned<Name>>,
         /// Address and port (R44).
         address: Spanned<ListenAddress>,
+        /// What its clients speak. `tcp` passes connections on as they are, to `service`: no routes, no policies.
+        protocol: ListenProtocol = "http",
+        /// Of `protocol: tcp`: the service that takes its connections; with `sni`, those whose name stands not there.
+        service: Option<Spanned<Name>>,
+        /// Of `protocol: tcp`: services by the server name in the ClientHello of TLS clients; a key is a name, or as
+        /// `*.example.com` all names below one. TLS is passed through, not ended.
+        sni: Map<HostPattern, Spanned<Name>> = "{}",
+        /// Of `protocol: tcp`: how long its connections may last.
+        tunnel: Option<Spanned<Tunnel>>,
         /// TLS (HTTPS); without this key connections are not encrypted.
         tls: Option<Spanned<Tls>>,
         /// Every request without TLS is answered 308, to https at this port: `https_redirect: 443`.
@@ -33,6 +42,16 @@ config_struct! {
         path_policy: PathPolicy = "strict",
         /// Bounds on what one client may use.
         limits: Limits = "{}",
+    }
+}
+
+config_enum! {
+    /// What the clients of a listener speak.
+    pub enum ListenProtocol {
+        /// Requests, which go where routes say.
+        Http = "http",
+        /// Anything: connections are passed on as they are.
+        Tcp = "tcp",
     }
 }
 

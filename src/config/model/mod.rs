@@ -11,7 +11,7 @@ mod tls;
 mod tunnel;
 
 pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
-pub use listener::{Limits, Listener, PathPolicy};
+pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{
     BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
@@ -20,7 +20,7 @@ pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
-pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts};
+pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts, Wire};
 pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 

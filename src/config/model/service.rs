@@ -24,6 +24,8 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// How endpoints are spoken to.
+        protocol: Spanned<Wire> = "http1",
         /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
         /// Such connections serve one request (U36).
         proxy_protocol: Option<ProxyVersion>,
@@ -54,6 +56,18 @@ config_struct! {
         response_header_bytes_max: ByteSize = "32KiB",
         /// For the number of response header fields; more is answered 502.
         response_fields_max: Int<1, 1000> = "100",
+    }
+}
+
+config_enum! {
+    /// The protocol towards endpoints.
+    pub enum Wire {
+        /// HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2; without TLS by prior knowledge (h2c). What gRPC needs.
+        H2 = "h2",
+        /// What the endpoint chooses by TLS; HTTP/1.1 where there is no TLS.
+        Auto = "auto",
     }
 }
 

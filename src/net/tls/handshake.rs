@@ -233,7 +233,7 @@ impl<I: Io> Fresh<I> {
                     Err(_) => given = self.incoming.len(),
                 },
                 Err(error) => {
-                    engine.farewell(&mut out);
+                    engine.farewell(&mut self.incoming.as_mut_slice()[..given], &mut out);
                     // The peer is told at once or not at all.
                     self.last_words(&out);
                     return Err(HandshakeError::Tls(error));
@@ -310,13 +310,10 @@ impl Engine {
         (taken, if early { Ok(Step::Read) } else { step })
     }
 
-    /// The alert behind an error.
-    fn farewell(&mut self, out: &mut Vec<u8>) {
-        for _ in 0..4 {
-            if !matches!(self.step(&mut [], out), (_, Ok(Step::Again))) {
-                break;
-            }
-        }
+    /// The alert behind an error. rustls still remembers where in `incoming` its messages stand.
+    fn farewell(&mut self, incoming: &mut [u8], out: &mut Vec<u8>) {
+        // What is to be sent comes before anything is read again.
+        let _ = self.step(incoming, out);
     }
 
     fn state(&self) -> &CommonState {

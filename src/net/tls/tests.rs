@@ -3,7 +3,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 
 use super::*;
@@ -37,7 +37,7 @@ fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ServerConfig>
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider.clone())
+    let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .expect("versions")
         .with_no_client_auth()
@@ -45,16 +45,20 @@ fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ServerConfig>
         .expect("a pair");
     server.enable_secret_extraction = true;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    (Arc::new(server), client_of(certificate, versions))
+}
+
+fn client_of(root: CertificateDer<'static>, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(certificate).expect("a root");
-    let mut client = ClientConfig::builder_with_provider(provider)
+    roots.add(root).expect("a root");
+    let mut client = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.enable_secret_extraction = true;
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (Arc::new(server), Arc::new(client))
+    Arc::new(client)
 }
 
 fn name() -> ServerName<'static> {
@@ -359,6 +363,41 @@ fn a_handshake_cut_anywhere_is_an_error_for_both() {
         let (client, server) =
             both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| Some(server_config)));
         assert!(client.is_err() || server.is_err() || cut > 300, "cut at {cut}");
+    }
+}
+
+/// A server that fails behind the client's second flight, in whatever pieces that comes: rustls still holds places in
+/// our buffer then.
+#[test]
+fn a_handshake_that_fails_late_is_told_so() {
+    for versions in [&[&version::TLS13], &[&version::TLS12]] {
+        let made = rcgen::generate_simple_self_signed(["example.test".to_owned()]).expect("a certificate");
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let mut server_config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_client_cert_verifier(verifier.build().expect("a verifier"))
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a pair");
+        server_config.enable_secret_extraction = true;
+        let server_config = Arc::new(server_config);
+        for seed in 0..8 {
+            let config = client_of(made.cert.der().clone(), versions);
+            let (client, server) = mem::pair(20_000, &torn(seed));
+            let (_, server) = both(
+                async {
+                    let (tls, _) = Fresh::new(client).connect(config, name()).await?;
+                    let (mut read, ..) = tls.split();
+                    read_to_end(&mut read).await.1.map_err(HandshakeError::Io)
+                },
+                Fresh::new(server).accept(|_| Some(server_config.clone())),
+            );
+            assert!(matches!(server.err(), Some(HandshakeError::Tls(Error::NoCertificatesPresented))));
+        }
     }
 }
 

@@ -180,7 +180,7 @@ impl Decoder {
 }
 
 /// Fields for framing, routing, authentication and the like have no business behind the body.
-const NEVER_TRAILERS: NameSet = NameSet::of(&[
+pub(in crate::proto) const NEVER_TRAILERS: NameSet = NameSet::of(&[
     Name::Host,
     Name::Trailer,
     Name::Expect,

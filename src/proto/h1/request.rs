@@ -145,7 +145,7 @@ pub fn interpret(
 
 /// Unknown methods are passed on, but none that is long, and no other spelling of one that is refused: not every
 /// endpoint minds the case.
-fn check_method(head: &RequestHead) -> Result<(), Failure> {
+pub(in crate::proto) fn check_method(head: &RequestHead) -> Result<(), Failure> {
     if head.method != Method::Extension {
         return Ok(());
     }
@@ -173,7 +173,7 @@ fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
 }
 
 /// Expect and Range: at most one line of each, and only what is understood (RFC 9110 sections 10.1.1, 14.2).
-fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
+pub(in crate::proto) fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
     let (mut expects, mut ranges, mut is_known) = (0, 0, true);
     for line in head.fields.lines() {
         match line.id {
@@ -197,7 +197,7 @@ fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
         head.fields.remove_all(NameSet::of(&[Name::Range]));
     }
     // HTTP/1.0 has no interim responses (RFC 9110 section 10.1.1).
-    head.expects_continue = expects > 0 && head.version == Version::Http11 && !head.body.is_empty();
+    head.expects_continue = expects > 0 && head.version != Version::Http10 && !head.body.is_empty();
     Ok(())
 }
 
@@ -259,7 +259,7 @@ fn read_absolute(head: &mut RequestHead, host: Option<Text>, policy: PathPolicy)
     check_query(head)
 }
 
-fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Result<(), Failure> {
+pub(in crate::proto) fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Result<(), Failure> {
     let bytes = head.fields.text(target);
     let path_len = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
     let path = target.part(0, path_len);
@@ -287,7 +287,7 @@ fn check_query(head: &RequestHead) -> Result<(), Failure> {
 }
 
 /// Checks the authority (RFC 3986 section 3.2, without user information) and keeps its host in lower case.
-fn read_host(head: &mut RequestHead) -> Result<(), Failure> {
+pub(in crate::proto) fn read_host(head: &mut RequestHead) -> Result<(), Failure> {
     let authority = head.fields.text(head.authority);
     if authority.is_empty() {
         return if head.version == Version::Http10 {

@@ -5,6 +5,9 @@
 //! ```
 
 mod proxied;
+
+pub use proxied::receive as receive_proxy_header;
+
 mod switch;
 
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 
 use super::text::{Escape, address, milliseconds, number, query, url, value};
 use super::{Format, Names};
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{Exchange, Scheme};
 use crate::http::name::Name;
 use crate::telemetry::stamp::Stamp;
 
@@ -61,7 +61,7 @@ impl Line<'_> {
                 text_field(out, b"\",\"detail\":\"", failure.detail.as_bytes());
             }
         }
-        text_field(out, b"\",\"protocol\":\"", request.version.text().as_bytes());
+        text_field(out, b"\",\"protocol\":\"", self.protocol().as_bytes());
         number_field(out, b"\",\"bytes_in\":", x.request_bytes);
         number_field(out, b",\"bytes_out\":", x.response_bytes);
         number_field(out, b",\"worker\":", u64::from(self.worker));
@@ -98,7 +98,7 @@ impl Line<'_> {
             query(out, text, Escape::Hex);
         }
         out.push(b' ');
-        out.extend_from_slice(request.version.text().as_bytes());
+        out.extend_from_slice(self.protocol().as_bytes());
         out.extend_from_slice(b"\" ");
         number(out, u64::from(self.status()));
         out.push(b' ');
@@ -120,6 +120,13 @@ impl Line<'_> {
         match (self.exchange.response.status, self.exchange.failure) {
             (0, Some(failure)) => failure.reason.status(),
             (status, _) => status,
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self.exchange.scheme {
+            Scheme::Tcp => "TCP",
+            _ => self.exchange.request.version.text(),
         }
     }
 

@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use self::instruments::{Instruments, Tally};
 use self::snapshot::WorkerSnapshot;
 use self::stats::{CallStats, Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
-use crate::error::Reason;
+use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointTag, Exchange};
 use crate::http::grpc::{self, Call, Code};
 use crate::http::message::{Method, Version};
@@ -143,6 +143,12 @@ impl WorkerMetrics {
         if let Some(failure) = exchange.failure {
             failures.add(failure.reason as usize);
         }
+    }
+
+    /// Counts a connection without requests that failed before it led anywhere.
+    pub fn stream_failed(&self, service: Option<&ServiceHandle>, failure: Failure) {
+        let failures = service.map_or(&self.failures, |service| &service.stats.failures);
+        failures.add(failure.reason as usize);
     }
 
     /// Copies what was counted so that it can go to another thread. Costs about a microsecond for each service and

@@ -5,6 +5,7 @@ pub mod dns;
 pub mod gateway;
 pub mod load;
 pub mod origin;
+pub mod tls;
 
 pub use client::{Client, Response};
 pub use gateway::Gateway;
