@@ -183,6 +183,11 @@ reasons! {
     ConnectFailed = "connect_failed", 502, Upstream, Unsent, "Bad gateway";
     /// Connecting took longer than `connect` (R134).
     ConnectTimeout = "connect_timeout", 504, Upstream, Unsent, "Gateway timeout";
+    /// The endpoint's certificate is not accepted: expired, for another name, of an unknown authority (F88).
+    UpstreamCertificate = "upstream_certificate", 502, Upstream, Unsent, "Bad gateway";
+    /// The TLS handshake with the endpoint failed otherwise: it does not speak TLS, shares no version or cipher, or
+    /// refuses our certificate (F88).
+    UpstreamHandshake = "upstream_handshake", 502, Upstream, Unsent, "Bad gateway";
     /// The endpoint reset the connection before its answer.
     UpstreamReset = "upstream_reset", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint says that it has not looked at the request: its connection goes away, or has streams enough

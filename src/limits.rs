@@ -11,6 +11,12 @@ pub const BUF_HEADROOM_BYTES: usize = 512;
 /// Tail room kept behind every read: `CRLF 0 CRLF CRLF` fits without a copy, and behind it the type and the tag of a
 /// TLS record.
 pub const BUF_TAILROOM_BYTES: usize = 32;
+/// Usable size of the smallest pooled buffer: nearly every request without a body and the shortest responses whole.
+/// What waits for a next request or a short response holds one of these: with 512 clients, both sides' buffers of two
+/// pages would compete for the same few sets of the second-level cache, as they all begin at the same offsets in it.
+pub const BUF_TINY_BYTES: usize = 2560 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
+/// An endpoint whose last so many responses would have fitted the smallest buffer is read with it.
+pub const SHORT_RESPONSES_MIN: u8 = 8;
 /// Usable size of a small pooled buffer: most requests and small responses whole. With head and tail room it is two
 /// pages.
 pub const BUF_SMALL_BYTES: usize = 8192 - BUF_HEADROOM_BYTES - BUF_TAILROOM_BYTES;
@@ -33,6 +39,8 @@ pub const PIPES_FREE_MAX: usize = 32;
 pub const BUF_SMALL_FREE_MAX: usize = 4096;
 /// Free buffers of each size that a worker keeps beyond what the last second needed.
 pub const BUF_SPARE: usize = 8;
+/// Free rooms for requests' futures (2 KiB each) that a worker keeps; those that a second did not need are given back.
+pub const ROOMS_FREE_MAX: usize = 4096;
 /// Free large buffers that a worker keeps.
 pub const BUF_LARGE_FREE_MAX: usize = 256;
 
@@ -113,6 +121,9 @@ pub const UPSTREAM_SHARE: usize = 4;
 pub const SHARE_MIN: u64 = 8;
 /// Locks of the table that counts the connections of each client.
 pub const CLIENT_SHARDS: usize = 64;
+/// Part of a control group's limit that `memory_limit` is by itself, in percent: at the group's limit the kernel kills,
+/// and what it needs for a burst of connections is charged before the gateway can look.
+pub const MEMORY_GROUP_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which connections close behind their responses, in percent (F10).
 pub const MEMORY_SAVE_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
@@ -154,6 +165,26 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// From one check of an endpoint to its next (`health_check.interval`).
+pub const CHECK_INTERVAL_MS: u64 = 5_000;
+/// By how much that varies either way, in percent (`health_check.jitter`).
+pub const CHECK_JITTER_PERCENT: u64 = 10;
+/// A whole check (`health_check.timeout`).
+pub const CHECK_TIMEOUT_MS: u64 = 2_000;
+/// Checks in a row that make an endpoint up (`health_check.rise`).
+pub const CHECK_RISE: u32 = 2;
+/// Checks in a row that make an endpoint down (`health_check.fall`).
+pub const CHECK_FALL: u32 = 3;
+/// The first check of an endpoint comes within this, however long the interval.
+pub const CHECK_FIRST_MS: u64 = 1_000;
+/// Bytes of an answer to a check that are looked at.
+pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Checks of the whole process at once; more wait.
+pub const CHECKS_AT_ONCE_MAX: usize = 64;
+/// How often the prober looks for checks that are due.
+pub const CHECKS_LOOK_MS: u64 = 20;
+/// Results that are remembered for each endpoint.
+pub const CHECK_HISTORY_MAX: usize = 10;
 /// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
 pub const BREAKER_FAILURES: u32 = 5;
 /// How long it stays open (`circuit_breaker.timeout`; R119, C24).
@@ -227,9 +258,6 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// Timer tick of a worker: deadlines are late by at most this.
 pub const TICK_MS: u64 = 20;
-/// Body bytes that are copied behind a message head, so that both leave in one send. A longer body gets the head
-/// written before it in its own buffer.
-pub const COALESCE_BYTES_MAX: usize = 1024;
 /// Tunnels of one listener at once (`tunnels_max`).
 pub const TUNNELS_MAX: u64 = 10_000;
 /// A tunnel without a byte in either direction (`idle_timeout` of a route's `tunnel`).
@@ -244,6 +272,8 @@ pub const PROXY_V1_BYTES_MAX: usize = 107;
 pub const PROXY_V2_LENGTH_MAX: usize = 4096;
 /// A whole PROXY protocol header, from the acceptance of its connection.
 pub const PROXY_TIMEOUT_MS: u64 = 5_000;
+/// TLS sessions with endpoints that a service keeps to resume, by name.
+pub const UPSTREAM_SESSIONS_MAX: usize = 256;
 /// A TLS client's hello, where its server name chooses the service: with a key share for post-quantum exchange it has
 /// some 2 KiB.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
@@ -317,6 +347,8 @@ pub const H2_TINY_DATA_BYTES: u32 = 256;
 pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
 /// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2: how long a client may take to read that its connection ends, before no further stream is served.
+pub const H2_END_WAIT_MS: u64 = 1_000;
 /// HTTP/2: a reset stream's late frames are dropped for so many streams (RFC 9113 section 5.1).
 pub const H2_RESET_MEMORY: usize = 128;
 
@@ -336,7 +368,6 @@ pub const EXCHANGES_FREE_MAX: usize = 256;
 const _: () = assert!(HEADER_BYTES_MAX <= BUF_LARGE_BYTES, "a header section must fit one large buffer");
 const _: () = assert!(TARGET_BYTES_MAX < HEADER_BYTES_MAX && FIELD_BYTES_MAX < HEADER_BYTES_MAX);
 const _: () = assert!(FIELDS_MAX <= FIELDS_CEILING);
-const _: () = assert!(BUF_SMALL_BYTES < BUF_LARGE_BYTES);
 
 /// Endpoints that one lookup may bring; more are left out, and said so (F31, F37).
 pub const DISCOVERED_MAX: usize = 4_096;
@@ -365,3 +396,4 @@ pub const DISCOVERY_CONNECT_MS: u64 = 5_000;
 pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
 /// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
 pub const DISCOVERY_WATCH_S: u64 = 290;
+const _: () = assert!(BUF_TINY_BYTES < BUF_SMALL_BYTES && BUF_SMALL_BYTES < BUF_LARGE_BYTES);

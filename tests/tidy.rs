@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &["error", "http", "limits", "sys", "time"]),
     ("policy", &["concurrency", "error", "http", "limits", "schema", "time"]),
     // The balancer and the rules of services are part of both the snapshot and what runs it.
-    ("upstream", &["concurrency", "error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time"]),
+    ("upstream", &["concurrency", "error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time", "tls"]),
     ("snapshot", &["concurrency", "limits", "policy", "proto", "route", "tls", "upstream"]),
     ("handler", &["error", "http", "limits", "net", "proto", "snapshot", "sys", "time", "upstream"]),
     (
@@ -164,6 +164,7 @@ const BANS: &[Ban] = &[
             "src/control/gateway.rs",
             "src/tls/",
             "src/config/compile/tls.rs",
+            "src/cli/cert.rs",
         ],
         why: "the wall clock is for dates, certificates and tokens",
     },

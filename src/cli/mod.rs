@@ -1,6 +1,8 @@
 //! The command line: one file per verb.
 
 mod ask;
+#[cfg(feature = "cert")]
+mod cert;
 mod check;
 pub mod explain;
 
@@ -50,6 +52,9 @@ enum Verb {
     Check(check::Arguments),
     /// Tell which route takes a request, why the others do not, and what happens to it.
     Explain(explain::Arguments),
+    /// Make a certificate for development, signed by an authority of your own.
+    #[cfg(feature = "cert")]
+    Cert(cert::Arguments),
     /// Print what the program knows about configurations.
     Config {
         #[command(subcommand)]
@@ -94,6 +99,8 @@ pub fn main() -> ExitCode {
         Verb::Upgrade(arguments) => ask::upgrade(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Explain(arguments) => explain::run(&arguments),
+        #[cfg(feature = "cert")]
+        Verb::Cert(arguments) => cert::run(&arguments),
         Verb::Config { what: ConfigVerb::Schema } => print_json(&schema_json(policy::SCHEMA)),
         Verb::Config { what: ConfigVerb::Reference } => {
             print!("{}", crate::config::reference_markdown(policy::SCHEMA));

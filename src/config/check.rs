@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::{Answer, Config, DefaultRoute, ListenProtocol, Listener, Route, Service, Wire};
+use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Route, Service};
 use super::reach;
-use crate::schema::types::{Name, Scheme, ServiceUrl};
+use crate::schema::types::Name;
 use crate::schema::{Cx, Node, Span, Spanned, codes};
 
 /// Paths of the admin listener that metrics may not take.
@@ -161,11 +161,19 @@ fn check_tls(listener: &Listener, cx: &mut Cx) {
 
 fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
     let name = service.name.as_str();
+    if let (Some(tls), Some(_)) = (&service.tls, &service.proxy_protocol) {
+        cx.report(
+            codes::CONTRADICTION,
+            tls.span,
+            "a PROXY protocol header is not sent before a handshake in this build",
+        )
+        .hint("take `proxy_protocol` or `tls` out");
+    }
     if service.endpoints.is_empty() && service.discovery.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
         let message = format!("the service `{name}` has no endpoints, so its requests are answered 503");
         cx.report(codes::NO_ENDPOINTS, service.name.span, message).hint("add `endpoints: [\"host:port\"]`");
     }
-    if service.protocol.value == Wire::H2 && service.proxy_protocol.is_some() {
+    if service.protocol.value == EndpointWire::H2 && service.proxy_protocol.is_some() {
         let message = "a connection that many clients share cannot begin with the header of one";
         cx.report(codes::CONTRADICTION, service.protocol.span, message)
             .hint("leave `proxy_protocol` out, or use `protocol: http1`");
@@ -292,11 +300,10 @@ fn check_answers(answers: &[Answer], place: Span, whole: bool, services: &mut Se
     }
     for answer in answers {
         match answer {
-            Answer::Service { name, url } => {
+            Answer::Service { name, .. } => {
                 if let Some(name) = name {
                     services.refer(name, cx);
                 }
-                check_url(*url, cx);
             }
             Answer::Split(parts) => {
                 for part in *parts {
@@ -309,12 +316,6 @@ fn check_answers(answers: &[Answer], place: Span, whole: bool, services: &mut Se
             }
             Answer::Redirect(_) | Answer::Respond(_) => {}
         }
-    }
-}
-
-fn check_url(url: Option<&Spanned<ServiceUrl>>, cx: &mut Cx) {
-    if let Some(url) = url.filter(|url| url.scheme == Scheme::Https) {
-        cx.report(codes::NOT_BUILT, url.span, "TLS towards services is not in this build yet");
     }
 }
 

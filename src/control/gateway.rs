@@ -14,6 +14,7 @@ use super::admin::backend::{
     AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
     UpgradeOutcome,
 };
+use super::checks::Checks;
 use super::discovery::Discovery;
 use super::door::Door;
 use super::fleet::{Fleet, Share};
@@ -74,6 +75,7 @@ pub struct Gateway {
     drivers: Vec<String>,
     memory: Arc<Memory>,
     discovery: Arc<Discovery>,
+    checks: Arc<Checks>,
 }
 
 const STARTING: u8 = 0;
@@ -107,8 +109,15 @@ impl Gateway {
             drivers,
             memory,
             discovery,
+            checks: Arc::default(),
         };
         (Arc::new(gateway), wishes)
+    }
+
+    /// Begins to check endpoints. Must run on the control thread's runtime; ends with it.
+    pub fn begin_checks(self: &Arc<Self>, seed: u64) {
+        let gateway = self.clone();
+        tokio::spawn(self.checks.clone().run(move || gateway.fleet.snapshot(), seed));
     }
 
     /// The workers.
@@ -451,6 +460,7 @@ impl AdminBackend for Gateway {
                 log_write_errors: access_log::write_errors(),
                 process_log_dropped: log::dropped(),
                 limits: limits::facts(&snapshot),
+                checks: self.checks.facts(),
                 breakers: survival::breaker_facts(&snapshot),
                 services: survival::service_facts(&snapshot, time::Now::read()),
                 workers: self.fleet.fates(),
@@ -502,6 +512,9 @@ impl AdminBackend for Gateway {
                     "endpoints": endpoints(service, &reports),
                     "sources": self.discovery.sources(service),
                     "limits": limits::of_service(service),
+                    "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
+                    "checks": self.checks.of_service(service),
+                    "events": survival::events(service),
                 })
             };
             Value::Array(snapshot.services.iter().map(service).collect())

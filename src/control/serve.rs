@@ -19,7 +19,7 @@ use super::upgrade::Predecessor;
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
-use crate::limits::RING_ENTRIES;
+use crate::limits::{MEMORY_GROUP_PERCENT, RING_ENTRIES};
 use crate::policy::CompileEnv;
 use crate::sys::limit::{self, DescriptorShare};
 use crate::sys::memory::Group;
@@ -147,6 +147,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let discovery = gateway.discovery().clone();
     discovery.settle(&ready.snapshot, gateway.fleet()).await;
     let publisher = Publisher::start(discovery.publish(gateway.clone()));
+    gateway.begin_checks(random_bits());
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
@@ -264,10 +265,10 @@ fn allowance(server: &model::Server, workers: u32, listeners: usize) -> Result<A
     Ok(Allowance { descriptors, memory: Arc::new(memory) })
 }
 
-/// The memory under the limit that is configured, or that of the control group, whichever is tighter.
+/// The memory under the limit that is configured, or most of that of the control group, whichever is tighter.
 fn memory(server: &model::Server, workers: u32) -> Memory {
     let group = Group::find();
-    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes);
+    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes / 100 * MEMORY_GROUP_PERCENT);
     let limit = match server.memory_limit {
         MemoryLimit::Auto => of_group,
         MemoryLimit::None => return Memory::new(0, None, workers),
@@ -275,7 +276,7 @@ fn memory(server: &model::Server, workers: u32) -> Memory {
     };
     match limit {
         u64::MAX => Memory::new(0, None, workers),
-        _ => Memory::new(limit, group.filter(|group| group.limit_bytes == limit), workers),
+        _ => Memory::new(limit, group.filter(|_| limit == of_group), workers),
     }
 }
 

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::snapshot::{Endpoint, Service, Snapshot};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{BreakerFacts, ServiceFacts};
-use crate::time::Now;
+use crate::time::{self, Now};
 use crate::upstream::breaker::{BreakerSpec, State};
 use crate::upstream::health::Out;
 use crate::upstream::selection::Selection;
+use crate::upstream::state::Event;
 
 /// States of endpoints, as metrics and the admin API name them.
 const STATES: [&str; 6] = ["healthy", "unresolved", "check_failed", "ejected", "draining", "maintenance"];
@@ -52,6 +53,20 @@ fn of_service(service: &Service, now: Now) -> ServiceFacts {
         panic: selection.panic,
         ejections: service.state.ejections(),
     }
+}
+
+/// The last changes of a service's endpoints.
+pub(super) fn events(service: &Service) -> Value {
+    let (now, unix_ms) = (Now::read(), time::unix_ms());
+    let event = |event: &Event| {
+        json!({
+            "unix_ms": unix_ms.saturating_sub(now.since_ns(event.at) / 1_000_000),
+            "endpoint": &*event.endpoint,
+            "what": event.what,
+            "why": event.why,
+        })
+    };
+    Value::Array(service.state.events().iter().map(event).collect())
 }
 
 /// All breakers: of services, and of routes that have their own.

@@ -22,6 +22,7 @@ const ROUTE: &str = "routes[]";
 const SERVICE: &str = "services[]";
 const RETRIES: &str = "services[].retries";
 const BREAKER: &str = "services[].circuit_breaker";
+const ENDPOINT_TLS: &str = "services[].tls";
 const TIMEOUTS: &str = "services[].timeouts";
 const DEADLINES: &[&str] = &["ringway_worker_deadlines_total"];
 const BACKENDS: &[&str] = &["gateway_upstream_status_total", "gateway_backend_duration_seconds"];
@@ -456,6 +457,35 @@ pub const PAGES: &[Page] = &[
         remedies: &["Ping the endpoint's port from this machine.", "Add endpoints, if it is load."],
         keys: &[(TIMEOUTS, "connect")],
         metrics: DEADLINES,
+    },
+    Page {
+        word: "upstream_certificate",
+        causes: &[
+            "A certificate that has expired, or is for another name than the endpoint's host.",
+            "One that the authority of the company signed, which the system does not know.",
+            "Somebody between the gateway and the endpoint.",
+        ],
+        remedies: &[
+            "The log's detail says which check failed; `openssl s_client -connect HOST:PORT` shows the certificate.",
+            "Name the authority with `ca`, or the name that the certificate is for with `server_name`.",
+            "Renew the certificate. `verify: false` hides the problem and everybody who abuses it.",
+        ],
+        keys: &[(SERVICE, "tls"), (ENDPOINT_TLS, "ca"), (ENDPOINT_TLS, "server_name")],
+        metrics: &[],
+    },
+    Page {
+        word: "upstream_handshake",
+        causes: &[
+            "The endpoint speaks no TLS at this port.",
+            "It wants a client certificate, or refuses the one that it got.",
+            "It speaks nothing newer than TLS 1.1, or only ciphers without forward secrecy.",
+        ],
+        remedies: &[
+            "The log's detail says what was refused, and by whom.",
+            "Take `tls` out where the port is plain; give the service a `cert` and `key` where one is wanted.",
+        ],
+        keys: &[(SERVICE, "tls"), (ENDPOINT_TLS, "cert"), (ENDPOINT_TLS, "key")],
+        metrics: &[],
     },
     Page {
         word: "upstream_reset",

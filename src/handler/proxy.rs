@@ -96,7 +96,9 @@ impl<C: Connect> Proxy<'_, C> {
                 Attempt::Stale(failure) | Attempt::Failed(failure) => failure,
             };
             self.blame(&visit, x, failure);
-            if x.attempts >= self.retries.attempts_max || !self.may_retry(down, x, failure, held.as_deref()) {
+            if x.attempts - u32::from(stale) >= self.retries.attempts_max
+                || !self.may_retry(down, x, failure, held.as_deref())
+            {
                 return Err(failure);
             }
             // A refused answer has taken its retry from the budget.
@@ -248,10 +250,10 @@ impl<C: Connect> Proxy<'_, C> {
         }
         upstream.uses += 1;
         let exchanged = match held {
-            None => relay::exchange(body, sink, &mut upstream, x, out, &terms, on_head).await,
+            None => relay::exchange(body, sink, &mut *upstream, x, out, &terms, on_head).await,
             Some(held) => {
                 let mut body = Replayed::new(body, held);
-                Box::pin(relay::exchange(&mut body, sink, &mut upstream, x, out, &terms, on_head)).await
+                Box::pin(relay::exchange(&mut body, sink, &mut *upstream, x, out, &terms, on_head)).await
             }
         };
         match exchanged {
@@ -356,7 +358,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    async fn connect(&self, visit: &Visit<C::Io>) -> Result<ClientConnection<C::Io>, Failure> {
+    async fn connect(&self, visit: &Visit<C::Io>) -> Result<Box<ClientConnection<C::Io>>, Failure> {
         let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
         let timeout_ms = self.within_try(self.spec.rules.connect_timeout_ms, self.timers.known_now()).min(left_ms);
         visit.connect(self.connector, self.timers, timeout_ms).await
@@ -379,7 +381,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    fn put_back(&self, visit: &Visit<C::Io>, upstream: ClientConnection<C::Io>) {
+    fn put_back(&self, visit: &Visit<C::Io>, upstream: Box<ClientConnection<C::Io>>) {
         if upstream.is_reusable() {
             visit.pool.give(upstream, self.timers.known_now(), &self.spec.rules);
         }

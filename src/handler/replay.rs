@@ -49,7 +49,8 @@ impl Held {
     fn keep(&self, chunk: &Chunk) {
         let mut bytes = self.bytes.borrow_mut();
         // Trailers are rare and not worth holding.
-        if self.is_over.get() || chunk.trailers.is_some() || bytes.len() + chunk.data.len() > self.bytes_max {
+        let has_trailers = chunk.trailers.as_ref().is_some_and(|trailers| !trailers.is_empty());
+        if self.is_over.get() || has_trailers || bytes.len() + chunk.data.len() > self.bytes_max {
             self.is_over.set(true);
             *bytes = Vec::new();
             return;

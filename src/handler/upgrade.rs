@@ -80,7 +80,7 @@ impl<I: Io> Upgrade<I> {
     pub async fn exchange<S: ResponseSink>(
         &self,
         sink: &mut S,
-        mut upstream: ClientConnection<I>,
+        mut upstream: Box<ClientConnection<I>>,
         visit: &Visit<I>,
         x: &mut Exchange,
         mut out: Buf,
@@ -111,7 +111,7 @@ impl<I: Io> Upgrade<I> {
     async fn switch<S: ResponseSink>(
         &self,
         sink: &mut S,
-        upstream: ClientConnection<I>,
+        upstream: Box<ClientConnection<I>>,
         visit: &Visit<I>,
         x: &mut Exchange,
         asked: crate::time::Now,

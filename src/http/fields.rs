@@ -73,6 +73,8 @@ pub struct Fields {
     buffer: Buf,
     arena: Vec<u8>,
     lines: Vec<Field>,
+    /// Names that came in, removed ones included: what is not here need not be looked for.
+    seen: NameSet,
 }
 
 impl Fields {
@@ -84,6 +86,7 @@ impl Fields {
         }
         self.arena.clear();
         self.lines.clear();
+        self.seen = NameSet::none();
     }
 
     /// Sets the bytes that buffer ranges point into.
@@ -116,6 +119,7 @@ impl Fields {
     /// Adds a field line that a parser found and checked.
     #[inline]
     pub fn push_parsed(&mut self, name: Text, value: Text, id: Name) {
+        self.seen = self.seen.with(id);
         self.lines.push(Field { name, value, id, removed: false });
     }
 
@@ -130,6 +134,7 @@ impl Fields {
         }
         let id = Name::of(name);
         let (name, value) = (self.keep(name), self.keep(value));
+        self.seen = self.seen.with(id);
         self.lines.push(Field { name, value, id, removed: false });
         Ok(())
     }
@@ -161,6 +166,9 @@ impl Fields {
     /// Removes every line whose known name is in the set.
     #[inline]
     pub fn remove_all(&mut self, names: NameSet) {
+        if !self.may_have(names) {
+            return;
+        }
         for line in &mut self.lines {
             line.removed |= names.has(line.id);
         }
@@ -174,6 +182,12 @@ impl Fields {
                 self.lines[at].removed = true;
             }
         }
+    }
+
+    /// Whether a line of one of these names may be here; most messages lack most names, and need no search for them.
+    #[inline]
+    pub fn may_have(&self, names: NameSet) -> bool {
+        self.seen.meets(names)
     }
 
     /// The living field lines in order.
@@ -196,7 +210,8 @@ impl Fields {
     /// All values of a known name.
     #[inline]
     pub fn values(&self, id: Name) -> impl Iterator<Item = &[u8]> + '_ {
-        self.lines().filter(move |line| line.id == id).map(|line| self.text(line.value))
+        let lines = if self.seen.has(id) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |line| line.id == id && !line.removed).map(|line| self.text(line.value))
     }
 
     /// First value of any name, in any case.

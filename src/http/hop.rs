@@ -96,6 +96,9 @@ pub struct ConnectionOptions {
 /// [`Reason::BadConnection`] when a protected field is named, [`Reason::BadHeader`] for something that is no token.
 pub fn take_connection(fields: &mut Fields) -> Result<ConnectionOptions, Failure> {
     let mut options = ConnectionOptions::default();
+    if !fields.may_have(NameSet::of(&[Name::Connection])) {
+        return Ok(options);
+    }
     let mut lines = fields.values(Name::Connection);
     match (lines.next(), lines.next()) {
         (None, _) => return Ok(options),
@@ -158,6 +161,9 @@ pub fn strip_request(fields: &mut Fields, peer_is_trusted: bool) {
     let owned = HOP_BY_HOP.and(GATEWAY_OWNED).and(NameSet::of(&[Name::Expect]));
     let forbidden = if peer_is_trusted { owned } else { owned.and(FORWARDING).and(NameSet::of(&[Name::XRequestId])) };
     fields.remove_all(forbidden);
+    if !fields.may_have(NameSet::of(&[Name::Other])) {
+        return;
+    }
     let is_suspect = |name: &[u8]| is_odd(name) || is_forwarding_elsewhere(name);
     if fields.lines().any(|line| line.id == Name::Other && is_suspect(fields.text(line.name))) {
         fields.retain(|name, _| !is_forged(name, peer_is_trusted));

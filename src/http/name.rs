@@ -113,19 +113,25 @@ static BY_LENGTH: [[(Name, u8); ALIKE_MAX]; LENGTH_MAX] = {
     rows
 };
 
-/// Whether a token is this lower-case name of the same length, whatever its case: eight bytes at a time.
+/// Whether a token is this lower-case name of the same length, whatever its case: a word at a time, the last one from
+/// the end, so that no bytes are left over.
 #[inline]
 fn same(known: &[u8], token: &[u8]) -> bool {
-    let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let (known_words, known_rest) = known.as_chunks::<8>();
-    let (token_words, token_rest) = token.as_chunks::<8>();
-    let lower = u64::from_le_bytes([CASE; 8]);
-    known_words.iter().zip(token_words).all(|(k, t)| word(k) == word(t) | lower)
-        && known_rest.iter().zip(token_rest).all(|(k, t)| *k == *t | CASE)
+    let eight = |(k, t): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*k) == u64::from_le_bytes(*t) | EIGHT_LOWER;
+    let four = |(k, t): (&[u8; 4], &[u8; 4])| u32::from_le_bytes(*k) == u32::from_le_bytes(*t) | EIGHT_LOWER as u32;
+    if let Some(ends) = known.last_chunk().zip(token.last_chunk()) {
+        return eight(ends) && known.as_chunks().0.iter().zip(token.as_chunks().0).all(eight);
+    }
+    if let Some(ends) = known.last_chunk().zip(token.last_chunk()) {
+        return four(ends) && known.first_chunk().zip(token.first_chunk()).is_some_and(four);
+    }
+    known.iter().zip(token).all(|(k, t)| *k == *t | CASE)
 }
 
-/// A set of known names, as bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+const EIGHT_LOWER: u64 = u64::from_le_bytes([CASE; 8]);
+
+/// A set of known names, as bits; [`Name::Other`] is one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NameSet(u64);
 
 impl NameSet {
@@ -148,6 +154,18 @@ impl NameSet {
     /// Both sets together.
     pub const fn and(self, other: NameSet) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The set with this name.
+    #[inline]
+    pub const fn with(self, name: Name) -> Self {
+        Self(self.0 | 1 << name as u8)
+    }
+
+    /// Whether the two have a name in common.
+    #[inline]
+    pub const fn meets(self, other: NameSet) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Whether the set has this name.

@@ -22,19 +22,26 @@ pub enum PathPolicy {
     Preserve,
 }
 
-/// Whether a path is canonical as it stands, and read in one way only: the hot path. Such a path needs no copy.
+/// Whether a path is canonical as it stands, and read in one way only.
 #[inline]
 pub fn is_canonical(path: &[u8]) -> bool {
+    canonical_len(path) == Some(path.len())
+}
+
+/// Length of the path that a target begins with, up to its query, if that path is canonical as it stands and read in
+/// one way only: the hot path. Such a path needs no copy, and its end no search of its own.
+#[inline]
+pub fn canonical_len(target: &[u8]) -> Option<usize> {
     // Segments are looked at only behind a slash: a second slash or a dot may need work there.
     let mut previous = b'/';
-    let Some((b'/', rest)) = path.split_first() else { return false };
-    for &byte in rest {
+    let Some((b'/', rest)) = target.split_first() else { return None };
+    for (at, &byte) in rest.iter().enumerate() {
         if !PLAIN[byte as usize] || (previous == b'/' && (byte == b'/' || byte == b'.')) {
-            return false;
+            return (byte == b'?').then_some(at + 1);
         }
         previous = byte;
     }
-    true
+    Some(target.len())
 }
 
 /// Writes the canonical form of `path` behind `out`.

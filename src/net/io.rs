@@ -8,7 +8,12 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::tls::Agreed;
 use crate::sys::buf::Buf;
 use crate::sys::stream::SharedStream;
 
@@ -24,6 +29,11 @@ pub trait Io: 'static {
 
     /// Takes the connection apart. The third part interrupts both halves.
     fn split(self) -> (Self::Read, Self::Write, Rc<dyn Interrupt>);
+
+    /// What its handshake agreed on, the protocol of ALPN among it; None without TLS.
+    fn agreed(&self) -> Option<&Agreed> {
+        None
+    }
 }
 
 /// The reading half of a connection.
@@ -121,6 +131,20 @@ pub trait Connect: 'static {
     /// # Errors
     /// `TimedOut` when the time is over, else what the connection attempt gave.
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Self::Io>;
+
+    /// Connects and shakes hands, both within `timeout_ms`.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; `InvalidData` with a [`super::tls::HandshakeError`] where the handshake fails.
+    async fn connect_tls(
+        &self,
+        _to: SocketAddr,
+        _config: Arc<ClientConfig>,
+        _name: ServerName<'static>,
+        _timeout_ms: u64,
+    ) -> io::Result<Self::Io> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Runs a task beside the others of the worker: of a connection that serves several exchanges and none for itself.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {

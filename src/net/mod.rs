@@ -9,3 +9,4 @@ pub mod splice;
 pub mod tcp;
 pub mod timer;
 pub mod tls;
+pub mod wire;

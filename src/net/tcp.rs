@@ -3,11 +3,16 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use monoio::net::TcpStream;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use super::io::{Connect, Done, Interrupt, Io, ReadHalf, WriteHalf};
+use super::tls::Fresh;
+use super::wire::Wire;
 use crate::sys::buf::Buf;
 use crate::sys::stream::SharedStream;
 
@@ -57,16 +62,13 @@ pub struct TcpRead(Rc<SharedStream>);
 
 impl ReadHalf for TcpRead {
     #[inline]
-    async fn recv(&mut self, buf: Buf) -> Done {
-        self.0.recv(buf).await
+    fn recv(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.recv(buf)
     }
 
-    async fn recv_idle(&mut self, buf: Buf) -> Done {
-        let (result, buf) = self.0.recv_idle(buf).await;
-        match result {
-            Err(_) if self.0.is_released() => (Err(io::ErrorKind::Interrupted.into()), buf),
-            other => (other, buf),
-        }
+    #[inline]
+    fn recv_idle(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.recv_idle(buf)
     }
 
     async fn readable(&mut self) -> io::Result<()> {
@@ -83,9 +85,8 @@ pub struct TcpWrite(Rc<SharedStream>);
 
 impl WriteHalf for TcpWrite {
     #[inline]
-    async fn send(&mut self, buf: Buf) -> Done {
-        let (sent, buf) = self.0.send(buf).await;
-        (sent.map_err(uncancelled), buf)
+    fn send(&mut self, buf: Buf) -> impl Future<Output = Done> {
+        self.0.send(buf)
     }
 
     fn socket(&self) -> Option<&SharedStream> {
@@ -99,13 +100,6 @@ impl WriteHalf for TcpWrite {
     async fn writable(&mut self) -> io::Result<()> {
         self.0.writable().await
     }
-}
-
-/// A release of the reading half may cancel all that waits on the descriptor. A send that it met has sent nothing, and
-/// is to be made again.
-#[cold]
-fn uncancelled(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(libc::ECANCELED) { io::ErrorKind::Interrupted.into() } else { error }
 }
 
 impl Interrupt for SharedStream {
@@ -158,10 +152,8 @@ impl TcpConnect {
     }
 }
 
-impl Connect for TcpConnect {
-    type Io = Tcp;
-
-    async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Tcp> {
+impl TcpConnect {
+    async fn open(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Tcp> {
         if self.room.as_ref().is_some_and(|room| !room()) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
@@ -177,5 +169,38 @@ impl Connect for TcpConnect {
             shared.set_unsent_max(most)?;
         }
         Ok(Tcp(shared))
+    }
+}
+
+impl Connect for TcpConnect {
+    type Io = Wire;
+
+    async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Wire> {
+        self.open(to, timeout_ms).await.map(Wire::Plain)
+    }
+
+    async fn connect_tls(
+        &self,
+        to: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        timeout_ms: u64,
+    ) -> io::Result<Wire> {
+        let begun = crate::time::Clock::System.read();
+        let tcp = self.open(to, timeout_ms).await?;
+        let left_ms = timeout_ms.saturating_sub(crate::time::Clock::System.read().since_ns(begun) / 1_000_000);
+        let interrupt = tcp.interrupt();
+        let shaking = Box::pin(Fresh::new(tcp).connect(config, name));
+        match monoio::time::timeout(Duration::from_millis(left_ms), shaking).await {
+            Ok(shaken) => {
+                let refused = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+                shaken.map(|secured| Wire::Tls(Box::new(secured))).map_err(refused)
+            }
+            Err(_) => {
+                // The read that was under way ends with its connection; nothing of it is used afterwards.
+                interrupt.shutdown(Shutdown::Both);
+                Err(io::Error::new(io::ErrorKind::TimedOut, "in the TLS handshake"))
+            }
+        }
     }
 }

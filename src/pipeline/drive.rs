@@ -4,7 +4,10 @@
 //! pin plan ─ identify ─ route ─ policies: request ─ handler ─ policies: response ─ send ─ policies: done ─ telemetry
 //! ```
 
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -34,11 +37,23 @@ use crate::time::Now;
 
 /// Serves the request in `request.x`, whose head is typed, canonical and stripped. Returns the tunnel that it has
 /// become, if it has: the log line is written at the tunnel's end.
-pub async fn drive<D: Downstream, C: Connect>(
+pub fn drive<D: Downstream, C: Connect>(
     down: &mut D,
     env: &Env<C>,
     listener: &Listener,
     request: &mut Request,
+) -> impl Future<Output = Option<Box<Tunnel<C::Io>>>> {
+    drive_until(down, env, listener, request, std::future::pending())
+}
+
+/// As [`drive`], for a request that its client may give up while it is served: with `gone`, what is under way for it
+/// ends at once, and its endpoint's connection with it.
+pub async fn drive_until<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    listener: &Listener,
+    request: &mut Request,
+    gone: impl Future<Output = Failure>,
 ) -> Option<Box<Tunnel<C::Io>>> {
     let plan = env.pin();
     identify(env, listener, &mut request.x);
@@ -52,7 +67,15 @@ pub async fn drive<D: Downstream, C: Connect>(
     let routed = admitted.and_then(decided);
     let mut progress = Progress::default();
     let served = match routed {
-        Ok(()) => serve(down, env, &plan, listener, request, &mut progress).await,
+        Ok(()) => {
+            let mut serving = pin!(serve(down, env, &plan, listener, request, &mut progress));
+            let mut gone = pin!(gone);
+            poll_fn(|cx| match gone.as_mut().poll(cx) {
+                Poll::Ready(failure) => Poll::Ready(Err(failure)),
+                Poll::Pending => serving.as_mut().poll(cx),
+            })
+            .await
+        }
         Err(failure) => Err(failure),
     };
     let opened = match served {
@@ -337,7 +360,12 @@ async fn proxy<D: Downstream, C: Connect>(
         upgrade: upgrade.as_deref(),
     };
     let timers = &env.timers;
-    let on_head = &mut |x: &mut Exchange| live.chain.on_response(progress, x, timers.known_now());
+    let on_head = &mut |x: &mut Exchange| {
+        if let Some(sticky) = &spec.sticky {
+            fallback::stick(sticky, x);
+        }
+        live.chain.on_response(progress, x, timers.known_now());
+    };
     if route.grpc_web
         && x.grpc.is_some_and(|call| call.dress != Dress::Grpc)
         && let Some(mut web) = Web::undress(down, x)

@@ -1,13 +1,15 @@
-//! What stands around the asking of a service: its circuit breaker, and what answers in its place (R117-R128, R139,
-//! R140).
+//! What stands around the asking of a service: its circuit breaker, what answers in its place (R117-R128, R139, R140),
+//! and the cookie by which its clients stick to endpoints.
 
 use crate::error::{Failure, Origin, Reason};
 use crate::http::downstream::{Downstream, ResponseSink};
-use crate::http::exchange::{Exchange, Reply};
+use crate::http::exchange::{Exchange, Reply, Scheme};
 use crate::snapshot::{self, Fallback, Service};
 use crate::time::Now;
+use crate::upstream::balance::hash_key;
 use crate::upstream::breaker::{BreakerSpec, Passage, Verdict};
 use crate::upstream::passive::Outcome;
+use crate::upstream::sticky::Sticky;
 
 /// The way through the breaker that the request's route takes; None where there is none.
 ///
@@ -73,6 +75,17 @@ pub fn instead<'a, D: Downstream>(
     // A body that has gone out is not there any more.
     let whole = x.attempts == 0 || x.request.body.is_empty();
     (whole || matches!(fallback, Fallback::Respond { .. })).then_some(fallback)
+}
+
+/// Tells a client which endpoint it has, unless it says so itself.
+pub fn stick(sticky: &Sticky, x: &mut Exchange) {
+    let Some(endpoint) = x.endpoint.clone() else { return };
+    let known = x.request.cookie(sticky.cookie.as_bytes()).and_then(|value| sticky.read(value));
+    if known != Some(hash_key(endpoint.authority.as_bytes())) {
+        let written = sticky.write(&endpoint.authority, x.scheme == Scheme::Https);
+        let added = x.response.fields.append(b"Set-Cookie", written.as_bytes());
+        debug_assert!(added.is_ok(), "a name that was checked, and digits");
+    }
 }
 
 /// A fixed answer in place of a service.

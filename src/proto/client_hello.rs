@@ -1,9 +1,8 @@
 //! The first flight of a TLS client, as far as whoever passes it on needs it: which server name it asks for.
 //!
-//! RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3. Pure; nothing is decrypted, and nothing is kept. Strict: a hello
-//! whose lengths do not fit each other is refused, as
-//! the endpoint might read another name in it. Values that mean
-//! nothing (GREASE, RFC 8701) are as good as any.
+//! RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3. Pure; nothing is decrypted, and nothing is kept. Strict: a
+//! hello whose lengths do not fit each other is refused, as the endpoint might read another name in it. Values that
+//! mean nothing (GREASE, RFC 8701) are as good as any.
 
 use crate::limits::{CLIENT_HELLO_BYTES_MAX, CLIENT_HELLO_RECORDS_MAX};
 

@@ -86,4 +86,6 @@ codes! {
     UNRESOLVED = "W0210";
     /// A certificate expires in less than 21 days, or has expired.
     CERTIFICATE_EXPIRES = "W0211";
+    /// The certificates of endpoints are not verified.
+    UNVERIFIED = "W0220";
 }

@@ -28,10 +28,12 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
-use crate::tls::ServerTls;
+use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::rules::{Resilience, RetryRules};
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// A compiled configuration.
 pub struct Snapshot {
@@ -229,6 +231,10 @@ pub struct Service {
     pub rules: ServiceRules,
     /// How it deals with endpoints that fail.
     pub resilience: Resilience,
+    /// How its endpoints are checked; None for not at all.
+    pub check: Option<Arc<CheckRules>>,
+    /// How its clients stick to endpoints; None for not at all.
+    pub sticky: Option<Arc<Sticky>>,
     /// Its circuit breaker, if it has one.
     pub breaker: Option<BreakerSpec>,
     /// What answers in its place.
@@ -236,6 +242,8 @@ pub struct Service {
     /// Tell endpoints the client's address in this form, at the beginning of each connection. Such connections are not
     /// kept.
     pub proxy_protocol: Option<Version>,
+    /// TLS towards its endpoints; None for connections without it.
+    pub tls: Option<Arc<ClientTls>>,
     /// The limit on its requests; None leaves it to what one worker gives to one endpoint.
     pub limits: Option<ServiceLimits>,
 }

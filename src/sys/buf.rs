@@ -10,9 +10,10 @@ use monoio::buf::{IoBuf, IoBufMut};
 
 use crate::limits::{
     BUF_HEADROOM_BYTES, BUF_LARGE_BYTES, BUF_LARGE_FREE_MAX, BUF_SMALL_BYTES, BUF_SMALL_FREE_MAX, BUF_TAILROOM_BYTES,
-    COALESCE_BYTES_MAX,
+    BUF_TINY_BYTES,
 };
 
+const TINY_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_TINY_BYTES + BUF_TAILROOM_BYTES;
 const SMALL_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_SMALL_BYTES + BUF_TAILROOM_BYTES;
 const LARGE_STORAGE: usize = BUF_HEADROOM_BYTES + BUF_LARGE_BYTES + BUF_TAILROOM_BYTES;
 
@@ -28,6 +29,7 @@ pub struct Buf {
 }
 
 struct Pool {
+    tiny: Vec<Storage>,
     small: Vec<Storage>,
     large: Vec<Storage>,
     /// Pooled buffers that are in use: taken and not yet given back.
@@ -37,7 +39,7 @@ struct Pool {
 }
 
 impl Pool {
-    const EMPTY: Pool = Pool { small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 };
+    const EMPTY: Pool = Pool { tiny: Vec::new(), small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 };
 }
 
 thread_local! {
@@ -62,7 +64,9 @@ impl Buf {
 
     /// An empty buffer for at least `bytes`, pooled when a pooled size is enough.
     pub fn with_room(bytes: usize) -> Self {
-        if bytes <= BUF_SMALL_BYTES {
+        if bytes <= BUF_TINY_BYTES {
+            Self::fresh(take(|pool| &mut pool.tiny, TINY_STORAGE))
+        } else if bytes <= BUF_SMALL_BYTES {
             Self::small()
         } else if bytes <= BUF_LARGE_BYTES {
             Self::large()
@@ -183,16 +187,19 @@ impl Buf {
         true
     }
 
-    /// Joins a message head with the payload behind it, with the smaller copy. Returns what is left over when neither
-    /// buffer has room for the other: then the payload is to be sent after the head.
+    /// Joins a message head with the payload behind it, with the smaller copy where there is room for it. Returns what
+    /// is left over when neither buffer has room for the other: then the payload is to be sent after the head.
     pub fn join(head: Buf, payload: Buf) -> (Buf, Option<Buf>) {
         let (mut head, mut payload) = (head, payload);
-        if payload.len() > COALESCE_BYTES_MAX && payload.prepend(head.as_slice()) {
+        if payload.len() > head.len() && payload.prepend(head.as_slice()) {
             return (payload, None);
         }
         if payload.len() <= head.spare() {
             head.extend(payload.as_slice());
             return (head, None);
+        }
+        if payload.prepend(head.as_slice()) {
+            return (payload, None);
         }
         (head, Some(payload))
     }
@@ -220,6 +227,7 @@ impl Buf {
 impl Drop for Buf {
     fn drop(&mut self) {
         match self.storage.len() {
+            TINY_STORAGE => give(|pool| &mut pool.tiny, &mut self.storage, BUF_SMALL_FREE_MAX),
             SMALL_STORAGE => give(|pool| &mut pool.small, &mut self.storage, BUF_SMALL_FREE_MAX),
             LARGE_STORAGE => give(|pool| &mut pool.large, &mut self.storage, BUF_LARGE_FREE_MAX),
             _ => {}
@@ -269,11 +277,11 @@ unsafe impl IoBufMut for Buf {
     }
 }
 
-/// Free buffers of this thread's pool: `(small, large)`; for tests and gauges.
+/// Free buffers of this thread's pool: `(small, large)`, the smallest among the small; for tests and gauges.
 pub fn pool_free() -> (usize, usize) {
     POOL.try_with(|pool| {
         let pool = pool.borrow();
-        (pool.small.len(), pool.large.len())
+        (pool.tiny.len() + pool.small.len(), pool.large.len())
     })
     .unwrap_or_default()
 }
@@ -290,11 +298,13 @@ pub fn pool_trim(spare: usize) -> usize {
     let trim = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         let wanted = pool.taken_peak - pool.taken + spare;
-        let before = pool.small.len() + pool.large.len();
+        let count = |pool: &Pool| pool.tiny.len() + pool.small.len() + pool.large.len();
+        let before = count(&pool);
+        pool.tiny.truncate(wanted);
         pool.small.truncate(wanted);
         pool.large.truncate(wanted);
         pool.taken_peak = pool.taken;
-        before - pool.small.len() - pool.large.len()
+        before - count(&pool)
     };
     POOL.try_with(trim).unwrap_or_default()
 }

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod pipe;
 pub mod process;
 pub mod ring;
+pub mod room;
 pub mod stack;
 pub mod stream;
 pub mod thread;

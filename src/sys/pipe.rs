@@ -23,6 +23,8 @@ struct Ends {
 thread_local! {
     static FREE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
     static TAKEN: Cell<usize> = const { Cell::new(0) };
+    /// The fewest that were free since the last trim: so many were of no use.
+    static UNUSED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Pipe {
@@ -31,7 +33,14 @@ impl Pipe {
         if TAKEN.get() >= PIPES_MAX {
             return None;
         }
-        let pooled = FREE.try_with(|free| free.borrow_mut().pop()).ok()?;
+        let pooled = FREE
+            .try_with(|free| {
+                let mut free = free.borrow_mut();
+                let pooled = free.pop();
+                UNUSED.set(UNUSED.get().min(free.len()));
+                pooled
+            })
+            .ok()?;
         let ends = pooled.map_or_else(Ends::open, Ok).ok()?;
         TAKEN.set(TAKEN.get() + 1);
         Some(Self { ends: Some(ends), held: 0 })
@@ -114,6 +123,16 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<
     }
 }
 
+/// Closes the free pipes that were of no use since the last time: two descriptors each, which clients may need (F61).
+pub fn trim() {
+    let _ = FREE.try_with(|free| {
+        let mut free = free.borrow_mut();
+        let unused = UNUSED.get().min(free.len());
+        free.drain(..unused);
+        UNUSED.set(free.len());
+    });
+}
+
 /// Pipes in use and free in this thread; for tests and gauges.
 pub fn count() -> (usize, usize) {
     (TAKEN.get(), FREE.try_with(|free| free.borrow().len()).unwrap_or_default())
@@ -173,6 +192,24 @@ mod tests {
             let mut pipe = Pipe::take().expect("a pipe");
             assert_eq!(pipe.fill(source.as_fd(), 9).expect("bytes"), 1);
             drop(pipe);
+            assert_eq!(count(), (0, 0));
+        })
+        .join()
+        .expect("the thread ends well");
+    }
+
+    #[test]
+    fn pipes_of_no_use_are_closed() {
+        std::thread::spawn(|| {
+            let taken: Vec<_> = std::iter::from_fn(Pipe::take).take(5).collect();
+            drop(taken);
+            assert_eq!(count(), (0, 5));
+            trim();
+            assert_eq!(count().1, 5, "they were in use a moment ago");
+            drop((Pipe::take(), Pipe::take()));
+            trim();
+            assert_eq!(count().1, 2, "two were of use");
+            trim();
             assert_eq!(count(), (0, 0));
         })
         .join()

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
@@ -20,12 +22,24 @@ use super::ring;
 /// the operation before it returns the future, so no reference to it lives across an await of ours.
 pub struct SharedStream {
     stream: UnsafeCell<TcpStream>,
-    /// Made at the first read that is tracked.
-    idle: RefCell<Option<Canceller>>,
-    tracked: Cell<bool>,
+    /// What ends an idle read.
+    idle: RefCell<Idle>,
+    on_epoll: bool,
     released: Cell<bool>,
     /// Whether a system call on the descriptor may block; known once it was asked.
     blocks: Cell<Option<bool>>,
+}
+
+/// How an idle read that is under way is ended.
+#[derive(Default)]
+enum Idle {
+    /// Through the ring, by the descriptor.
+    #[default]
+    ByDescriptor,
+    /// Through the runtime, which keeps a set of such reads.
+    Tracked(Canceller),
+    /// By its waker. On epoll the system owns nothing of a read that waits: it is dropped.
+    Dropped(Option<Waker>),
 }
 
 /// Streams of one thread up to which a read is cancelled by its descriptor. The kernel then searches all that waits on
@@ -61,48 +75,68 @@ impl SharedStream {
     /// Wraps a stream.
     pub fn new(stream: TcpStream) -> Rc<Self> {
         OPEN.set(OPEN.get() + 1);
-        let idle = RefCell::new(None);
-        let (tracked, released) = (Cell::new(false), Cell::new(false));
-        Rc::new(Self { stream: UnsafeCell::new(stream), idle, tracked, released, blocks: Cell::new(None) })
+        let (idle, on_epoll) = (RefCell::default(), monoio::utils::is_legacy());
+        let (stream, released, blocks) = (UnsafeCell::new(stream), Cell::new(false), Cell::new(None));
+        Rc::new(Self { stream, idle, on_epoll, released, blocks })
     }
 
-    /// Reads into the spare room of the buffer.
+    /// Reads into the spare room of the buffer. The future is the runtime's own: each layer around it would move the
+    /// buffer once more.
     #[inline]
-    pub async fn recv(&self, buf: Buf) -> (io::Result<usize>, Buf) {
+    pub fn recv(&self, buf: Buf) -> impl Future<Output = Done> + use<'_> {
         // SAFETY: `read` borrows the stream only to start the operation (invariant); nothing else runs meanwhile on
         // this thread, and the stream is not Send.
         let stream = unsafe { &mut *self.stream.get() };
-        stream.read(buf).await
+        stream.read(buf)
     }
 
-    /// As [`Self::recv`], but [`Self::release`] ends it early; then the count is an error and the buffer is free, or
-    /// data arrived just before and is returned as usual.
-    pub async fn recv_idle(&self, buf: Buf) -> (io::Result<usize>, Buf) {
+    /// As [`Self::recv`], but [`Self::release`] ends it early with `Interrupted`; or data arrived just before and is
+    /// returned as usual.
+    #[inline]
+    pub fn recv_idle(&self, buf: Buf) -> impl Future<Output = Done> + use<'_> {
         self.released.set(false);
-        self.tracked.set(OPEN.get() > UNTRACKED_MAX || !ring::can_cancel());
-        if !self.tracked.get() {
-            return self.recv(buf).await;
+        // A dropped read takes its buffer along, so that one that holds bytes is not read into in this way.
+        let by_waker = self.on_epoll && buf.is_empty();
+        if !by_waker && (OPEN.get() > UNTRACKED_MAX || !ring::can_cancel()) {
+            return IdleRead { stream: self, read: Reading::Tracked(self.recv_tracked(buf)) };
         }
-        let handle = self.idle.borrow_mut().get_or_insert_default().handle();
+        let mut idle = self.idle.borrow_mut();
+        match &*idle {
+            Idle::Dropped(_) if by_waker => {}
+            _ if by_waker => *idle = Idle::Dropped(None),
+            _ => *idle = Idle::ByDescriptor,
+        }
+        drop(idle);
+        IdleRead { stream: self, read: Reading::Plain(self.recv(buf)) }
+    }
+
+    #[cold]
+    fn recv_tracked(&self, buf: Buf) -> Pin<Box<dyn Future<Output = Done> + '_>> {
+        let mut idle = self.idle.borrow_mut();
+        if !matches!(*idle, Idle::Tracked(_)) {
+            *idle = Idle::Tracked(Canceller::new());
+        }
+        let Idle::Tracked(canceller) = &*idle else { return Box::pin(self.recv(buf)) };
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
-        stream.cancelable_read(buf, handle).await
+        Box::pin(stream.cancelable_read(buf, canceller.handle()))
     }
 
     /// Ends a [`Self::recv_idle`] that is under way.
     pub fn release(&self) {
         self.released.set(true);
-        if !self.tracked.get() {
-            ring::cancel_all(self.as_raw_fd());
-            return;
+        let mut idle = self.idle.borrow_mut();
+        match std::mem::take(&mut *idle) {
+            Idle::ByDescriptor => ring::cancel_all(self.as_raw_fd()),
+            Idle::Tracked(canceller) => *idle = Idle::Tracked(canceller.cancel()),
+            Idle::Dropped(waker) => {
+                *idle = Idle::Dropped(None);
+                drop(idle);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
         }
-        let canceller = self.idle.take();
-        self.idle.replace(canceller.map(Canceller::cancel));
-    }
-
-    /// Whether [`Self::release`] was called since the last `recv_idle` began.
-    pub fn is_released(&self) -> bool {
-        self.released.get()
     }
 
     /// Waits until there is something to read, the end included, without a buffer.
@@ -161,12 +195,13 @@ impl SharedStream {
         unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }
     }
 
-    /// Sends the buffer's window; may send less.
+    /// Sends the buffer's window; may send less, or nothing with `Interrupted` where a release of the reading half has
+    /// met it.
     #[inline]
-    pub async fn send(&self, buf: Buf) -> (io::Result<usize>, Buf) {
+    pub fn send(&self, buf: Buf) -> impl Future<Output = Done> + use<'_> {
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
-        stream.write(buf).await
+        Sending(stream.write(buf))
     }
 
     /// Whether the kernel takes more now. It says no from two thirds of its buffer on, so that what follows a yes is
@@ -277,5 +312,127 @@ impl SharedStream {
 
     fn with_socket<T>(&self, run: impl FnOnce(SockRef<'_>) -> T) -> T {
         run(SockRef::from(&self.as_fd()))
+    }
+}
+
+/// A count or an error, and the buffer back.
+type Done = (io::Result<usize>, Buf);
+
+/// A read of a stream that may be released.
+struct IdleRead<'s, F> {
+    stream: &'s SharedStream,
+    read: Reading<'s, F>,
+}
+
+enum Reading<'s, F> {
+    Plain(F),
+    Tracked(Pin<Box<dyn Future<Output = Done> + 's>>),
+}
+
+impl<F: Future<Output = Done>> Future for IdleRead<'_, F> {
+    type Output = Done;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        // SAFETY: the read is not moved out of `self`, which has no Drop and is not Unpin unless the read is.
+        let (stream, read) = unsafe {
+            let this = self.get_unchecked_mut();
+            (this.stream, &mut this.read)
+        };
+        let polled = match read {
+            // SAFETY: as above.
+            Reading::Plain(read) => unsafe { Pin::new_unchecked(read) }.poll(cx),
+            Reading::Tracked(read) => read.as_mut().poll(cx),
+        };
+        match polled {
+            Poll::Ready((Err(_), buf)) if stream.released.get() => Poll::Ready((Err(interrupted()), buf)),
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => stream.wait_for_release(cx),
+        }
+    }
+}
+
+impl SharedStream {
+    /// What becomes of an idle read that has nothing to return.
+    #[inline]
+    fn wait_for_release(&self, cx: &Context<'_>) -> Poll<Done> {
+        if let Idle::Dropped(waker) = &mut *self.idle.borrow_mut() {
+            if self.released.get() {
+                // The read goes with its future, and its buffer with it.
+                return Poll::Ready((Err(interrupted()), Buf::empty()));
+            }
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cold]
+fn interrupted() -> io::Error {
+    io::ErrorKind::Interrupted.into()
+}
+
+/// A send. A release of the reading half may cancel all that waits on the descriptor; a send that it met has sent
+/// nothing, and is to be made again.
+struct Sending<F>(F);
+
+impl<F: Future<Output = Done>> Future for Sending<F> {
+    type Output = Done;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        // SAFETY: the send is not moved out of `self`, which has no Drop and is not Unpin unless the send is.
+        match unsafe { self.map_unchecked_mut(|sending| &mut sending.0) }.poll(cx) {
+            Poll::Ready((Err(error), buf)) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                Poll::Ready((Err(interrupted()), buf))
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::sys::ring::{Driver, WorkerRuntime};
+
+    /// A released read gives back what its buffer held, and the next read goes on where it was.
+    async fn release_and_go_on(held: &'static [u8]) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut far = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (near, _) = listener.accept().expect("accepted");
+        near.set_nonblocking(monoio::utils::is_legacy()).expect("set");
+        let stream = SharedStream::new(TcpStream::from_std(near).expect("adopted"));
+        for _ in 0..2 {
+            let mut read = std::pin::pin!(stream.recv_idle(Buf::copy_of(held)));
+            let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;
+            assert!(first.is_pending());
+            // A turn of the loop: on a ring the read is not under way before.
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            stream.release();
+            let (count, buf) = read.await;
+            assert_eq!(count.expect_err("released").kind(), io::ErrorKind::Interrupted);
+            assert_eq!(buf.as_slice(), held);
+        }
+        far.write_all(b"late").expect("sent");
+        let (count, buf) = stream.recv_idle(Buf::copy_of(held)).await;
+        assert_eq!((count.expect("read"), buf.as_slice()), (4, &[held, b"late"].concat()[..]));
+    }
+
+    #[test]
+    fn an_idle_read_is_released_and_loses_nothing() {
+        for first in [Driver::RingDeferTaskrun, Driver::Epoll] {
+            let thread = std::thread::spawn(move || {
+                let (mut runtime, ..) = WorkerRuntime::build(first, 64).expect("a runtime");
+                runtime.block_on(async {
+                    release_and_go_on(b"").await;
+                    release_and_go_on(b"half a record").await;
+                });
+            });
+            thread.join().expect("the thread ends well");
+        }
     }
 }

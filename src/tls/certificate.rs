@@ -159,3 +159,50 @@ fn ip(bytes: &[u8]) -> Option<std::net::IpAddr> {
         _ => <[u8; 16]>::try_from(bytes).ok().map(Into::into),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    fn made(names: &[&str], until: i32) -> (String, String) {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        let name = |name: &&str| SanType::DnsName((*name).try_into().expect("ASCII"));
+        params.subject_alt_names = names.iter().map(name).collect();
+        params.distinguished_name.push(DnType::CommonName, "common.test");
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        (params.self_signed(&key).expect("signed").pem(), key.serialize_pem())
+    }
+
+    fn read(pem: &(String, String)) -> Result<Pair, String> {
+        Pair::read(pem.0.as_bytes(), pem.1.as_bytes(), None, "test".to_owned())
+    }
+
+    /// F85: what is no host name, or a wildcard that is too wide, is no name; nor is the common name.
+    #[test]
+    fn only_host_names_and_narrow_wildcards_can_be_asked_for() {
+        let odd = ["good.test\0.evil.test", "*", "*.test", "a.*.test", "*.*.test", "w*.good.test", "a b.test", ""];
+        let good = ["Good.Test", "*.wild.test", "under_score.test"];
+        let pair = read(&made(&[&odd[..], &good].concat(), 2090)).expect("read");
+        assert_eq!(pair.names, ["good.test", "*.wild.test", "under_score.test"]);
+        assert_eq!(pair.odd_names, odd.len());
+        assert!(read(&made(&[], 2090)).expect("read").names.is_empty(), "the common name is no name");
+    }
+
+    #[test]
+    fn a_key_belongs_to_its_certificate_and_dates_are_known() {
+        let (one, other) = (made(&["a.test"], 2021), made(&["b.test"], 2090));
+        let mixed = (one.0.clone(), other.1.clone());
+        assert!(read(&mixed).expect_err("refused").contains("another certificate"));
+        assert!(read(&(String::new(), one.1.clone())).is_err() && read(&(one.0.clone(), String::new())).is_err());
+        let noon_s = 1_609_459_200 + 43_200;
+        let pair = read(&one).expect("read");
+        assert_eq!((pair.days_left(noon_s), pair.days_left(noon_s - 10 * 86_400)), (-1, 9));
+        let who = identity(&pair.key.cert[0]).expect("an identity");
+        assert_eq!((&who.subject[..], &who.names[..]), ("CN=common.test", &["DNS:a.test".to_owned()][..]));
+        assert!(identity(&CertificateDer::from(vec![0x30, 3, 1, 2, 3])).is_none());
+        assert!(Pair::read(one.0.as_bytes(), one.1.as_bytes(), Some(vec![1; 40]), String::new()).is_err());
+    }
+}

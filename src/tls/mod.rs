@@ -2,11 +2,13 @@
 //! listener has of it is immutable and part of the snapshot; handshakes themselves are in `net::tls`.
 
 mod certificate;
+mod client;
 mod provider;
 mod server;
 mod ticket;
 
 pub use certificate::{Pair, identity, read_authorities, read_revocations};
+pub use client::{ClientTls, EndpointRules, certificate_words, server_name};
 pub use provider::{Profile, provider};
 pub use server::{ClientRules, Known, Rules, ServerTls, ZoneRules};
 pub use ticket::{TICKET_KEYS, TICKET_ROTATION_S, TicketRing};

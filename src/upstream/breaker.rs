@@ -397,14 +397,14 @@ mod tests {
         let fail = |now| spec.enter(now).map(|passage| passage.settle(Verdict::Failure, now)).is_ok();
         assert!((0..5).all(|_| fail(at(1))) && !fail(at(2)));
         assert_eq!(spec.enter(at(31)).err(), Some(30_000), "what a client is told");
-        let mut trials: Vec<_> = (0..3).map(|_| spec.enter(at(61)).ok().expect("a trial")).collect();
+        let mut trials: Vec<_> = (0..3).map(|_| spec.enter(at(61)).expect("a trial")).collect();
         assert!(spec.enter(at(61)).is_err(), "three at once");
         drop(trials.pop());
-        trials.push(spec.enter(at(61)).ok().expect("the place of the one that left"));
+        trials.push(spec.enter(at(61)).expect("the place of the one that left"));
         trials.into_iter().for_each(|trial| trial.settle(Verdict::Success, at(62)));
         assert_eq!((spec.shared.state(), spec.shared.opened()), (State::Closed { failures: 0 }, 1));
         assert!((0..5).all(|_| fail(at(70))));
-        spec.enter(at(130)).ok().expect("a trial").settle(Verdict::Failure, at(131));
+        spec.enter(at(130)).expect("a trial").settle(Verdict::Failure, at(131));
         assert_eq!(spec.enter(at(131)).err(), Some(60_000), "open for the whole time again");
         assert_eq!(spec.shared.opened(), 3);
         spec.shared.reset();
@@ -415,7 +415,7 @@ mod tests {
     fn many_workers_never_have_more_trials_than_allowed() {
         use std::sync::atomic::AtomicUsize;
         let spec = BreakerSpec { rules: BreakerRules { failure_threshold: 1, open_ms: 0, ..RULES }, ..spec() };
-        spec.enter(at(0)).ok().expect("closed").settle(Verdict::Failure, at(0));
+        spec.enter(at(0)).expect("closed").settle(Verdict::Failure, at(0));
         let (under_way, most, passed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod check;
 pub mod health;
 pub mod latency;
 pub mod passive;
@@ -12,3 +13,4 @@ pub mod selection;
 pub mod service;
 pub mod streams;
 pub mod state;
+pub mod sticky;

@@ -4,7 +4,7 @@
 //! with all endpoints, and a pick does what it would do without any of this.
 
 use super::balance::View;
-use super::health::{Facts, Out, Returning};
+use super::health::{Administration, Facts, Out, Returning, Verdict};
 use super::rules::SelectionRules;
 use crate::time::Now;
 
@@ -39,6 +39,8 @@ pub struct Selection {
     pub healthy: Vec<View>,
     /// Endpoints in slow start: index and the beginning of it. Empty while there are none.
     pub ramping: Vec<(u32, Facts)>,
+    /// Endpoints that an operator drains: clients that stick to them still get them.
+    pub leaving: Vec<u32>,
     /// More than the threshold is out, so that all are asked.
     pub panic: bool,
     /// When it must be computed anew although nothing happens.
@@ -65,9 +67,14 @@ impl Selection {
                 .then_some((at as u32, member.facts))
         };
         let ramping: Vec<_> = members.iter().enumerate().filter_map(slow).collect();
+        let leaves = |(at, member): (usize, &Member<'_>)| {
+            let drains = member.facts.administration == Administration::Draining && member.view.healthy;
+            (drains && member.facts.verdict != Verdict::Down).then_some(at as u32)
+        };
+        let leaving = members.iter().enumerate().filter_map(leaves).collect();
         // Where all of them start slowly, nobody could take what they do not.
         let all = ramping.len() == healthy.iter().filter(|view| view.healthy).count();
-        Self { tiers, healthy, ramping: if all { Vec::new() } else { ramping }, panic, until }
+        Self { tiers, healthy, ramping: if all { Vec::new() } else { ramping }, leaving, panic, until }
     }
 
     /// Whether nobody may be asked.
@@ -89,7 +96,7 @@ impl Selection {
     /// change from request to request, so that its requests stay together.
     pub fn defers(&self, at: usize, lot: u64, returning: &Returning, now: Now) -> bool {
         let Some((_, facts)) = self.ramping.iter().find(|(slow, _)| *slow as usize == at) else { return false };
-        let percent = (u128::from(lot.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15)) * 100 >> 64) as u32;
+        let percent = ((u128::from(lot.rotate_left(31).wrapping_mul(0x9e37_79b9_7f4a_7c15)) * 100) >> 64) as u32;
         percent >= facts.ramp_percent(now, returning)
     }
 }
@@ -188,7 +195,6 @@ fn near(members: &[Member<'_>], healthy: &[View], priority: u32, rules: &Selecti
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::{Administration, Verdict};
     use super::*;
 
     const NOW: Now = Now::from_ms(100_000);

@@ -7,6 +7,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ahash::AHashMap;
+use rustls::AlertDescription;
+use rustls::pki_types::ServerName;
 
 use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
@@ -15,18 +17,21 @@ use super::passive::{self, Outcome, Streak, Window};
 use super::pool::Pool;
 use super::selection::Selection;
 use super::state::Ejection;
+use super::sticky::Sticky;
 use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, ENDPOINT_REQUESTS_MAX};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
+use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
 use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
+use crate::tls::{ClientTls, certificate_words};
 
 /// One endpoint in one worker; the same one over reloads as long as its address stands.
 pub struct Endpoint<I: Io> {
@@ -40,12 +45,17 @@ pub struct Endpoint<I: Io> {
     pub tag: Rc<EndpointTag>,
     /// Idle connections.
     pub pool: Pool<I>,
+    /// How it is spoken to by TLS; None without.
+    secure: Option<Secure>,
     /// Connections that requests share, where they are HTTP/2.
     pub streams: Streams,
     active: Cell<u32>,
     opened: Cell<u64>,
     reused: Cell<u64>,
-    large: Cell<bool>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
     /// Failures in a row.
     streak: Cell<Streak>,
     /// Successes and failures, where outliers are looked for.
@@ -53,6 +63,16 @@ pub struct Endpoint<I: Io> {
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,
 }
+
+/// TLS towards an endpoint.
+struct Secure {
+    tls: Arc<ClientTls>,
+    /// None where its host can be in no certificate.
+    name: Option<ServerName<'static>>,
+}
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// What an endpoint tells the admin plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,7 +172,7 @@ impl<I: Io> Service<I> {
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let set = spec.endpoints.get();
         let before = previous.map(|service| service.balancing.borrow());
-        let endpoints = join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, &stats);
+        let endpoints = join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, spec, &stats);
         // A reload gives nobody more retries.
         let budget = before.map(|before| before.budget.clone()).unwrap_or_default();
         let balancing = RefCell::new(Balancing {
@@ -184,7 +204,7 @@ impl<I: Io> Service<I> {
         if Arc::ptr_eq(&set, &balancing.set) {
             return;
         }
-        let endpoints = join(&balancing.endpoints, &set, &self.stats);
+        let endpoints = join(&balancing.endpoints, &set, spec, &self.stats);
         // Who may be asked is computed anew before the next request.
         (balancing.selection, balancing.epoch) = (Selection::default(), 0);
         balancing.set = set;
@@ -281,7 +301,8 @@ impl<I: Io> Service<I> {
         let at = match tried.is_empty() {
             true => {
                 self.requests.set(self.requests.get().saturating_add(1));
-                self.first(spec, &mut balancing, key, x.random, now)
+                let stuck = spec.sticky.as_ref().and_then(|sticky| stuck(sticky, &balancing.selection, x));
+                stuck.or_else(|| self.first(spec, &mut balancing, key, x.random, now))
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
@@ -455,12 +476,20 @@ impl<I: Io> Service<I> {
 }
 
 /// The endpoints of a set: those that were there before at the same address, and new ones.
-fn join<I: Io>(before: &[Rc<Endpoint<I>>], set: &EndpointSet, stats: &ServiceHandle) -> Vec<Rc<Endpoint<I>>> {
+fn join<I: Io>(
+    before: &[Rc<Endpoint<I>>],
+    set: &EndpointSet,
+    spec: &snapshot::Service,
+    stats: &ServiceHandle,
+) -> Vec<Rc<Endpoint<I>>> {
     let known: AHashMap<_, _> = before.iter().map(|e| ((&*e.authority, e.address), e)).collect();
-    let kept = |e: &snapshot::Endpoint| known.get(&(&*e.authority, e.address)).filter(|known| known.is_as(e)).copied();
+    let tls = spec.tls.as_ref();
+    let kept = |e: &snapshot::Endpoint| {
+        known.get(&(&*e.authority, e.address)).filter(|known| known.is_as(e) && known.is_secured_by(tls)).copied()
+    };
     let fresh = set.endpoints.iter().filter(|e| kept(e).is_none()).map(|e| &*e.authority);
     let mut tags = stats.tags(fresh).into_iter();
-    let mut make = |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tags.next()?)));
+    let mut make = |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tls, tags.next()?)));
     set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect()
 }
 
@@ -470,8 +499,12 @@ impl<I: Io> Endpoint<I> {
         self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
     }
 
-    fn new(spec: &snapshot::Endpoint, tag: Rc<EndpointTag>) -> Self {
+    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>, tag: Rc<EndpointTag>) -> Self {
+        // A certificate is for the name that was written, whichever of its addresses this is.
+        let name = if spec.host.is_empty() { &spec.authority } else { &spec.host };
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(name) });
         Self {
+            secure,
             address: spec.address,
             authority: spec.authority.clone(),
             host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
@@ -481,7 +514,8 @@ impl<I: Io> Endpoint<I> {
             active: Cell::new(0),
             opened: Cell::new(0),
             reused: Cell::new(0),
-            large: Cell::new(false),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
             streak: Cell::default(),
             window: Cell::default(),
             latency: Cell::default(),
@@ -512,19 +546,30 @@ impl<I: Io> Endpoint<I> {
         }
     }
 
-    /// Room for the first read of a response, in bytes: what the last one was like is the best guess.
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
     pub fn room(&self) -> usize {
-        if self.large.get() { BUF_LARGE_BYTES } else { BUF_SMALL_BYTES }
+        self.room.get() as usize
     }
 
     /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long.
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
     pub fn learn(&self, response_bytes: u64) {
-        self.large.set((BUF_SMALL_BYTES as u64 + 1..=BUF_LARGE_BYTES as u64).contains(&response_bytes));
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
     }
 
     /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<ClientConnection<I>> {
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
         let connection = self.pool.take(now, rules, must_live)?;
         self.reused.set(self.reused.get() + 1);
         Some(connection)
@@ -544,24 +589,49 @@ impl<I: Io> Endpoint<I> {
         connector: &C,
         timers: &Rc<Timers>,
         timeout_ms: u64,
-    ) -> Result<ClientConnection<I>, Failure> {
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
         let io = self.open(connector, timeout_ms).await?;
-        Ok(ClientConnection::new(io, timers))
+        Ok(Box::new(ClientConnection::new(io, timers)))
     }
 
-    /// A new stream of bytes, within `timeout_ms`.
+    /// As [`Self::connect`], without a wire.
     ///
     /// # Errors
-    /// As [`Self::connect`].
+    /// As there.
     pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
-        match Box::pin(connector.connect(address, timeout_ms)).await {
+        let opened = match &self.secure {
+            None => Box::pin(connector.connect(address, timeout_ms)).await,
+            Some(Secure { tls, name: Some(name) }) => {
+                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+            }
+            Some(Secure { name: None, .. }) => {
+                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
+            }
+        };
+        match opened {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
-                Ok(io)
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
             }
             Err(error) => Err(connect_failure(&error)),
+        }
+    }
+
+    /// Whether these are its rules of TLS. What was opened under others is not theirs.
+    fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.secure, tls) {
+            (None, None) => true,
+            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
+            _ => false,
         }
     }
 }
@@ -589,11 +659,24 @@ fn observe(local: &Local, bounds: Bounds, x: &Exchange, now: Now) {
     }
 }
 
+/// The endpoint that a client sticks to, where it still is and may be asked.
+fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> {
+    let identity = sticky.read(x.request.cookie(sticky.cookie.as_bytes())?)?;
+    let at = selection.healthy.iter().position(|view| view.hash == identity)?;
+    (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
+}
+
 fn connect_failure(error: &io::Error) -> Failure {
     if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
         return Failure::with(Reason::Overloaded, "no descriptor left");
     }
+    if let Some(refused) = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
+        return handshake_failure(refused);
+    }
     match error.kind() {
+        io::ErrorKind::TimedOut if error.get_ref().is_some() => {
+            Failure::with(Reason::ConnectTimeout, "in the TLS handshake")
+        }
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
         io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
@@ -601,6 +684,45 @@ fn connect_failure(error: &io::Error) -> Failure {
             Failure::with(Reason::ConnectFailed, "unreachable")
         }
         _ => Reason::ConnectFailed.into(),
+    }
+}
+
+/// Which check failed, and whose it was.
+fn handshake_failure(error: &HandshakeError) -> Failure {
+    let failed = |detail| Failure::with(Reason::UpstreamHandshake, detail);
+    match error {
+        HandshakeError::Tls(rustls::Error::InvalidCertificate(why)) => {
+            Failure::with(Reason::UpstreamCertificate, certificate_words(why))
+        }
+        HandshakeError::Tls(rustls::Error::NoCertificatesPresented) => {
+            Failure::with(Reason::UpstreamCertificate, "the endpoint shows no certificate")
+        }
+        HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => failed(alert_words(*alert)),
+        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => failed("the endpoint does not speak TLS"),
+        HandshakeError::Tls(rustls::Error::PeerIncompatible(_)) => failed("no common version or cipher"),
+        HandshakeError::Io(_) => failed("the endpoint closed in the handshake"),
+        HandshakeError::TooLong => failed("the endpoint says too much"),
+        _ => failed("the endpoint breaks the protocol"),
+    }
+}
+
+/// What an endpoint says why it refuses us.
+fn alert_words(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
+            "the endpoint refuses our versions or ciphers"
+        }
+        AlertDescription::UnrecognisedName => "the endpoint does not know the name",
+        AlertDescription::NoApplicationProtocol => "the endpoint does not speak our protocol",
+        AlertDescription::CertificateRequired => "the endpoint wants a certificate of ours",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied => "the endpoint refuses our certificate",
+        _ => "the endpoint refuses the handshake",
     }
 }
 
@@ -648,9 +770,12 @@ mod tests {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             fallback: None,
             proxy_protocol: None,
+            tls: None,
             limits,
         }
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::accept::Socket;
+use super::http2::serve_http2;
 use super::placement::Seat;
 use super::run::Shared;
 use super::secure;
@@ -23,6 +24,7 @@ use crate::pipeline::tunnel::Tunnel;
 use crate::pipeline::{drive, stream};
 use crate::proto::h1::server::{Connection, Patience, Waited};
 use crate::snapshot::{Listener, Places};
+use crate::sys::room::Room;
 
 /// Serves a connection; a panic costs this connection only and is counted.
 pub async fn serve(shared: Rc<Shared>, socket: Rc<Socket>, io: Tcp, peer: SocketAddr, _places: (Places, Seat)) {
@@ -76,31 +78,27 @@ pub async fn serve_http1<I: Io, C: Connect>(
         };
         origin = named;
     }
-    // The room of a request under way: kept from one to the next, given back when the connection becomes idle.
-    let mut room = Room::default();
     loop {
         // Where memory is short a connection that waits holds no buffer at all.
         let patience = if env.strain.get() == Strain::None { Patience::Short } else { Patience::Long };
         let again = match connection.wait_request(patience).await {
-            Waited::Released => {
-                room = Room::default();
-                connection.wait_request(Patience::Long).await
-            }
+            Waited::Released => connection.wait_request(Patience::Long).await,
             other => other,
         };
         if again != Waited::Arrived {
             break;
         }
-        room.enter(serve_request(env, connection, &origin, listener()));
-        let (back, next) = room.run().await;
+        if connection.may_speak_h2() && Box::pin(connection.speaks_h2()).await {
+            let duplex = connection.into_duplex(&env.timers);
+            return Box::pin(serve_http2(env, duplex, origin, listener)).await;
+        }
+        // Not a part of this future, so that an idle connection does not carry its room.
+        let (back, next) = Room::of(|| serve_request(env, connection, &origin, listener())).await;
         connection = back;
         match next {
             Next::Request => {}
             Next::Close => break,
-            Next::Tunnel(tunnel) => {
-                drop(room);
-                return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await;
-            }
+            Next::Tunnel(tunnel) => return tunnel.run_boxed(env, connection.into_duplex(&env.timers)).await,
         }
     }
     Box::pin(connection.close()).await;
@@ -166,7 +164,7 @@ pub struct ConnectionOrigin {
 
 impl ConnectionOrigin {
     #[inline]
-    fn enter(&self, x: &mut Exchange) {
+    pub(super) fn enter(&self, x: &mut Exchange) {
         x.peer = self.peer;
         x.peer_text = self.peer_text;
         x.port_text = self.port_text;
@@ -174,40 +172,6 @@ impl ConnectionOrigin {
         if self.secure.is_some() || x.secure.is_some() {
             x.secure = self.secure.clone();
         }
-    }
-}
-
-/// Storage for one future after another of the same type.
-struct Room<F>(Option<Pin<Box<Option<F>>>>);
-
-impl<F> Default for Room<F> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<F: Future> Room<F> {
-    /// Puts a future into the room.
-    #[inline]
-    fn enter(&mut self, future: F) {
-        match &mut self.0 {
-            Some(room) => room.as_mut().set(Some(future)),
-            None => self.0 = Some(Box::pin(Some(future))),
-        }
-    }
-
-    /// Runs the future that is in the room. It is dropped there when it is done.
-    async fn run(&mut self) -> F::Output {
-        let output = poll_fn(|cx| match self.0.as_mut().and_then(|room| room.as_mut().as_pin_mut()) {
-            Some(future) => future.poll(cx),
-            // Nobody runs an empty room.
-            None => Poll::Pending,
-        })
-        .await;
-        if let Some(room) = &mut self.0 {
-            room.as_mut().set(None);
-        }
-        output
     }
 }
 
@@ -229,10 +193,10 @@ async fn serve_request<'e, I: Io, C: Connect>(
 }
 
 /// A request under way, counted until dropped: also when it ends by a panic.
-struct Active<'e>(&'e Cell<u64>);
+pub(super) struct Active<'e>(&'e Cell<u64>);
 
 impl<'e> Active<'e> {
-    fn new(count: &'e Cell<u64>) -> Self {
+    pub(super) fn new(count: &'e Cell<u64>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }

@@ -4,6 +4,7 @@ pub mod accept;
 mod bell;
 pub mod conn;
 pub mod faults;
+pub mod http2;
 pub mod mailbox;
 pub mod memory;
 pub mod placement;

@@ -16,7 +16,7 @@ use crate::limits::{
 use crate::net::timer::{Timers, Waits};
 use crate::pipeline::env::Strain;
 use crate::sys::limit::DescriptorShare;
-use crate::sys::{buf, memory, stream};
+use crate::sys::{buf, memory, room, stream};
 use crate::telemetry::metrics::instruments::{Eviction, Refusal};
 
 /// What a worker may use, given at its start.
@@ -36,12 +36,16 @@ pub struct Pressure {
     /// Room had to be made since the last tick.
     short: Cell<bool>,
     ticks: Cell<u64>,
+    /// Clients that were let in under a memory limit, to look at it now and then.
+    admitted: Cell<u32>,
     /// What the process used at the last tick, and what was accepted since counts on top.
     used_bytes: Cell<u64>,
 }
 
 /// Ticks between two of the actions that look at every connection.
 const TICKS_PER_SWEEP: u64 = 5;
+/// Clients between two looks at the memory, besides that of the tick.
+const ADMITTED_PER_LOOK: u32 = 32;
 /// An upstream connection that rested this long is not part of the present load, in milliseconds.
 const RESTED_MS: u64 = 1_000;
 
@@ -54,6 +58,7 @@ impl Pressure {
             workers: u64::from(workers),
             short: Cell::new(false),
             ticks: Cell::new(0),
+            admitted: Cell::new(0),
             used_bytes: Cell::new(0),
         }
     }
@@ -96,6 +101,12 @@ impl Pressure {
 
     fn admit_memory(&self, shared: &Shared) -> Result<(), Refusal> {
         let memory = &self.allowance.memory;
+        let admitted = self.admitted.get().wrapping_add(1);
+        self.admitted.set(admitted);
+        if admitted.is_multiple_of(ADMITTED_PER_LOOK) {
+            // In a flood of connections one turn of the loop may take longer than a tick.
+            self.used_bytes.set(memory.tell(self.worker, held_bytes(shared), shared.env.timers.now()));
+        }
         let used = self.used_bytes.get() + CLIENT_HELD_BYTES * self.workers;
         self.used_bytes.set(used);
         if memory.is_full(used) {
@@ -142,6 +153,7 @@ impl Pressure {
             let patience_ms = if memory.is_full(used) { 0 } else { RESTED_MS };
             closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms);
             buf::pool_trim(0);
+            room::trim();
             memory::give_back();
         }
         (0..closed).for_each(|_| shared.env.metrics.borrow().own.evicted(Eviction::Memory));

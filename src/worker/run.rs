@@ -32,7 +32,7 @@ use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
 use crate::sys::ring::{Driver, WorkerRuntime};
-use crate::sys::{buf, memory, stream, thread};
+use crate::sys::{buf, memory, pipe, room, stream, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
@@ -546,6 +546,8 @@ impl Shared {
         let busy = (self.cpu_ns.get().1 - used).saturating_mul(1_000_000_000) / now.since_ns(since).max(1);
         self.env.metrics.borrow().own.busy.set(busy as i64);
         self.env.pin().expire(now);
+        room::trim();
+        pipe::trim();
         if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
             self.freed.set(FREED_SECONDS);
         }

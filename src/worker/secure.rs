@@ -6,14 +6,18 @@ use std::rc::Rc;
 
 use super::accept::Socket;
 use super::conn::{self, ConnectionOrigin};
+use super::http2::serve_http2;
 use super::run::Shared;
 use crate::http::exchange::ShortText;
 use crate::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX, PROXY_TIMEOUT_MS};
+use crate::net::duplex::Duplex;
+use crate::net::io::Io;
 use crate::net::tcp::Tcp;
 use crate::net::timer::{Deadline, OnExpiry, Waits};
 use crate::net::tls::{Agreed, Fresh, Tls};
 use crate::proto::proxy_protocol;
 use crate::snapshot::Listener;
+use crate::sys::buf::Buf;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::tls::ServerTls;
 
@@ -77,8 +81,11 @@ pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connec
     }
     drop((listener, tls));
     match Wire::of(agreed.alpn.as_deref()) {
-        // Not offered yet.
-        Wire::Http2 => {}
+        Wire::Http2 => {
+            let (read, write, interrupt) = io.split();
+            let duplex: Duplex<Tls<Tcp>> = Duplex::new(read, write, interrupt, Buf::empty(), &shared.env.timers);
+            serve_http2(&shared.env, duplex, origin, || socket.listener()).await;
+        }
         Wire::Http1 => conn::serve_http1(&shared.env, io, origin, || socket.listener()).await,
     }
 }

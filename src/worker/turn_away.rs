@@ -14,7 +14,8 @@ use crate::sys::stream::SharedStream;
 
 /// [`Reason::MemoryShort`](crate::error::Reason::MemoryShort) as a response. It has no request id: there is no request.
 const RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\
-    Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"Gateway overloaded\",\"status\":503,\"reason\":\"memory\"}\n";
+    Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"Gateway \
+    overloaded\",\"status\":503,\"reason\":\"memory\"}\n";
 
 /// Tells a client, as long as few are being told; others are closed without a word. The connection must be one on which
 /// HTTP/1.1 is spoken.

@@ -13,6 +13,7 @@ mod support;
 
 mod cves;
 mod framing;
+mod h2;
 mod host;
 mod identity;
 mod injection;

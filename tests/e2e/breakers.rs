@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::support::{Gateway, Origin, Response, Step, eventually};
+use crate::support::{Gateway, Origin, Step};
 
 /// An origin that answers with a status of the test's choice.
 fn moody() -> (Origin, Arc<AtomicU16>) {

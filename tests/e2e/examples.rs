@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::support::gateway::{Plan, example_path};
+use crate::support::tls::{Authority, Issued, ask};
 use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
@@ -14,6 +16,7 @@ const EXERCISED: &[&str] = &[
     "canary",
     "concurrency",
     "headers",
+    "http2",
     "limits",
     "load_balancing",
     "minimal",
@@ -22,8 +25,11 @@ const EXERCISED: &[&str] = &[
     "proxy_protocol",
     "rate_limit",
     "redirects",
+    "resilience",
     "routing",
     "tcp",
+    "tls",
+    "tls_upstream",
     "websocket",
 ];
 
@@ -44,8 +50,10 @@ fn every_example_is_exercised_and_has_no_warnings() {
     });
     let found: BTreeSet<String> = names.filter(|name| name != "demo").collect();
     assert_eq!(found, EXERCISED.iter().map(|&name| name.to_owned()).collect());
+    let site = Site::new();
     for name in EXERCISED {
         let output = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .envs(site.environment())
             .args(["check", "--strict"])
             .arg(example_path(name))
             .output()
@@ -333,6 +341,19 @@ fn websocket() {
 }
 
 #[test]
+fn tls_upstream() {
+    let ca = crate::support::tls::Authority::new("ca");
+    let public = crate::upstream_tls::named(&ca, "api.example.com");
+    let plain = Origin::fixed("plain");
+    let gateway = Plan::example("tls_upstream")
+        .env("PUBLIC", public.address)
+        .env("PLAIN", plain.address)
+        .env("SSL_CERT_FILE", ca.ca().display())
+        .start();
+    assert_eq!((gateway.get("/api/x").text().as_str(), gateway.get("/").text().as_str()), ("1", "plain"));
+}
+
+#[test]
 fn tcp() {
     let (database, app, shop) = (Origin::echo(), Origin::echo(), Origin::echo());
     let gateway = Plan::example("tcp")
@@ -373,4 +394,109 @@ fn proxy_protocol() {
     assert!(mail.received().starts_with(&told), "{:?}", mail.received());
     // With the network that stands in the file this peer is a stranger.
     assert_eq!(ask(&start("10.0.0.0/8"), "/").reason(), "bad_proxy_header");
+}
+
+#[test]
+fn http2() {
+    let app = Origin::fixed("app");
+    let gateway = Plan::example("http2").env("APP", app.address).start();
+    let mut client = crate::http2::wire::H2::connect(gateway.address);
+    client.send(&crate::http2::wire::get(1, "/"));
+    assert_eq!(client.answer(1).body, b"app");
+    assert_eq!(get(&gateway, "/", "").text(), "app");
+}
+
+/// What the example of TLS reads.
+struct Site {
+    ca: Authority,
+    site: Issued,
+    more: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let ca = Authority::new("admins");
+        let site = ca.issue("site", &["www.example.com"]);
+        let more = tempfile::tempdir().expect("a directory");
+        let admin = ca.issue("admin", &["admin.example.com"]);
+        for (from, to) in [(&admin.cert, "admin.crt"), (&admin.key, "admin.key")] {
+            std::fs::copy(from, more.path().join(to)).expect("copied");
+        }
+        Self { ca, site, more }
+    }
+
+    fn environment(&self) -> [(&'static str, String); 4] {
+        let text = |path: &std::path::Path| path.display().to_string();
+        [
+            ("SITE_CERT", text(&self.site.cert)),
+            ("SITE_KEY", text(&self.site.key)),
+            ("MORE_CERTS", text(self.more.path())),
+            ("ADMINS_CA", text(&self.ca.ca())),
+        ]
+    }
+}
+
+#[test]
+fn tls() {
+    let (site, app) = (Site::new(), Origin::echo());
+    let mut plan = Plan::example("tls").env("APP", app.address).env("RINGWAY_PLAIN", "127.0.0.2:0");
+    for (name, value) in site.environment() {
+        plan = plan.env(name, value);
+    }
+    let gateway = plan.start();
+    let at = |ip: &str| {
+        let found = gateway.addresses.iter().find(|address| address.ip().to_string() == ip);
+        *found.expect("it listens there")
+    };
+    let (plain, secure) = (at("127.0.0.2"), at("127.0.0.1"));
+    let mut client = crate::support::Client::connect(plain);
+    client.send("GET /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
+    assert_eq!(client.response().header("location"), Some("https://www.example.com:8443/x"));
+    let stranger = Arc::new(site.ca.client(None));
+    let (answer, _) = ask(secure, &stranger, "www.example.com", "www.example.com").expect("served");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("max-age=31536000"), "{answer}");
+    assert!(ask(secure, &stranger, "admin.example.com", "admin.example.com").is_err());
+    let (answer, _) = ask(secure, &stranger, "www.example.com", "admin.example.com").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    let root = site.ca.issue("root", &["root.example.com"]);
+    let member = Arc::new(site.ca.client(Some(&root)));
+    let (answer, _) = ask(secure, &member, "admin.example.com", "admin.example.com").expect("served");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(app.last().header("x-client-cert-subject"), Some("CN=root"));
+}
+
+#[test]
+fn resilience() {
+    let ill = |status: u16| {
+        Origin::start(move |seen| match seen.path() {
+            "/health" => ok("fine"),
+            path if path.starts_with("/payments") || path.starts_with("/orders") => {
+                vec![Step::Send(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes())]
+            }
+            _ => ok("served"),
+        })
+    };
+    let (one, two, far) = (ill(503), Origin::fixed("two"), Origin::fixed("far"));
+    let gateway = Plan::example("resilience")
+        .env("ORDERS_1", one.address)
+        .env("ORDERS_2", two.address)
+        .env("ORDERS_FAR", far.address)
+        .env("CHECK_INTERVAL", "50ms")
+        .env("STICKY_SECRET", "a secret that is long enough")
+        .start();
+    let answers: Vec<_> = (0..4).map(|_| get(&gateway, "/orders/7", "")).collect();
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "two"), "a 503 is tried elsewhere");
+    assert!(answers[0].header("set-cookie").is_some_and(|cookie| cookie.starts_with("orders_route=")));
+    assert!(two.last().header("x-timeout-ms").is_some());
+    let before = one.seen().iter().filter(|seen| seen.path() != "/health").count();
+    assert!(before > 0, "the ill one was asked");
+    let payments = (0..4).map(|_| get(&gateway, "/payments/7", "").status).collect::<Vec<_>>();
+    assert!(payments.contains(&503), "never tried twice: {payments:?}");
+    assert_eq!(get(&gateway, "/preview/7", "").text(), "two");
+    assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
+    eventually("checks", || {
+        (gateway.metric("ringway_health_checks_total", &["result=\"passed\""]) > 3.0).then_some(())
+    });
+    let breakers = gateway.ask_admin("GET", "/circuit-breakers").json();
+    assert_eq!((breakers[0]["service"].as_str(), breakers[0]["state"].as_str()), (Some("orders"), Some("closed")));
 }

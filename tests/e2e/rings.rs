@@ -83,8 +83,8 @@ fn refused_rings_are_told_of_and_epoll_serves() {
     }
 }
 
-/// The kernel's own refusal: a filter as container engines install it, which answers EPERM (Docker, containerd) or ENOSYS
-/// (gVisor and older profiles) to every io_uring call.
+/// The kernel's own refusal: a filter as container engines install it, which answers EPERM (Docker, containerd) or
+/// ENOSYS (gVisor and older profiles) to every io_uring call.
 #[test]
 fn a_seccomp_filter_against_rings_leaves_a_gateway_on_epoll() {
     use std::os::unix::fs::PermissionsExt;

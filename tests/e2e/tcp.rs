@@ -3,10 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::support::gateway::Plan;
+use crate::support::tls::{Authority, connect};
 use crate::support::{Client, Gateway, eventually};
 
 /// An endpoint that the test plays itself.
@@ -285,6 +287,34 @@ fn connections_outlive_a_reload_and_are_drained() {
     assert!(client.is_closed(), "and is closed at the end of that");
     assert_eq!(gateway.exit_code(), 0);
     assert_eq!(log_line(&gateway, 0)["reason"], "draining");
+}
+
+#[test]
+fn tls_can_end_here_and_its_inside_be_passed_on() {
+    let ca = Authority::new("ca");
+    let site = ca.issue("site", &["site.test"]);
+    let far = Far::new();
+    let listener = format!(", service: db, tls: {{{}}}, proxy_protocol: {{trusted: [127.0.0.0/8]}}", site.yaml());
+    let yaml = config(&listener, &[far.service("db", ", proxy_protocol: v1")]);
+    let gateway = Gateway::start(&yaml);
+    let mut secured = connect(gateway.address, &Arc::new(ca.client(None)), "site.test", false);
+    secured.sock.write_all(b"PROXY TCP4 203.0.113.9 198.51.100.2 4660 443\r\n").expect("sent");
+    secured.write_all(b"hello").expect("sent");
+    let mut server = far.accept();
+    let begin = format!("PROXY TCP4 203.0.113.9 127.0.0.1 4660 {}\r\n", gateway.address.port());
+    assert_eq!(server.take(begin.len()), begin.as_bytes());
+    assert_eq!(server.take(5), b"hello");
+    server.send("world");
+    let mut got = [0; 5];
+    secured.read_exact(&mut got).expect("received");
+    assert_eq!(&got, b"world");
+    drop(server);
+    assert_eq!(secured.read(&mut got).expect("an orderly end"), 0);
+    drop(secured);
+    let line = log_line(&gateway, 0);
+    assert_eq!((&line["client"], &line["protocol"]), (&"203.0.113.9".into(), &"TCP".into()));
+    let both = yaml.replace("tls: {", "sni: {a.test: db}, tls: {");
+    assert!(Plan::new(&both).start_in_vain().stderr.contains("`sni` passes TLS through, and `tls` ends it"));
 }
 
 #[test]

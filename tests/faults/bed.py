@@ -251,11 +251,11 @@ class Gateway:
         check(found, lambda: f"the gateway has ended with {self.process.poll()}")
         return int(found[1]) * 1024
 
-    def settle(self):
-        """Waits for descriptors and memory to come back, and looks that it does nothing."""
+    def settle(self, seconds=1):
+        """Waits for descriptors and memory to come back, and looks that it does nothing `seconds` after."""
         time.sleep(1)
-        share = self.cpu_share(1)
-        check(share < IDLE_CPU_MAX, f"F60: not idle a second after: {share:.1%} of a core")
+        share = until(lambda: self.cpu_share(1), lambda share: share < IDLE_CPU_MAX, seconds - 1)
+        check(share < IDLE_CPU_MAX, f"F60: not idle {seconds} s after: {share:.1%} of a core")
         # Idle connections to endpoints are kept on purpose, for as long as `pool` says.
         held = lambda: self.fds() - int(self.metric("ringway_worker_upstream_idle_connections"))
         fds = until(held, lambda fds: fds <= self.fds_before)

@@ -10,6 +10,7 @@ mod everywhere;
 mod exec;
 mod forwarded;
 mod gateway;
+mod http2;
 mod origin;
 mod plan;
 mod rng;

@@ -64,17 +64,22 @@ fn a_request_with_a_body_is_repeated_with_all_of_it_where_it_may_be() {
     ] {
         let repeated = [Cell::new(0), Cell::new(0)];
         let body = Body { bytes, chunk };
-        let requests = vec![Request::plain(method, Some(body)), Request::plain("GET", None)];
+        let get = || Request::plain("GET", None);
+        // The body of the first request would have trailers, which are not held.
+        let requests = vec![get(), Request::plain(method, Some(body)), get()];
         let script = |number| {
             let damage = if number == 0 { Damage::CloseAt(0) } else { Damage::None };
             Answer { damage, ..Answer::plain(Framing::Length, 5) }
         };
         play(&[Client::plain(requests, Misdeed::None)], script, |world| {
-            let attempts = [attempts(world, 0), attempts(world, 1)];
+            let attempts = [attempts(world, 1), attempts(world, 2)];
             assert!(attempts[0] <= most && attempts[1] <= 2, "{method}: {attempts:?}");
             repeated.iter().zip(attempts).for_each(|(count, made)| count.set(count.get() + u32::from(made == 2)));
         });
-        assert!(most == 1 || repeated[0].get() > 2, "a {method} is repeated where there is another endpoint");
+        assert!(
+            most == 1 || repeated[0].get() > 2,
+            "a {method} of {bytes} bytes in chunks of {chunk:?} is repeated: {repeated:?}"
+        );
     }
 }
 

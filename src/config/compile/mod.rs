@@ -2,6 +2,7 @@
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
 mod discovery;
+mod endpoint_tls;
 mod policies;
 mod resilience;
 mod route;
@@ -137,6 +138,8 @@ fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Di
             .proxy_protocol
             .as_ref()
             .map(|from| IpSet::new(from.trusted.iter().map(|cidr| (cidr.network, cidr.prefix)))),
+        h2: written.protocols.contains(&model::Wire::H2),
+        h2c: written.protocols.contains(&model::Wire::H2c),
     };
     let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     Listener {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use crate::config::model;
 use crate::upstream::breaker::{Breaker, BreakerRules, BreakerSpec};
+use crate::upstream::check::{CheckRules, Probe};
 use crate::upstream::health::Returning;
 use crate::upstream::rules::{
     Backoff, BudgetRules, EjectionRules, OutlierRules, Resilience, RetryRules, SelectionRules,
 };
+use crate::upstream::sticky::Sticky;
 
 pub(super) fn resilience(written: &model::Service, zone: &str) -> Resilience {
     let ejection = &written.ejection;
@@ -38,6 +40,35 @@ pub(super) fn resilience(written: &model::Service, zone: &str) -> Resilience {
         },
         retries: retries(&written.retries),
     }
+}
+
+pub(super) fn check(written: &model::HealthCheck) -> CheckRules {
+    let probe = match written.kind {
+        model::CheckKind::Tcp => Probe::Tcp,
+        model::CheckKind::Http => Probe::Http {
+            method: written.method.as_str().to_owned(),
+            path: written.path.clone(),
+            host: written.host.clone(),
+            fields: written.headers.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+            statuses: written.statuses.iter().map(|status| status.get() as u16).collect(),
+            body: written.body.clone(),
+        },
+    };
+    CheckRules {
+        probe,
+        port: written.port.map(|port| port.get() as u16),
+        interval_ms: written.interval.as_millis() as u64,
+        jitter_percent: written.jitter.get(),
+        timeout_ms: written.timeout.as_millis() as u64,
+        rise: written.rise.get() as u32,
+        fall: written.fall.get() as u32,
+        begins_down: written.initial == model::CheckInitial::Unhealthy,
+    }
+}
+
+pub(super) fn sticky(written: &model::StickyConfig, service: &str) -> Arc<Sticky> {
+    let age_s = written.max_age.map(|age| age.as_millis() as u64 / 1_000);
+    Arc::new(Sticky::new(&written.cookie, age_s, written.secret.expose().as_bytes(), service))
 }
 
 /// A breaker with these numbers; one of the same name goes on with its state.

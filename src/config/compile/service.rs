@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::route::fixed_answer;
-use super::{Inputs, discovery, resilience};
+use super::{Inputs, discovery, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -16,10 +16,13 @@ use crate::snapshot::{
     Endpoint, Endpoints, Fallback, Family, HashKey, HostRule, Lookup, Protocol, Service, ServiceLimits, ServiceRules,
     Snapshot, Source,
 };
+use crate::tls::ClientTls;
 use crate::upstream::balance::{self, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
+use crate::upstream::check::CheckRules;
 use crate::upstream::rules::Resilience;
 use crate::upstream::state::ServiceState;
+use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
@@ -29,6 +32,8 @@ pub(super) struct Services<'a> {
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
+    /// By label.
+    tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
@@ -40,8 +45,14 @@ impl<'a> Services<'a> {
             previous: inputs.previous,
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
+            tls: BTreeMap::new(),
         };
         for written in &config.services {
+            if let Some(tls) = &written.tls {
+                let name = written.name.as_str();
+                let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
+                services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
+            }
             let sources = services.sources(written, diagnostics);
             if sources.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
@@ -142,14 +153,17 @@ impl<'a> Services<'a> {
         balancer: Option<&model::LoadBalancer>,
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
+        let mut authority = url.endpoint.show();
         if url.scheme == Scheme::Https {
-            let message = "TLS to endpoints is not in this build yet";
-            diagnostics.report(codes::NOT_BUILT, url.span, message);
-            return None;
+            // Beside the same endpoint without TLS it is another service.
+            authority.insert_str(0, "https://");
         }
-        let authority = url.endpoint.show();
         if let Some(id) = self.ids.get(&authority) {
             return Some(*id);
+        }
+        if url.scheme == Scheme::Https {
+            let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
+            self.tls.insert(authority.clone(), tls);
         }
         let source = self.source(&url.endpoint, url.span, diagnostics);
         let common = Common {
@@ -158,6 +172,8 @@ impl<'a> Services<'a> {
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
+            check: None,
+            sticky: None,
             breaker: None,
             terms: None,
             proxy_protocol: None,
@@ -221,10 +237,13 @@ impl<'a> Services<'a> {
             host: common.host.clone(),
             rules: common.rules.clone(),
             resilience: common.resilience.clone(),
+            check: common.check.clone(),
+            sticky: common.sticky.clone(),
             breaker: self.breaker(common.label, common.breaker),
             // Known when all services are.
             fallback: None,
             proxy_protocol: common.proxy_protocol,
+            tls: self.tls.get(common.label).cloned(),
             limits,
         });
         id
@@ -279,6 +298,8 @@ struct Common<'a> {
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
+    check: Option<Arc<CheckRules>>,
+    sticky: Option<Arc<Sticky>>,
     breaker: Option<&'a model::CircuitBreaker>,
     proxy_protocol: Option<Version>,
     terms: Option<Terms>,
@@ -304,16 +325,10 @@ impl<'a> Common<'a> {
         let (host, rules) = (host_rule(&written.host), rules(written));
         let resilience = resilience::resilience(written, zone);
         let breaker = written.circuit_breaker.as_ref();
-        Self {
-            subset: Vec::new(),
-            label: written.name.as_str(),
-            host,
-            rules,
-            resilience,
-            breaker,
-            terms,
-            proxy_protocol,
-        }
+        let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
+        let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
+        let (subset, label) = (Vec::new(), written.name.as_str());
+        Self { subset, label, host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -374,10 +389,9 @@ fn rules(written: &model::Service) -> ServiceRules {
             ..HeadLimits::default()
         },
         protocol: match written.protocol.value {
-            model::Wire::Http1 => Protocol::Http1,
-            model::Wire::H2 => Protocol::Http2,
-            model::Wire::Auto => Protocol::Auto,
+            model::EndpointWire::Http1 => Protocol::Http1,
+            model::EndpointWire::H2 => Protocol::Http2,
+            model::EndpointWire::Auto => Protocol::Auto,
         },
-        ..ServiceRules::default()
     }
 }

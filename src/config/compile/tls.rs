@@ -47,7 +47,7 @@ pub(super) fn compile(
             TlsProfile::Modern => Profile::Modern,
             TlsProfile::Intermediate => Profile::Intermediate,
         },
-        alpn: vec![b"http/1.1".to_vec()],
+        alpn: alpn(written),
         tickets,
         client,
         zones,
@@ -62,6 +62,12 @@ pub(super) fn compile(
             None
         }
     }
+}
+
+/// What is offered, the better first.
+fn alpn(written: &model::Listener) -> Vec<Vec<u8>> {
+    let h2 = written.protocols.contains(&model::Wire::H2).then(|| b"h2".to_vec());
+    h2.into_iter().chain([b"http/1.1".to_vec()]).collect()
 }
 
 /// All listeners have the same keys, before a reload and after it.
@@ -83,7 +89,7 @@ fn hsts(written: &model::Hsts) -> String {
     value
 }
 
-/// Files that the listeners' TLS is made from: a reload takes up what they hold.
+/// Files that the TLS of listeners and services is made from: a reload takes up what they hold.
 pub fn files(config: &model::Config) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
@@ -97,6 +103,10 @@ pub fn files(config: &model::Config) -> Vec<PathBuf> {
         for auth in tls.client_auth.iter().chain(hosts) {
             all.extend(auth.ca.iter().chain(&auth.crl).map(|path| PathBuf::from(&path.value)));
         }
+    }
+    for tls in config.services.iter().filter_map(|service| service.tls.as_ref()) {
+        let pair = [&tls.cert, &tls.key].into_iter().flatten();
+        all.extend(tls.ca.iter().chain(pair).map(|path| PathBuf::from(&path.value)));
     }
     all.sort();
     all.dedup();
@@ -239,7 +249,7 @@ impl Reader<'_> {
 }
 
 /// Reads a regular file within a bound. Opening a FIFO would wait for ever.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let error = |what: &str| Err(std::io::Error::other(what.to_owned()));
     if !std::fs::metadata(path)?.is_file() {

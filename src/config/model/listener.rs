@@ -14,6 +14,9 @@ config_struct! {
         name: Option<Spanned<Name>>,
         /// Address and port (R44).
         address: Spanned<ListenAddress>,
+        /// What is spoken with clients: `http1` always, `h2` where TLS is (by ALPN), `h2c` where it is not, with those
+        /// that begin with it.
+        protocols: Vec<Wire> = "[http1, h2]",
         /// What its clients speak. `tcp` passes connections on as they are, to `service`: no routes, no policies.
         protocol: ListenProtocol = "http",
         /// Of `protocol: tcp`: the service that takes its connections; with `sni`, those whose name stands not there.
@@ -42,6 +45,19 @@ config_struct! {
         path_policy: PathPolicy = "strict",
         /// Bounds on what one client may use.
         limits: Limits = "{}",
+    }
+}
+
+config_enum! {
+    /// A protocol that is spoken with clients.
+    pub enum Wire {
+        /// HTTP/1.1 and 1.0. It cannot be left out: whoever speaks nothing else is told so in it.
+        Http1 = "http1",
+        /// HTTP/2 over TLS.
+        H2 = "h2",
+        /// HTTP/2 without TLS, by prior knowledge: a connection that begins with its preface. There is no Upgrade to
+        /// it.
+        H2c = "h2c",
     }
 }
 

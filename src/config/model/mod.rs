@@ -1,6 +1,7 @@
 //! The native schema. One declaration per mapping gives type, decoder, defaults, JSON Schema and reference page.
 
 mod discovery;
+mod endpoint_tls;
 mod listener;
 mod observe;
 mod resilience;
@@ -11,16 +12,18 @@ mod tls;
 mod tunnel;
 
 pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
-pub use listener::{Limits, ListenProtocol, Listener, PathPolicy};
+pub use endpoint_tls::EndpointTls;
+pub use listener::{Limits, ListenProtocol, Listener, PathPolicy, Wire};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
 pub use resilience::{
-    BackoffKind, BreakerChoice, CircuitBreaker, EjectionConfig, Fallback, PanicConfig, PanicMode, Retries, RetryOn,
+    BackoffKind, BreakerChoice, CheckInitial, CheckKind, CircuitBreaker, EjectionConfig, Fallback, HealthCheck,
+    PanicConfig, PanicMode, Retries, RetryOn, StickyConfig,
 };
 pub use route::{
     Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
-pub use service::{Algorithm, EndpointConfig, HostMode, LoadBalancer, Pool, Service, Timeouts, Wire};
+pub use service::{Algorithm, EndpointConfig, EndpointWire, HostMode, LoadBalancer, Pool, Service, Timeouts};
 pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 

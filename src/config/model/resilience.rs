@@ -1,7 +1,7 @@
 //! `ejection`, `panic` and `retries` of services, `retries` of routes.
 
 use super::route::Respond;
-use crate::schema::types::{ByteSize, Duration, HeaderName, Int, Name};
+use crate::schema::types::{ByteSize, Duration, HeaderName, HeaderValue, Int, Map, Method, Name, Secret};
 use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
@@ -84,6 +84,98 @@ config_struct! {
         /// Statuses of the service that are failures, besides an endpoint that cannot be reached, is too late or breaks
         /// off (R124, C25). 4xx never are.
         statuses: Vec<Int<500, 599>> = "[502, 503, 504]",
+    }
+}
+
+config_struct! {
+    /// Keeps each client at one endpoint for as long as that can be asked. The cookie holds the endpoint's identity and
+    /// a signature: it survives restarts, and endpoints that come and go.
+    #[check(check_sticky)]
+    pub struct StickyConfig {
+        /// The cookie's name.
+        cookie: String = "ringway_route",
+        /// How long browsers keep it; until they close when left out.
+        max_age: Option<Duration<1000>>,
+        /// What it is signed with; the same on all gateways that serve the same clients.
+        secret: Secret,
+    }
+}
+
+fn check_sticky(sticky: &StickyConfig, node: &Node, cx: &mut Cx) {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&byte);
+    if sticky.cookie.is_empty() || !sticky.cookie.bytes().all(legal) {
+        let span = node.entry("cookie").map_or(node.span, |entry| entry.value.span);
+        cx.report(codes::BAD_VALUE, span, "this is no name of a cookie (RFC 6265)");
+    }
+    if sticky.secret.expose().len() < 16 {
+        let span = node.entry("secret").map_or(node.span, |entry| entry.value.span);
+        cx.report(codes::BAD_VALUE, span, "a secret for signing has at least 16 characters");
+    }
+}
+
+config_struct! {
+    /// Asks each endpoint now and then how it is, from one place for the whole process (R108-R111, C26).
+    #[check(check_health_check)]
+    #[shorthand(path)]
+    pub struct HealthCheck {
+        /// What is asked.
+        kind | type: CheckKind = "http",
+        /// The path, with its query.
+        path: String = "/health",
+        /// The method.
+        method: Method = "GET",
+        /// The `Host`; the endpoint's own address when left out.
+        host: Option<String>,
+        /// Further header fields.
+        headers: Map<HeaderName, HeaderValue> = "{}",
+        /// Statuses that are a success.
+        statuses | expected_statuses: Vec<Int<100, 599>> = "[200]",
+        /// A text that the body must hold, within its first 64 KiB as they come.
+        body: Option<String>,
+        /// Another port than the one that requests go to.
+        port: Option<Int<1, 65535>>,
+        /// From one check of an endpoint to its next (R109).
+        interval: Duration = "5s",
+        /// By how much that varies either way, in percent.
+        jitter: Int<0, 100> = "10",
+        /// A whole check.
+        timeout: Duration = "2s",
+        /// Successes in a row that make an endpoint healthy.
+        rise | healthy_threshold: Int<1, 1000> = "2",
+        /// Failures in a row that make it unhealthy (R110).
+        fall | unhealthy_threshold: Int<1, 1000> = "3",
+        /// What endpoints are before their checks have said so (R111).
+        initial: CheckInitial = "healthy",
+    }
+}
+
+fn check_health_check(check: &HealthCheck, node: &Node, cx: &mut Cx) {
+    let legal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    for (key, text) in [("path", Some(&check.path)), ("host", check.host.as_ref())] {
+        let span = node.entry(key).map_or(node.span, |entry| entry.value.span);
+        if text.is_some_and(|text| !legal(text)) || (key == "path" && !check.path.starts_with('/')) {
+            cx.report(codes::BAD_VALUE, span, format!("`{key}` cannot be sent as it stands"));
+        }
+    }
+}
+
+config_enum! {
+    /// What a check asks.
+    pub enum CheckKind {
+        /// An answer to a request.
+        Http = "http",
+        /// A connection.
+        Tcp = "tcp",
+    }
+}
+
+config_enum! {
+    /// What endpoints are before their checks have said so.
+    pub enum CheckInitial {
+        /// They get requests.
+        Healthy = "healthy",
+        /// They get none.
+        Unhealthy = "unhealthy",
     }
 }
 

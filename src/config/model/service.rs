@@ -1,7 +1,8 @@
 //! `services`.
 
 use super::discovery::Discover;
-use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, PanicConfig, Retries};
+use super::endpoint_tls::EndpointTls;
+use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, HealthCheck, PanicConfig, Retries, StickyConfig};
 use super::tunnel::ProxyVersion;
 use crate::limits::{PENDING_MAX, QUEUE_TIMEOUT_MS};
 use crate::policy::concurrency_limit::Adaptive;
@@ -24,8 +25,10 @@ config_struct! {
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything
         /// else is sent as it stands (R22).
         host: HostMode = "preserve",
+        /// TLS towards endpoints; `{}` verifies them as browsers do. Without this key connections are not encrypted.
+        tls: Option<Spanned<EndpointTls>>,
         /// How endpoints are spoken to.
-        protocol: Spanned<Wire> = "http1",
+        protocol: Spanned<EndpointWire> = "http1",
         /// Whether each connection begins with a PROXY protocol header that names the client, and in which version.
         /// Such connections serve one request (U36).
         proxy_protocol: Option<ProxyVersion>,
@@ -48,6 +51,10 @@ config_struct! {
         overprovision: Int<100, 1000> = "140",
         /// When a request is tried again. A bare number means `{attempts: …}`.
         retries: Retries = "{}",
+        /// Keeps each client at one endpoint, by a signed cookie.
+        sticky: Option<StickyConfig>,
+        /// Asks each endpoint now and then how it is. Without it only requests tell.
+        health_check: Option<HealthCheck>,
         /// Stops asking the service while it fails. Without it there is none.
         circuit_breaker: Option<CircuitBreaker>,
         /// What answers in its place while it does not.
@@ -61,7 +68,7 @@ config_struct! {
 
 config_enum! {
     /// The protocol towards endpoints.
-    pub enum Wire {
+    pub enum EndpointWire {
         /// HTTP/1.1.
         Http1 = "http1",
         /// HTTP/2; without TLS by prior knowledge (h2c). What gRPC needs.

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use crate::error::{Failure, Reason};
 use crate::http::fields::{Fields, Text};
-use crate::http::name::Name;
+use crate::http::name::{Name, NameSet};
 use crate::limits::{
     FIELD_BYTES_MAX, FIELDS_CEILING, FIELDS_MAX, HEADER_BYTES_MAX, LEADING_CRLF_MAX, TARGET_BYTES_MAX,
 };
@@ -148,6 +148,9 @@ pub struct Framing {
 #[inline]
 pub fn framing(fields: &Fields, reason: Reason) -> Result<Framing, Failure> {
     let mut framing = Framing::default();
+    if !fields.may_have(NameSet::of(&[Name::ContentLength, Name::TransferEncoding])) {
+        return Ok(framing);
+    }
     let mut coded = false;
     for line in fields.lines() {
         match line.id {

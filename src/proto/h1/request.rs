@@ -174,6 +174,9 @@ fn read_framing(head: &mut RequestHead) -> Result<(), Failure> {
 
 /// Expect and Range: at most one line of each, and only what is understood (RFC 9110 sections 10.1.1, 14.2).
 pub(in crate::proto) fn read_conditions(head: &mut RequestHead) -> Result<(), Failure> {
+    if !head.fields.may_have(NameSet::of(&[Name::Expect, Name::Range])) {
+        return Ok(());
+    }
     let (mut expects, mut ranges, mut is_known) = (0, 0, true);
     for line in head.fields.lines() {
         match line.id {
@@ -261,11 +264,11 @@ fn read_absolute(head: &mut RequestHead, host: Option<Text>, policy: PathPolicy)
 
 pub(in crate::proto) fn split_target(head: &mut RequestHead, target: Text, policy: PathPolicy) -> Result<(), Failure> {
     let bytes = head.fields.text(target);
-    let path_len = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
-    let path = target.part(0, path_len);
+    let canonical_len = path::canonical_len(bytes);
+    let path_len = canonical_len.unwrap_or_else(|| memchr::memchr(b'?', bytes).unwrap_or(bytes.len()));
     head.query = (path_len < bytes.len()).then(|| target.part(path_len + 1, bytes.len()));
-    if path::is_canonical(&bytes[..path_len]) {
-        head.path = path;
+    if canonical_len.is_some() {
+        head.path = target.part(0, path_len);
     } else {
         let mut canonical = Vec::with_capacity(path_len);
         path::canonicalise(&bytes[..path_len], policy, &mut canonical)?;
@@ -296,10 +299,9 @@ pub(in crate::proto) fn read_host(head: &mut RequestHead) -> Result<(), Failure>
             Err(Failure::with(Reason::BadHost, "empty Host"))
         };
     }
-    let host_len = host_length(authority).ok_or(Failure::with(Reason::BadHost, "invalid Host"))?;
-    let host = &authority[..host_len];
-    if host.iter().any(u8::is_ascii_uppercase) {
-        let lower = host.to_ascii_lowercase();
+    let (host_len, has_upper) = host_length(authority).ok_or(Failure::with(Reason::BadHost, "invalid Host"))?;
+    if has_upper {
+        let lower = authority[..host_len].to_ascii_lowercase();
         head.host = head.fields.keep(&lower);
     } else {
         head.host = head.authority.part(0, host_len);
@@ -307,35 +309,59 @@ pub(in crate::proto) fn read_host(head: &mut RequestHead) -> Result<(), Failure>
     Ok(())
 }
 
-/// Length of the host in `host[:port]`, if both are legal.
-fn host_length(authority: &[u8]) -> Option<usize> {
-    let host_len = if authority[0] == b'[' {
-        let end = memchr::memchr(b']', authority)?;
-        let literal = std::str::from_utf8(&authority[1..end]).ok()?;
-        literal.parse::<std::net::Ipv6Addr>().ok()?;
-        end + 1
-    } else {
-        let end = memchr::memchr(b':', authority).unwrap_or(authority.len());
-        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        // No label is empty, but for the one behind a last dot.
-        let mut before = b'.';
-        for &byte in &authority[..end] {
-            if !legal(byte) || (byte == b'.' && before == b'.') {
-                return None;
-            }
-            before = byte;
-        }
-        if end == 0 {
-            return None;
-        }
-        end
+/// Length of the host in `host[:port]` and whether it has upper-case letters, if both parts are legal.
+fn host_length(authority: &[u8]) -> Option<(usize, bool)> {
+    let (host_len, has_upper) = match authority[0] {
+        b'[' => literal_length(authority)?,
+        _ => name_length(authority)?,
     };
     match &authority[host_len..] {
-        [] => Some(host_len),
-        [b':', port @ ..] if is_port(port) => Some(host_len),
+        [] => Some((host_len, has_upper)),
+        [b':', port @ ..] if is_port(port) => Some((host_len, has_upper)),
         _ => None,
     }
 }
+
+/// As [`host_length`], for an IPv6 address in brackets.
+fn literal_length(authority: &[u8]) -> Option<(usize, bool)> {
+    let end = memchr::memchr(b']', authority)?;
+    let literal = std::str::from_utf8(&authority[1..end]).ok()?;
+    literal.parse::<std::net::Ipv6Addr>().ok()?;
+    Some((end + 1, literal.bytes().any(|byte| byte.is_ascii_uppercase())))
+}
+
+/// As [`host_length`], for a name or an IPv4 address: as far as bytes are legal in one. No label is empty, but for the
+/// one behind a last dot.
+fn name_length(authority: &[u8]) -> Option<(usize, bool)> {
+    let (mut classes, mut before, mut length) = (0, b'.', 0);
+    for &byte in authority {
+        let class = HOST_CLASS[byte as usize];
+        if class == 0 || (byte == b'.' && before == b'.') {
+            break;
+        }
+        classes |= class;
+        before = byte;
+        length += 1;
+    }
+    (length > 0).then_some((length, classes & HOST_UPPER != 0))
+}
+
+const HOST_LEGAL: u8 = 1;
+const HOST_UPPER: u8 = 2;
+
+/// Bytes that may stand in a host's name.
+static HOST_CLASS: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+            classes[byte] = if b.is_ascii_uppercase() { HOST_LEGAL | HOST_UPPER } else { HOST_LEGAL };
+        }
+        byte += 1;
+    }
+    classes
+};
 
 /// Whether the digits behind the colon are a port; there may be none (RFC 3986 section 3.2.3).
 fn is_port(digits: &[u8]) -> bool {

@@ -4,6 +4,7 @@
 //! wait_request ─► read_head ─► (pipeline uses `downstream()`) ─► finish ─► wait_request | close
 //! ```
 
+mod prior;
 mod proxied;
 
 pub use proxied::receive as receive_proxy_header;
@@ -27,7 +28,7 @@ use crate::http::message::{BodyLength, Version};
 use crate::http::name::{Name, NameSet};
 use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
-use crate::limits::{self, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::limits::{self, BUF_SMALL_BYTES, BUF_TINY_BYTES, DRAIN_BODY_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::pace::Pace;
 use crate::net::splice::End;
@@ -64,6 +65,10 @@ pub struct ServerRules {
     pub trusted_proxies: IpSet,
     /// Each connection begins with a PROXY protocol header, from one of these peers; None for connections without.
     pub proxy_protocol: Option<IpSet>,
+    /// HTTP/2 is offered over TLS.
+    pub h2: bool,
+    /// HTTP/2 without TLS is spoken with clients that begin with it (RFC 9113 section 3.3).
+    pub h2c: bool,
 }
 
 impl Default for ServerRules {
@@ -82,22 +87,30 @@ impl Default for ServerRules {
             path_policy: PathPolicy::default(),
             trusted_proxies: IpSet::default(),
             proxy_protocol: None,
+            h2: true,
+            h2c: false,
         }
     }
 }
 
 impl ServerRules {
     /// How long a sending may wait before its progress is looked at, in milliseconds.
-    fn first_look_ms(&self) -> u64 {
+    pub(in crate::proto) fn first_look_ms(&self) -> u64 {
         self.write_timeout_ms.min(self.write_rate.grace_ms.max(1))
     }
 
     /// From then on, what the client must take until the next look decides: within `write_timeout` in all something,
     /// and as much as the rate asks for.
-    fn watch(&self, sending: &Deadline) {
+    pub(in crate::proto) fn watch(&self, sending: &Deadline) {
         let again_ms = self.write_timeout_ms - self.first_look_ms();
         let bytes_min = self.write_rate.bytes_per_s.saturating_mul(again_ms) / 1_000;
         sending.watch(again_ms, bytes_min.max(1));
+    }
+
+    /// Whether a peer's forwarding fields are believed.
+    #[inline]
+    pub fn trusts(&self, peer: std::net::IpAddr) -> bool {
+        !self.trusted_proxies.is_empty() && self.trusted_proxies.contains(peer)
     }
 
     /// Gives the head whose lines were entered into `x.request` its meaning under these rules. `head` holds its bytes.
@@ -105,7 +118,7 @@ impl ServerRules {
     /// # Errors
     /// The reason to refuse the request.
     pub fn accept(&self, x: &mut Exchange, head: Buf, head_bytes: usize) -> Result<Accepted, Failure> {
-        x.peer_is_trusted = !self.trusted_proxies.is_empty() && self.trusted_proxies.contains(x.peer.ip());
+        x.peer_is_trusted = self.trusts(x.peer.ip());
         request::interpret(&mut x.request, head, head_bytes, self.path_policy, x.peer_is_trusted)
     }
 }
@@ -140,6 +153,8 @@ pub struct Connection<I: Io> {
     rules: Arc<ServerRules>,
     /// Bytes that were read and belong to no message yet.
     carry: Buf,
+    /// The last read would not have fitted the smallest buffer, or nothing is known yet.
+    roomy: bool,
     requests: u64,
     opened: Now,
     keep: Keep,
@@ -174,6 +189,7 @@ impl<I: Io> Connection<I> {
             timers: timers.clone(),
             rules,
             carry: Buf::empty(),
+            roomy: true,
             requests: 0,
             opened: timers.known_now(),
             keep: Keep::Alive,
@@ -222,9 +238,11 @@ impl<I: Io> Connection<I> {
 
     async fn wait_with_buffer(&mut self) -> Waited {
         self.read_deadline.arm_in(IDLE_RELEASE_MS.min(self.patience_ms()), OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::small()).await;
+        let room = if self.roomy { BUF_SMALL_BYTES } else { BUF_TINY_BYTES };
+        let (count, buf) = self.read.recv_idle(Buf::with_room(room)).await;
         match count {
             Ok(count) if count > 0 => {
+                self.roomy = buf.spare() == 0 || buf.len() > BUF_TINY_BYTES;
                 self.carry = buf;
                 Waited::Arrived
             }

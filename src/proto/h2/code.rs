@@ -60,7 +60,7 @@ codes! {
 pub struct Fatal {
     /// What the peer is told.
     pub code: Code,
-    /// Why, in a few words: also the label of the metric.
+    /// Why, in a few words.
     pub why: &'static str,
 }
 
@@ -68,6 +68,22 @@ impl Fatal {
     /// An end with this code.
     pub const fn new(code: Code, why: &'static str) -> Self {
         Self { code, why }
+    }
+
+    /// The label of the metric.
+    pub fn label(&self) -> &'static str {
+        match (self.code, self.why) {
+            (_, "header timeout") => "header_timeout",
+            (Code::Calm, "too many resets") => "resets",
+            (Code::Calm, "too many stream errors") => "stream_errors",
+            (Code::Calm, "too many CONTINUATION frames" | "block of fields too large") => "continuation",
+            (Code::Calm, "too many control frames") => "control",
+            (Code::Calm, "too many empty DATA frames" | "too many tiny DATA frames") => "data",
+            (Code::Protocol | Code::FlowControl | Code::FrameSize | Code::Compression | Code::StreamClosed, _) => {
+                self.code.word()
+            }
+            _ => "other",
+        }
     }
 
     /// The usual one: PROTOCOL_ERROR.

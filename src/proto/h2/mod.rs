@@ -8,5 +8,7 @@ pub mod flow;
 pub mod frame;
 pub mod head;
 pub mod hpack;
+pub mod ready;
+pub mod server;
 pub mod settings;
 pub mod stream;

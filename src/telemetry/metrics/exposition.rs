@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::VERSIONS;
-use super::instruments::{Deadline, Eviction, INSTRUMENTS, Kind, Refusal};
+use super::instruments::{Deadline, Eviction, GoAway, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
@@ -43,6 +43,8 @@ pub struct ControlFacts {
     pub limits: Vec<LimitFacts>,
     /// Circuit breakers.
     pub breakers: Vec<BreakerFacts>,
+    /// Active checks of endpoints.
+    pub checks: Vec<CheckFacts>,
     /// Endpoints of services by state.
     pub services: Vec<ServiceFacts>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
@@ -103,6 +105,19 @@ pub struct BreakerFacts {
     pub state: &'static str,
     /// How often it opened.
     pub opened: u64,
+}
+
+/// The checks of a service's endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckFacts {
+    /// The service.
+    pub service: String,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// What all took together, in microseconds.
+    pub us: u64,
 }
 
 /// The endpoints of a service.
@@ -345,6 +360,8 @@ impl Exposition {
         self.tally(page, ("ringway_worker_refused_total", help, "cause"), Refusal::WORDS, |s| &s.refusals);
         let help = "Connections closed to make room, by what they waited for.";
         self.tally(page, ("ringway_worker_evicted_total", help, "waited"), Eviction::WORDS, |s| &s.evictions);
+        let help = "HTTP/2 connections ended for what their clients did.";
+        self.tally(page, ("ringway_worker_h2_goaway_total", help, "reason"), GoAway::WORDS, |s| &s.goaways);
         let versions = VERSIONS.map(|version| version.text());
         let help = "Requests by protocol.";
         self.tally(page, ("ringway_worker_requests_total", help, "protocol"), &versions, |s| &s.protocols);
@@ -377,6 +394,13 @@ fn survival_families(page: &mut Page, control: &ControlFacts) {
     }
     page.family("ringway_circuit_breaker_opened_total", "counter", "How often the circuit breaker opened.");
     breakers.iter().for_each(|breaker| page.count(&[("service", &breaker.name)], breaker.opened));
+    page.family("ringway_health_checks_total", "counter", "Active checks of endpoints by result.");
+    for checks in &control.checks {
+        page.count(&[("service", &checks.service), ("result", "passed")], checks.passed);
+        page.count(&[("service", &checks.service), ("result", "failed")], checks.failed);
+    }
+    page.family("ringway_health_check_seconds_total", "counter", "Time that active checks took.");
+    control.checks.iter().for_each(|c| page.number(&[("service", &c.service)], c.us as f64 / 1e6));
     let services = &control.services[..control.services.len().min(SERIES_MAX)];
     page.family("ringway_service_endpoints", "gauge", "Endpoints of the service by state.");
     for service in services {

@@ -164,6 +164,36 @@ words! {
     }
 }
 
+words! {
+    /// Why an HTTP/2 connection was ended for what its client did.
+    GoAway {
+        /// More resets than may be (F41).
+        Resets = "resets",
+        /// More stream errors than may be (F43).
+        StreamErrors = "stream_errors",
+        /// A block of fields in too many frames, or too large (F42).
+        Continuation = "continuation",
+        /// More control frames than may be (F45).
+        Control = "control",
+        /// More empty or tiny DATA frames than may be (F45).
+        Data = "data",
+        /// A block of fields that took too long.
+        HeaderTimeout = "header_timeout",
+        /// PROTOCOL_ERROR
+        Protocol = "protocol_error",
+        /// FLOW_CONTROL_ERROR
+        FlowControl = "flow_control_error",
+        /// FRAME_SIZE_ERROR
+        FrameSize = "frame_size_error",
+        /// COMPRESSION_ERROR
+        Compression = "compression_error",
+        /// STREAM_CLOSED
+        StreamClosed = "stream_closed",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
 macro_rules! instruments {
     ($( $(#[$doc:meta])+ $name:ident: $kind:ident = $metric:literal, $help:literal; )+) => {
         /// Events and states of one worker, shown with the label `worker` under `ringway_worker_`.
@@ -176,6 +206,8 @@ macro_rules! instruments {
             pub refusals: Tally<{ Refusal::WORDS.len() }>,
             /// Connections closed to make room.
             pub evictions: Tally<{ Eviction::WORDS.len() }>,
+            /// HTTP/2 connections ended for what their clients did.
+            pub goaways: Tally<{ GoAway::WORDS.len() }>,
         }
 
         /// Metric name without prefix, help and kind of each instrument, in declaration order.
@@ -225,6 +257,14 @@ instruments! {
     tunnel_bytes_up: Count = "tunnel_upstream_bytes_total", "Bytes that tunnels carried to endpoints.";
     /// Bytes that tunnels carried to clients.
     tunnel_bytes_down: Count = "tunnel_downstream_bytes_total", "Bytes that tunnels carried to clients.";
+    /// HTTP/2 connections that are open.
+    h2_connections: Level = "h2_connections", "Open downstream HTTP/2 connections.";
+    /// HTTP/2 streams that clients opened.
+    h2_streams: Count = "h2_streams_total", "HTTP/2 streams opened by clients.";
+    /// HTTP/2 streams that clients reset.
+    h2_resets: Count = "h2_resets_total", "HTTP/2 streams reset by clients.";
+    /// HTTP/2 streams that were reset for what clients did.
+    h2_stream_errors: Count = "h2_stream_errors_total", "HTTP/2 streams reset for what their clients did.";
     /// Pooled buffers in use.
     buffers_used: Level = "buffers_used", "Pooled buffers in use.";
     /// Pooled buffers that are free.
@@ -263,6 +303,12 @@ impl Instruments {
     /// Counts a connection that was closed to make room.
     pub fn evicted(&self, what: Eviction) {
         self.evictions.add(what as usize);
+    }
+
+    /// Counts an HTTP/2 connection that was ended for what its client did.
+    pub fn went_away(&self, why: &str) {
+        let at = GoAway::WORDS.iter().position(|word| *word == why);
+        self.goaways.add(at.unwrap_or(GoAway::Other as usize));
     }
 
     /// Notes how late a timer tick was.

@@ -114,15 +114,21 @@ impl Origin {
 
     /// The same at every address of the loopback network, on one port.
     pub fn everywhere(script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        Self::begin_at("0.0.0.0:0", false, Box::new(script))
+        Self::begin_at(SocketAddr::from(([0, 0, 0, 0], 0)), false, Box::new(script))
+    }
+
+    /// As [`Self::fixed`], at an address where there was one before.
+    pub fn fixed_at(address: SocketAddr, body: &str) -> Self {
+        let body = body.to_owned();
+        Self::begin_at(address, false, Box::new(move |_| ok(&body)))
     }
 
     fn begin(early: bool, script: Box<Script>) -> Self {
-        Self::begin_at("127.0.0.1:0", early, script)
+        Self::begin_at(SocketAddr::from(([127, 0, 0, 1], 0)), early, script)
     }
 
-    fn begin_at(place: &str, early: bool, script: Box<Script>) -> Self {
-        let listener = TcpListener::bind(place).expect("a port");
+    fn begin_at(address: SocketAddr, early: bool, script: Box<Script>) -> Self {
+        let listener = eventually("a port", || TcpListener::bind(address).ok());
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             received: Mutex::default(),

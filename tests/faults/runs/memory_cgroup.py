@@ -36,14 +36,15 @@ def run(bed):
     with memory_group(LIMIT_BYTES) as group:
         config = CONFIG % (bed.origin(), deaf.getsockname()[1])
         gateway = bed.gateway(config, descriptors=descriptors, before=group.enter, memory_slack=48 << 20)
-        check(gateway.metric("ringway_memory_limit_bytes") == LIMIT_BYTES, "the group's limit was not found")
+        check(abs(gateway.metric("ringway_memory_limit_bytes") - 0.9 * LIMIT_BYTES) < 100, "the group's limit was not found")
         told = []
         for name, flood in FLOODS.items():
             told.append(f"{name} {one(gateway, group, name, flood)}")
         check(any("level 2" in text for text in told), "no flood came near the limit: the run shows nothing")
         # Uploads to the origin that does not read hold what they hold until their timeout.
         eventually("no request under way", lambda: gateway.metric("ringway_worker_active_requests") == 0, 45)
-        settled = gateway.settle()
+        # For three seconds after the last buffers were freed memory is given back to the kernel, 100 MiB of it.
+        settled = gateway.settle(6)
         peak = group.peak() >> 20
         gateway.end()
     deaf.close()

@@ -197,6 +197,8 @@ impl Core {
         match (payload, end) {
             (_, true) => {}
             (0, false) => self.budget.empty_data(now)?,
+            // Endpoints may stream small messages as they like.
+            _ if self.role == Role::Client => {}
             _ => stream.lacked += self.budget.data(payload)?,
         }
         Ok(Ok(()))
@@ -208,7 +210,7 @@ impl Core {
         }
         if self.is_late(head.stream) {
             // What was on its way is no flood, unless it comes in crumbs.
-            let tiny = head.length < H2_TINY_DATA_BYTES as usize;
+            let tiny = head.length < H2_TINY_DATA_BYTES as usize && self.role == Role::Server;
             return if tiny { self.budget.control(now).map(|()| None) } else { Ok(None) };
         }
         self.error_on_closed(head.stream, Code::StreamClosed, now)
@@ -295,6 +297,7 @@ impl Core {
                 self.open_by_peer(id, end, depends_on, fault, now)
             }
             None if self.is_idle(id) => Err(Fatal::protocol("HEADERS on an idle stream")),
+            None if self.is_late(id) && self.role == Role::Client => Ok(None),
             None if self.is_late(id) => self.budget.control(now).map(|()| None),
             None => Err(Fatal::new(Code::StreamClosed, "HEADERS on a closed stream")),
         }
@@ -398,9 +401,11 @@ impl Core {
 
     fn peer_reset(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
         let Some(key) = self.streams.find(head.stream) else {
-            return match self.is_idle(head.stream) {
-                true => Err(Fatal::protocol("RST_STREAM on an idle stream")),
-                false => self.budget.control(now).map(|()| None),
+            return match (self.is_idle(head.stream), self.role) {
+                (true, _) => Err(Fatal::protocol("RST_STREAM on an idle stream")),
+                // What this side has given up may be reset as often as it was asked for.
+                (_, Role::Client) => Ok(None),
+                (_, Role::Server) => self.budget.control(now).map(|()| None),
             };
         };
         let Some(stream) = self.streams.get(key) else { return Ok(None) };

@@ -1,0 +1,545 @@
+//! What the parts of one connection share: the codec, and what waits for each stream.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::error::{Failure, Reason};
+use crate::http::body::Chunk;
+use crate::http::fields::Fields;
+use crate::limits::{BUF_LARGE_BYTES, H2_END_WAIT_MS, H2_OUT_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::net::io::Interrupt;
+use crate::net::timer::{Deadline, OnExpiry, Timers, Waits};
+use crate::proto::h1::server::ServerRules;
+use crate::proto::h2::code::{Code, Fatal};
+use crate::proto::h2::core::{Core, Key, SLOTS, Sent};
+use crate::proto::h2::ready::Ready;
+use crate::sys::buf::Buf;
+use crate::time::Now;
+
+/// The bit of the connection itself.
+const CONNECTION: usize = SLOTS - 1;
+
+/// A request whose head has come.
+pub struct Arrived<T> {
+    /// Its stream.
+    pub key: Key,
+    /// What the driver keeps for it.
+    pub item: T,
+    /// Why it is not served, if it is not.
+    pub refused: Option<Failure>,
+    /// It is malformed: its stream is reset, not answered.
+    pub malformed: bool,
+    /// No body follows.
+    pub end: bool,
+}
+
+/// What has come for one stream and was not taken, and how its connection's turn stands.
+#[derive(Default)]
+struct Slot {
+    id: u32,
+    bodies: VecDeque<Buf>,
+    ended: bool,
+    trailers: Option<Box<Fields>>,
+    /// The client has given it up, or made it be given up.
+    gone: Option<Failure>,
+}
+
+/// When something must have happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// A block of fields that has begun must be whole.
+    block_due: Option<Now>,
+    /// The connection must have a stream.
+    idle_due: Option<Now>,
+    /// The peer must have read that the connection ends.
+    end_due: Option<Now>,
+}
+
+impl Times {
+    fn first(self) -> Option<Now> {
+        [self.block_due, self.idle_due, self.end_due].into_iter().flatten().min()
+    }
+}
+
+/// What a connection counts, to be taken by whoever has the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Streams opened.
+    pub streams: u64,
+    /// Streams reset by the client.
+    pub resets: u64,
+    /// Streams reset for what the client did.
+    pub resets_made: u64,
+}
+
+/// Ends waits by waking: the deadline of something that is no socket.
+pub(super) struct Alarm {
+    waker: Waker,
+    shut: Cell<Option<Shutdown>>,
+}
+
+impl Alarm {
+    pub(super) fn new(waker: Waker) -> Rc<Self> {
+        Rc::new(Self { waker, shut: Cell::new(None) })
+    }
+}
+
+impl Interrupt for Alarm {
+    fn shutdown(&self, how: Shutdown) {
+        self.shut.set(Some(how));
+        self.waker.wake_by_ref();
+    }
+
+    fn release(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    fn is_quiet(&self) -> bool {
+        true
+    }
+
+    fn has_left(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) core: Core,
+    slots: Vec<Slot>,
+    /// Streams that wait with data for room, first come first served.
+    turn: VecDeque<Key>,
+    times: Times,
+    pub(super) counts: Counts,
+    pub(super) fatal: Option<Fatal>,
+    /// GOAWAY was announced.
+    announced: bool,
+    is_idle: bool,
+    over: bool,
+}
+
+/// One connection.
+pub struct Link {
+    pub(super) inner: RefCell<Inner>,
+    /// Who is to be polled.
+    pub ready: Arc<Ready>,
+    pub(super) timers: Rc<Timers>,
+    rules: RefCell<Arc<ServerRules>>,
+    alarm: Rc<Alarm>,
+    alarm_deadline: Deadline,
+    /// Gives the reader's buffer back; also the interrupt of the socket.
+    pub(super) read_deadline: Deadline,
+    pub(super) write_deadline: Deadline,
+    opened: Now,
+    requests: Cell<u64>,
+    released: Cell<bool>,
+    /// The socket has bytes that it has not taken yet.
+    pub(super) sending: Cell<bool>,
+}
+
+impl Link {
+    /// A connection that has begun. `interrupt` is its socket's.
+    pub fn new(interrupt: Rc<dyn Interrupt>, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Rc<Self> {
+        let ready = Arc::<Ready>::default();
+        let alarm = Alarm::new(ready.waker(CONNECTION));
+        let now = timers.known_now();
+        let inner = Inner {
+            core: Core::server(rules.head, false, now),
+            slots: Vec::new(),
+            turn: VecDeque::new(),
+            times: Times { idle_due: Some(now.plus_ms(rules.header_timeout_ms)), ..Times::default() },
+            counts: Counts::default(),
+            fatal: None,
+            announced: false,
+            is_idle: true,
+            over: false,
+        };
+        let link = Self {
+            inner: RefCell::new(inner),
+            alarm_deadline: timers.deadline(alarm.clone()),
+            read_deadline: timers.deadline(interrupt.clone()),
+            write_deadline: timers.deadline(interrupt),
+            ready,
+            timers: timers.clone(),
+            alarm,
+            opened: now,
+            requests: Cell::new(0),
+            released: Cell::new(false),
+            sending: Cell::new(false),
+            rules: RefCell::new(rules.clone()),
+        };
+        rules.watch(&link.write_deadline);
+        link.alarm_deadline.set_waits(Some(Waits::First));
+        link.arm();
+        Rc::new(link)
+    }
+
+    /// The rules of the listener.
+    pub fn rules(&self) -> Arc<ServerRules> {
+        self.rules.borrow().clone()
+    }
+
+    /// A reload holds from the next stream on.
+    pub fn set_rules(&self, rules: &Arc<ServerRules>) {
+        if !Arc::ptr_eq(&self.rules.borrow(), rules) {
+            self.rules.replace(rules.clone());
+            rules.watch(&self.write_deadline);
+            self.inner.borrow_mut().core.set_limits(rules.head);
+        }
+    }
+
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        self.read_deadline.target().local_addr()
+    }
+
+    /// What was counted since the last call; None for nothing.
+    pub fn take_counts(&self) -> Option<Counts> {
+        let counts = std::mem::take(&mut self.inner.borrow_mut().counts);
+        (counts != Counts::default()).then_some(counts)
+    }
+
+    /// Whether all that was to be sent is with the socket.
+    pub fn is_flushed(&self) -> bool {
+        !self.sending.get() && self.inner.borrow().core.output_bytes() == 0
+    }
+
+    /// What still comes is read and dropped, for a while (RFC 9112 section 9.6 says why).
+    pub fn linger(&self) {
+        self.alarm_deadline.disarm();
+        self.alarm_deadline.set_waits(None);
+        self.read_deadline.arm_in(LINGER_MS, OnExpiry::ShutBoth);
+        self.read_deadline.set_waits(Some(Waits::Linger));
+    }
+
+    /// What ended the connection by the client's fault.
+    pub fn fatal(&self) -> Option<Fatal> {
+        self.inner.borrow().fatal
+    }
+
+    /// Whether the connection has given its buffers back since the last call: so may others that work for it.
+    pub fn take_released(&self) -> bool {
+        self.released.take()
+    }
+
+    pub(super) fn set_released(&self) {
+        self.released.set(true);
+        let mut inner = self.inner.borrow_mut();
+        inner.slots = Vec::new();
+        inner.core.section().buf = Buf::empty();
+    }
+
+    // === streams ===
+
+    /// A request has come: its slot is made ready. Returns whether further ones are taken.
+    pub(super) fn begin_stream(&self, key: Key, end: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.counts.streams += 1;
+        let at = key.slot as usize;
+        if inner.slots.len() <= at {
+            inner.slots.resize_with(at + 1, Slot::default);
+        }
+        inner.slots[at] = Slot { id: key.id, ended: end, ..Slot::default() };
+        drop(inner);
+        self.requests.set(self.requests.get() + 1);
+        self.ready.mark(at);
+    }
+
+    pub(super) fn push_body(&self, key: Key, data: Buf, end: bool, trailers: Option<Box<Fields>>) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(slot) = inner.slot(key) else { return };
+        match slot.bodies.back_mut() {
+            // Small pieces are put together, so that many of them are one for whom they are for.
+            Some(last) if data.len() <= last.spare() && last.len() + data.len() <= BUF_LARGE_BYTES => {
+                last.extend(data.as_slice());
+            }
+            _ if data.is_empty() => {}
+            _ => slot.bodies.push_back(data),
+        }
+        slot.ended |= end;
+        slot.trailers = trailers;
+        self.ready.mark(key.slot as usize);
+    }
+
+    pub(super) fn set_gone(&self, key: Key, failure: Failure) {
+        if let Some(slot) = self.inner.borrow_mut().slot(key) {
+            slot.gone = slot.gone.or(Some(failure));
+            self.ready.mark(key.slot as usize);
+        }
+    }
+
+    /// The connection is over: every stream ends.
+    pub fn end_streams(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.over = true;
+        for (at, slot) in inner.slots.iter_mut().enumerate().filter(|(_, slot)| slot.id != 0) {
+            slot.gone = slot.gone.or(Some(Reason::ClientClosed.into()));
+            self.ready.mark(at);
+        }
+    }
+
+    /// Why a stream is given up, if it is.
+    pub fn gone(&self, key: Key) -> Option<Failure> {
+        let mut inner = self.inner.borrow_mut();
+        match inner.slot(key) {
+            Some(slot) => slot.gone,
+            None => Some(Reason::ClientClosed.into()),
+        }
+    }
+
+    /// The next piece of a body that has come; None when none has.
+    pub(super) fn take_body(&self, key: Key) -> Result<Option<Chunk>, Failure> {
+        let mut inner = self.inner.borrow_mut();
+        let Some(slot) = inner.slot(key) else { return Err(Reason::ClientClosed.into()) };
+        if let Some(failure) = slot.gone {
+            return Err(failure);
+        }
+        let data = slot.bodies.pop_front();
+        let end = slot.ended && slot.bodies.is_empty();
+        if data.is_none() && !end {
+            return Ok(None);
+        }
+        let trailers = if end { slot.trailers.take() } else { None };
+        let data = data.unwrap_or_default();
+        inner.core.taken(key, data.len());
+        Ok(Some(Chunk { data, end, trailers }))
+    }
+
+    /// Sends what there is room for of a piece of a body, when it is this stream's turn. Returns whether all is sent.
+    pub(super) fn send_data(&self, key: Key, data: &mut Buf, end: bool) -> Result<bool, Failure> {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        if let Some(failure) = inner.slot(key).map_or(Some(Reason::ClientClosed.into()), |slot| slot.gone) {
+            self.leave_turn(inner, key);
+            return Err(failure);
+        }
+        if !data.is_empty() && inner.turn.front().is_some_and(|first| *first != key) {
+            inner.wait_for_turn(key);
+            return Ok(false);
+        }
+        loop {
+            match inner.core.data(key, data, end) {
+                Sent::All => {
+                    self.leave_turn(inner, key);
+                    return Ok(true);
+                }
+                Sent::Some if inner.turn.len() > 1 => {
+                    // A frame for each, in turn.
+                    inner.turn.retain(|other| *other != key);
+                    inner.turn.push_back(key);
+                    self.wake_first(inner);
+                    return Ok(false);
+                }
+                Sent::Some => {}
+                Sent::NoStreamWindow => {
+                    // It keeps nobody else waiting.
+                    self.leave_turn(inner, key);
+                    return Ok(false);
+                }
+                Sent::NoConnectionWindow | Sent::NoRoom => {
+                    inner.wait_for_turn(key);
+                    return Ok(false);
+                }
+                Sent::Closed => {
+                    self.leave_turn(inner, key);
+                    return Err(Reason::ClientClosed.into());
+                }
+            }
+        }
+    }
+
+    fn leave_turn(&self, inner: &mut Inner, key: Key) {
+        if !inner.turn.is_empty() {
+            inner.turn.retain(|other| *other != key);
+            self.wake_first(inner);
+        }
+    }
+
+    fn wake_first(&self, inner: &Inner) {
+        if let Some(first) = inner.turn.front() {
+            self.ready.mark(first.slot as usize);
+        }
+    }
+
+    /// A window has become wider.
+    pub(super) fn windows_widened(&self, key: Option<Key>) {
+        let inner = self.inner.borrow();
+        match key {
+            Some(key) => self.ready.mark(key.slot as usize),
+            None => inner.slots.iter().enumerate().for_each(|(at, slot)| {
+                if slot.id != 0 {
+                    self.ready.mark(at);
+                }
+            }),
+        }
+        self.wake_first(&inner);
+    }
+
+    /// What is to be sent next.
+    pub(super) fn take_output(&self) -> Option<Buf> {
+        let mut inner = self.inner.borrow_mut();
+        let taken = inner.core.take_output()?;
+        if inner.core.output_bytes() <= H2_OUT_BYTES_MAX / 2 {
+            self.wake_first(&inner);
+        }
+        Some(taken)
+    }
+
+    /// Forgets a stream whose work is done. One that is not over is reset with `code`.
+    pub(super) fn finish_stream(&self, key: Key, code: Code) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        self.leave_turn(inner, key);
+        if inner.core.state(key).is_some_and(|state| state.may_send()) {
+            inner.core.reset(key, code);
+        }
+        inner.core.release(key);
+        if let Some(slot) = inner.slot(key) {
+            *slot = Slot::default();
+        }
+    }
+
+    // === the connection's own time ===
+
+    /// Whether this connection serves no further requests than so many, or not for longer than so long.
+    fn is_spent(&self, now: Now) -> bool {
+        let rules = self.rules.borrow();
+        self.requests.get() >= rules.requests_max
+            || now.since_ns(self.opened) >= rules.age_ms_max.saturating_mul(1_000_000)
+    }
+
+    /// A block of fields has begun, or is whole.
+    pub(super) fn set_in_block(&self, is_in_block: bool) {
+        let mut inner = self.inner.borrow_mut();
+        if is_in_block == inner.times.block_due.is_some() {
+            return;
+        }
+        let due = self.timers.known_now().plus_ms(self.rules.borrow().header_timeout_ms);
+        inner.times.block_due = is_in_block.then_some(due);
+        drop(inner);
+        self.arm();
+    }
+
+    fn arm(&self) {
+        match self.inner.borrow().times.first() {
+            Some(due) => self.alarm_deadline.arm(due, OnExpiry::ShutBoth),
+            None => self.alarm_deadline.disarm(),
+        }
+    }
+
+    /// What follows from the turn that ends: to be called before what it has written leaves. Returns whether the
+    /// connection is over once that is sent.
+    pub fn end_turn(&self, draining: bool) -> bool {
+        let now = self.timers.known_now();
+        let shut = self.alarm.shut.take();
+        let mut inner = self.inner.borrow_mut();
+        if inner.over || inner.fatal.is_some() {
+            return true;
+        }
+        if let Some(shut) = shut {
+            if self.rang(&mut inner, shut, now) {
+                return true;
+            }
+            drop(inner);
+            self.arm();
+            inner = self.inner.borrow_mut();
+        }
+        if (draining || self.is_spent(now)) && !inner.announced {
+            inner.announced = true;
+            inner.core.announce_end();
+            inner.core.ping(END_PING);
+            inner.times.end_due = Some(now.plus_ms(H2_END_WAIT_MS));
+            drop(inner);
+            self.arm();
+            inner = self.inner.borrow_mut();
+        }
+        self.note_idle(inner, now)
+    }
+
+    /// A deadline has passed, or the worker ends connections. Returns whether this one ends at once.
+    fn rang(&self, inner: &mut Inner, shut: Shutdown, now: Now) -> bool {
+        let is_idle = inner.core.streams() == 0;
+        let passed = |due: Option<Now>| due.is_some_and(|due| due <= now);
+        let times = inner.times;
+        if passed(times.block_due) {
+            inner.give_up(Fatal::new(Code::NoError, "header timeout"));
+            return true;
+        }
+        if passed(times.end_due) {
+            inner.times.end_due = None;
+            inner.core.refuse_further();
+        }
+        let by_worker = !passed(times.first());
+        if is_idle && (passed(times.idle_due) || by_worker) {
+            inner.core.refuse_further();
+            return true;
+        }
+        by_worker && shut == Shutdown::Both
+    }
+
+    /// Sees to it that an idle connection ends in time and holds no buffers.
+    fn note_idle(&self, mut inner: std::cell::RefMut<'_, Inner>, now: Now) -> bool {
+        let is_idle = inner.core.streams() == 0;
+        if is_idle && inner.core.is_ending() {
+            return true;
+        }
+        if is_idle == inner.is_idle && (inner.times.idle_due.is_some() == is_idle) {
+            return false;
+        }
+        inner.is_idle = is_idle;
+        let idle_ms = self.rules.borrow().idle_timeout_ms;
+        inner.times.idle_due = is_idle.then(|| now.plus_ms(idle_ms));
+        drop(inner);
+        if is_idle {
+            self.read_deadline.arm_in(IDLE_RELEASE_MS, OnExpiry::Release);
+            self.alarm_deadline.set_waits(Some(Waits::Request));
+        } else {
+            self.read_deadline.disarm();
+            self.alarm_deadline.set_waits(None);
+        }
+        self.arm();
+        false
+    }
+
+    /// The client's settings are here: from now on it may be idle for longer.
+    pub(super) fn connected(&self) {
+        let now = self.timers.known_now();
+        let idle_ms = self.rules.borrow().idle_timeout_ms;
+        self.inner.borrow_mut().times.idle_due = Some(now.plus_ms(idle_ms));
+        self.read_deadline.arm_in(IDLE_RELEASE_MS, OnExpiry::Release);
+        self.alarm_deadline.set_waits(Some(Waits::Request));
+        self.arm();
+    }
+
+    /// The client has read that the connection ends.
+    pub(super) fn ponged(&self, payload: u64) {
+        let mut inner = self.inner.borrow_mut();
+        if payload == END_PING && inner.times.end_due.take().is_some() {
+            inner.core.refuse_further();
+        }
+    }
+}
+
+/// The payload of the PING behind the first GOAWAY of an orderly end.
+const END_PING: u64 = u64::from_be_bytes(*b"ringway!");
+
+impl Inner {
+    fn slot(&mut self, key: Key) -> Option<&mut Slot> {
+        self.slots.get_mut(key.slot as usize).filter(|slot| slot.id == key.id)
+    }
+
+    fn wait_for_turn(&mut self, key: Key) {
+        if !self.turn.contains(&key) {
+            self.turn.push_back(key);
+        }
+    }
+
+    pub(super) fn give_up(&mut self, fatal: Fatal) {
+        if self.fatal.is_none() {
+            self.core.give_up(fatal);
+            self.fatal = Some(fatal);
+        }
+    }
+}

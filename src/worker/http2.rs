@@ -1,0 +1,222 @@
+//! One HTTP/2 connection: its reader, its writer and its streams in one task.
+//!
+//! In each turn of the task what has come is read, every stream that can go on does, and what they have written leaves
+//! together. Streams that cannot go on are not looked at.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::conn::{Active, ConnectionOrigin};
+use crate::net::duplex::Duplex;
+use crate::net::io::{Connect, Io};
+use crate::pipeline::drive;
+use crate::pipeline::env::{Env, Request, Strain};
+use crate::proto::h2::ready::Ready;
+use crate::proto::h2::server::{Arrived, Link, Stream, read_all, write_all};
+use crate::snapshot::Listener;
+
+/// The futures of a connection's streams, each in the place that its stream has in the table. A place that is left is
+/// used again without an allocation.
+struct Rooms<F>(Vec<Option<Room<F>>>);
+
+struct Room<F> {
+    future: Pin<Box<Option<F>>>,
+    waker: Waker,
+}
+
+impl<F: Future<Output = ()>> Rooms<F> {
+    fn enter(&mut self, at: usize, ready: &Arc<Ready>, future: F) {
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        match &mut self.0[at] {
+            Some(room) => room.future.as_mut().set(Some(future)),
+            room => *room = Some(Room { future: Box::pin(Some(future)), waker: ready.waker(at) }),
+        }
+    }
+
+    /// Polls those that want it.
+    fn poll(&mut self, marks: [u64; 2]) {
+        for (half, mut bits) in marks.into_iter().enumerate() {
+            while bits != 0 {
+                let at = half * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let Some(Some(room)) = self.0.get_mut(at) else { continue };
+                let Some(future) = room.future.as_mut().as_pin_mut() else { continue };
+                if future.poll(&mut Context::from_waker(&room.waker)).is_ready() {
+                    room.future.as_mut().set(None);
+                }
+            }
+        }
+    }
+}
+
+/// Rounds over the streams in one turn: what one writes or takes may let another go on.
+const ROUNDS_MAX: usize = 8;
+
+/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in.
+pub async fn serve_http2<I: Io, C: Connect>(
+    env: &Env<C>,
+    duplex: Duplex<I>,
+    origin: ConnectionOrigin,
+    listener: impl Fn() -> Rc<Listener>,
+) {
+    let Duplex { mut read, mut write, interrupt, early, .. } = duplex;
+    let link = Link::new(interrupt.clone(), &env.timers, listener().rules.clone());
+    let open = Open::new(env, &link);
+    let arrivals = RefCell::new(VecDeque::new());
+    let mut rooms = Rooms(Vec::new());
+    let new = || {
+        let mut request = env.take_request();
+        origin.enter(&mut request.x);
+        request
+    };
+    let mut reading = pin!(read_all(&mut read, &link, early, &arrivals, new, |request| &mut request.x));
+    let mut writing = pin!(write_all(&mut write, &link));
+    let mut closing = Closing::No;
+    poll_fn(|cx| {
+        link.ready.register(cx.waker());
+        let gone = reading.as_mut().poll(cx).is_ready();
+        if gone {
+            link.end_streams();
+        }
+        for _ in 0..ROUNDS_MAX {
+            while let Some(arrived) = next(&arrivals) {
+                let at = arrived.key.slot as usize;
+                link.set_rules(&listener().rules);
+                rooms.enter(at, &link.ready, serve_stream(env, link.clone(), arrived, listener()));
+            }
+            match link.ready.take() {
+                [0, 0] => break,
+                marks => rooms.poll(marks),
+            }
+        }
+        if closing == Closing::No && link.end_turn(env.draining.get()) {
+            closing = Closing::Flush;
+            link.end_streams();
+            rooms.poll(link.ready.take());
+        }
+        let stuck = writing.as_mut().poll(cx).is_ready();
+        open.count();
+        if stuck {
+            link.end_streams();
+            rooms.poll(link.ready.take());
+        }
+        if gone || stuck {
+            return Poll::Ready(());
+        }
+        if closing == Closing::Flush && link.is_flushed() {
+            // The client is to read why, and not to have it destroyed by a reset.
+            closing = Closing::Linger;
+            interrupt.shutdown(Shutdown::Write);
+            link.linger();
+        }
+        if link.take_released() {
+            rooms.0 = Vec::new();
+        }
+        if link.ready.any() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// It has not begun.
+    No,
+    /// What was written last is to be sent.
+    Flush,
+    /// Nothing is sent any more; what the client still sends is dropped.
+    Linger,
+}
+
+type Arrivals = RefCell<VecDeque<Arrived<Box<Request>>>>;
+
+fn next(arrivals: &Arrivals) -> Option<Arrived<Box<Request>>> {
+    arrivals.borrow_mut().pop_front()
+}
+
+/// Serves one request.
+async fn serve_stream<C: Connect>(
+    env: &Env<C>,
+    link: Rc<Link>,
+    arrived: Arrived<Box<Request>>,
+    listener: Rc<Listener>,
+) {
+    let Arrived { key, item: mut request, refused, malformed, end } = arrived;
+    let active = Active::new(&env.active);
+    let mut down = Stream::new(&link, key, end, malformed);
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    super::faults::strike(request.x.request.path());
+    let refused = match refused {
+        None if env.strain.get() == Strain::Refuse => Some(crate::error::Reason::MemoryShort.into()),
+        refused => refused,
+    };
+    match refused {
+        Some(failure) => Box::pin(drive::refuse(&mut down, env, &listener, &mut request, failure)).await,
+        None => {
+            let gone = poll_fn(|_| link.gone(key).map_or(Poll::Pending, Poll::Ready));
+            drop(drive::drive_until(&mut down, env, &listener, &mut request, gone).await);
+        }
+    }
+    down.finish();
+    drop(active);
+    env.give_request(request);
+}
+
+/// An open connection, counted until dropped.
+struct Open<'e, C: Connect> {
+    env: &'e Env<C>,
+    link: Rc<Link>,
+}
+
+impl<'e, C: Connect> Open<'e, C> {
+    fn new(env: &'e Env<C>, link: &Rc<Link>) -> Self {
+        env.metrics.borrow().own.h2_connections.inc();
+        Self { env, link: link.clone() }
+    }
+
+    fn count(&self) {
+        let Some(counts) = self.link.take_counts() else { return };
+        let metrics = self.env.metrics.borrow();
+        metrics.own.h2_streams.add(counts.streams as i64);
+        metrics.own.h2_resets.add(counts.resets as i64);
+        metrics.own.h2_stream_errors.add(counts.resets_made as i64);
+    }
+}
+
+impl<C: Connect> Drop for Open<'_, C> {
+    fn drop(&mut self) {
+        self.count();
+        let metrics = self.env.metrics.borrow();
+        metrics.own.h2_connections.dec();
+        if let Some(fatal) = self.link.fatal() {
+            metrics.own.went_away(fatal.label());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::proto::h2::code::{Code, Fatal};
+    use crate::telemetry::metrics::instruments::GoAway;
+
+    #[test]
+    fn every_end_has_its_label() {
+        for &code in Code::ALL {
+            assert!(GoAway::WORDS.contains(&Fatal::new(code, "").label()), "{code:?}");
+        }
+        for why in ["too many resets", "too many tiny DATA frames", "header timeout"] {
+            assert_ne!(Fatal::flood(why).label(), "other");
+        }
+    }
+}
