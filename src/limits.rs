@@ -341,10 +341,11 @@ pub const H2_CONTROLS_PER_STREAM: u32 = 4;
 pub const H2_CONTROLS_SAVED_MAX: u32 = 2_000;
 /// HTTP/2: DATA frames without payload and end that a peer may send in [`H2_FLOOD_MS`] (F45).
 pub const H2_EMPTY_DATA_MAX: u32 = 100;
-/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45).
-pub const H2_TINY_DATA_BYTES: u32 = 256;
+/// HTTP/2: a DATA frame with less payload than this counts what it lacks, until the payload is taken (F45). The prefix
+/// of a message of gRPC: streams of the smallest messages come as fast as their windows let them.
+pub const H2_TINY_DATA_BYTES: u32 = 5;
 /// HTTP/2: how much may be counted so at once: a hundred frames of one byte that nobody has taken.
-pub const H2_TINY_DATA_MAX: u32 = 100 * H2_TINY_DATA_BYTES;
+pub const H2_TINY_DATA_MAX: u32 = 100 * (H2_TINY_DATA_BYTES - 1);
 /// HTTP/2: bytes that wait for the client's socket; beyond it streams wait with their bodies.
 pub const H2_OUT_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2: how long a client may take to read that its connection ends, before no further stream is served.

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="loadtest/run", description="Measures ringway against other gateways.")
     names = lambda text: [name for name in text.split(",") if name]  # noqa: E731
-    parser.add_argument("--rows", type=names, default=list(rows.NAMES), help="comma-separated; default: all")
+    parser.add_argument("--rows", type=names, default=list(rows.NAMES), help="comma-separated, also `wires` and `engine`; default: all")
     parser.add_argument("--peers", type=names, default=list(peers.NAMES), help="comma-separated; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--duration", type=float, default=4, metavar="S", help="seconds per measurement, whole")

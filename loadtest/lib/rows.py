@@ -117,11 +117,15 @@ ALL = (
 )
 
 NAMES = tuple(row.name for row in ALL)
+WIRES = tuple(row.name for row in ALL if row.front != Front() or row.back != "h1")
+GROUPS = {"wires": WIRES, "engine": tuple(name for name in NAMES if name not in WIRES)}
+"""Words for several rows: those with TLS or HTTP/2 on either side, and the others."""
 
 
 def choose(names: list[str]) -> list[Row]:
     by_name = {row.name: row for row in ALL}
+    names = [name for word in names for name in GROUPS.get(word, (word,))]
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise SystemExit(f"loadtest: unknown row {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        raise SystemExit(f"loadtest: unknown row {', '.join(unknown)}; there are {', '.join((*GROUPS, *NAMES))}")
     return [by_name[name] for name in names]

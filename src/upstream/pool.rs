@@ -82,6 +82,7 @@ impl<I: Io> Pool<I> {
     }
 
     /// Closes connections that have been idle for too long. Returns how many.
+    #[allow(clippy::borrowed_box, reason = "what an iterator over the queue gives")]
     pub fn expire(&self, now: Now, rules: &ServiceRules) -> usize {
         let mut idle = self.idle.borrow_mut();
         let old = |c: &Box<ClientConnection<I>>| now.since_ns(c.idle_since) / 1_000_000 >= rules.idle_timeout_ms;
@@ -94,6 +95,7 @@ impl<I: Io> Pool<I> {
     }
 
     /// Closes those that have been idle for at least `ms`, and gives back the room that they had.
+    #[allow(clippy::borrowed_box, reason = "as above")]
     pub fn close_idle(&self, now: Now, ms: u64) {
         let mut idle = self.idle.borrow_mut();
         let old = |c: &&Box<ClientConnection<I>>| now.since_ns(c.idle_since) / 1_000_000 >= ms;

@@ -3,7 +3,7 @@
 //! In each turn of the task what has come is read, every stream that can go on does, and what they have written leaves
 //! together. Streams that cannot go on are not looked at.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::Shutdown;
@@ -177,15 +177,23 @@ async fn serve_stream<C: Connect>(
 struct Open<'e, C: Connect> {
     env: &'e Env<C>,
     link: Rc<Link>,
+    /// Its end was counted.
+    ended: Cell<bool>,
 }
 
 impl<'e, C: Connect> Open<'e, C> {
     fn new(env: &'e Env<C>, link: &Rc<Link>) -> Self {
         env.metrics.borrow().own.h2_connections.inc();
-        Self { env, link: link.clone() }
+        Self { env, link: link.clone(), ended: Cell::new(false) }
     }
 
     fn count(&self) {
+        if !self.ended.get()
+            && let Some(fatal) = self.link.fatal()
+        {
+            self.ended.set(true);
+            self.env.metrics.borrow().own.went_away(fatal.label());
+        }
         let Some(counts) = self.link.take_counts() else { return };
         let metrics = self.env.metrics.borrow();
         metrics.own.h2_streams.add(counts.streams as i64);
@@ -197,11 +205,7 @@ impl<'e, C: Connect> Open<'e, C> {
 impl<C: Connect> Drop for Open<'_, C> {
     fn drop(&mut self) {
         self.count();
-        let metrics = self.env.metrics.borrow();
-        metrics.own.h2_connections.dec();
-        if let Some(fatal) = self.link.fatal() {
-            metrics.own.went_away(fatal.label());
-        }
+        self.env.metrics.borrow().own.h2_connections.dec();
     }
 }
 

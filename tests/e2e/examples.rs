@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::support::gateway::{Plan, example_path};
+use crate::support::h2_origin::{Answer, H2Origin};
 use crate::support::tls::{Authority, Issued, ask};
 use crate::support::{Gateway, Origin, Step, eventually, ok};
 
@@ -15,6 +16,7 @@ const EXERCISED: &[&str] = &[
     "behind_a_proxy",
     "canary",
     "concurrency",
+    "grpc",
     "headers",
     "http2",
     "limits",
@@ -319,6 +321,27 @@ fn api_gateway() {
     eventually("the access log is on", || {
         gateway.stdout().iter().any(|line| line.contains("\"path\":\"/api/orders/9\"")).then_some(())
     });
+}
+
+#[test]
+fn grpc() {
+    let greeter = H2Origin::start(|seen| Answer {
+        head: vec![(":status", "200".into()), ("content-type", "application/grpc".into())],
+        trailers: vec![("grpc-status", "0".into())],
+        ..Answer::ok(&seen.body)
+    });
+    let gateway = Plan::example("grpc").env("GREETER", greeter.address).start();
+    let call = |path: &str, kind: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: {kind}\r\nContent-Length: 6\r\n\r\n");
+        gateway.ask([head.as_bytes(), b"\0\0\0\0\x01x"].concat())
+    };
+    let answer = call("/helloworld.Greeter/SayHello", "application/grpc-web+proto");
+    assert_eq!(answer.body, b"\0\0\0\0\x01x\x80\0\0\0\x10grpc-status: 0\r\n");
+    let seen = greeter.last();
+    assert_eq!((seen.get("te"), seen.get("content-type")), (Some("trailers"), Some("application/grpc+proto")));
+    let codes = (0..3).map(|_| call("/grpc.health.v1.Health/Check", "application/grpc"));
+    let codes: Vec<_> = codes.map(|answer| answer.header("grpc-status").map(str::to_owned)).collect();
+    assert_eq!(codes[2].as_deref(), Some("8"), "{codes:?}");
 }
 
 #[test]

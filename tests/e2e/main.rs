@@ -35,4 +35,5 @@ mod tls;
 mod tunnels;
 mod upgrade;
 mod upstream_tls;
+mod wires;
 mod workers;

@@ -198,7 +198,7 @@ where
     async fn hear(&mut self, bytes: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < bytes {
-            let mut piece = [0; 4096];
+            let mut piece = vec![0; 4096];
             match io::Read::read(&mut self.tls.reader(), &mut piece) {
                 Ok(count) if count > 0 => all.extend_from_slice(&piece[..count]),
                 _ => assert!(self.fill().await, "more comes"),
@@ -250,7 +250,7 @@ fn rustls_as_the_peer_reads_our_records_and_renews_keys() {
                     peer.tls.refresh_traffic_keys().expect("new keys");
                 }
                 peer.say(&data).await;
-                assert!(peer.hear(data.len()).await == data);
+                assert!(Box::pin(peer.hear(data.len())).await == data);
             }
             while peer.fill().await {}
             // Our close_notify arrived: rustls says the end, not a truncation.

@@ -171,6 +171,7 @@ pub(super) struct Inner {
     slots: Vec<Slot>,
     /// Streams that wait with data for room, first come first served.
     turn: VecDeque<Key>,
+    #[allow(clippy::vec_box, reason = "a head is large: taken and given back as a pointer")]
     spare_heads: Vec<Box<ResponseHead>>,
 }
 
