@@ -29,7 +29,8 @@ fn exchange() -> Exchange {
     x.peer_text = ShortText::of(&x.peer.ip());
     x.id = RequestId::from_random(1, 2);
     (x.response.status, x.upstream_status, x.response_bytes) = (200, 200, 1_024);
-    (x.upstream_ns, x.endpoint, x.attempts) = (700_000, Some(0), 1);
+    let tag = ringway::http::exchange::EndpointTag { authority: "10.0.0.1:80".into(), slot: 0 };
+    (x.upstream_ns, x.endpoint, x.attempts) = (700_000, Some(tag.into()), 1);
     x
 }
 

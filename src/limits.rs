@@ -369,4 +369,32 @@ pub const EXCHANGES_FREE_MAX: usize = 256;
 const _: () = assert!(HEADER_BYTES_MAX <= BUF_LARGE_BYTES, "a header section must fit one large buffer");
 const _: () = assert!(TARGET_BYTES_MAX < HEADER_BYTES_MAX && FIELD_BYTES_MAX < HEADER_BYTES_MAX);
 const _: () = assert!(FIELDS_MAX <= FIELDS_CEILING);
+
+/// Endpoints that one lookup may bring; more are left out, and said so (F31, F37).
+pub const DISCOVERED_MAX: usize = 4_096;
+/// Addresses that one name may have (F31).
+pub const ADDRESSES_MAX: usize = 256;
+/// Targets that one SRV name may have; the addresses of each are asked for.
+pub const SRV_TARGETS_MAX: usize = 64;
+/// Questions to name servers at once; further names wait.
+pub const DNS_QUESTIONS_MAX: usize = 64;
+/// One answer of a registry (Consul, Kubernetes) or one list of endpoints in a file (F37).
+pub const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Shortest time between two answers of one lookup that are taken up, in milliseconds: what changes more often is taken
+/// up together.
+pub const DISCOVERY_PAUSE_MS: u64 = 50;
+/// First pause after a registry failed, in milliseconds; doubled each time.
+pub const DISCOVERY_BACK_OFF_MS: u64 = 1_000;
+/// Longest pause after a registry failed, in milliseconds.
+pub const DISCOVERY_BACK_OFF_MS_MAX: u64 = 30_000;
+/// Changes of discovery that are kept for operators, in all.
+pub const DISCOVERY_EVENTS_MAX: usize = 512;
+/// Changes that one answer of the admin API tells of.
+pub const EVENTS_SHOWN_MAX: usize = 1_024;
+/// To connect to a registry, and to shake hands with it, in milliseconds each.
+pub const DISCOVERY_CONNECT_MS: u64 = 5_000;
+/// A request to a registry that is answered at once, in milliseconds.
+pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
+/// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
+pub const DISCOVERY_WATCH_S: u64 = 290;
 const _: () = assert!(BUF_TINY_BYTES < BUF_SMALL_BYTES && BUF_SMALL_BYTES < BUF_LARGE_BYTES);

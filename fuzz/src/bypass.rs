@@ -228,9 +228,8 @@ pub fn snapshot(yaml: &str) -> Snapshot {
     let outside = FixedEnv::of(&[]);
     let loaded =
         load_str("test.yaml", yaml, &outside, policy::SCHEMA).unwrap_or_else(|what| panic!("{}", what.render()));
-    let resolve = |_: &str, _: u16| None;
     let policies = CompileEnv { workers: 1, random: 1 };
-    let compiled = compile(&loaded, &Inputs { generation: 1, policies, resolve, previous: None });
+    let compiled = compile(&loaded, &Inputs { generation: 1, policies, resolve: None, previous: None });
     compiled.unwrap_or_else(|what| panic!("{}", what.render())).0
 }
 

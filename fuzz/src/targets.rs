@@ -331,7 +331,7 @@ pub fn config(data: &[u8]) {
             assert!(loaded.effective().to_string().len() > 2);
             let resolve = |host: &str, port: u16| Some(SocketAddr::new(host.parse().ok()?, port));
             let policies = CompileEnv { workers: 2, random: 3 };
-            drop(compile(&loaded, &Inputs { generation: 1, policies, resolve, previous: None }));
+            drop(compile(&loaded, &Inputs { generation: 1, policies, resolve: Some(resolve), previous: None }));
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Arguments {
 /// Checks the file. Exit code 0: good, 1: warnings and `--strict`, 2: wrong.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let source = ConfigSource::File(arguments.file.clone());
-    let (diagnostics, code) = match source.compile(1, CompileEnv { workers: 1, random: 0 }, None) {
+    let (diagnostics, code) = match source.examine(CompileEnv { workers: 1, random: 0 }) {
         Ok(ready) if ready.warnings.sorted().is_empty() => (None, 0),
         Ok(ready) => (Some(Box::new(ready.warnings)), u8::from(arguments.strict)),
         Err(diagnostics) => (Some(diagnostics), 2),

@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn explained(arguments: &Arguments) -> Result<Report, String> {
     let source = ConfigSource::File(arguments.config.clone());
     let env = CompileEnv { workers: 1, random: 0 };
-    let ready = source.compile(1, env, None).map_err(|diagnostics| diagnostics.render())?;
+    let ready = source.examine(env).map_err(|diagnostics| diagnostics.render())?;
     let listener = listener(&ready.snapshot, arguments.listener.as_deref())?;
     let asked = Asked {
         method: arguments.method.clone(),

@@ -169,7 +169,7 @@ fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
         )
         .hint("take `proxy_protocol` or `tls` out");
     }
-    if service.endpoints.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
+    if service.endpoints.is_empty() && service.discovery.is_empty() && !cx.diagnostics.has_errors_within(service.span) {
         let message = format!("the service `{name}` has no endpoints, so its requests are answered 503");
         cx.report(codes::NO_ENDPOINTS, service.name.span, message).hint("add `endpoints: [\"host:port\"]`");
     }

@@ -97,7 +97,7 @@ impl Checks {
         let mut wanted = HashMap::new();
         for service in snapshot.services.iter().filter(|service| service.is_whole()) {
             let Some(rules) = &service.check else { continue };
-            for endpoint in &service.endpoints {
+            for endpoint in &service.endpoints.get().endpoints {
                 if let Some(address) = endpoint.address {
                     let key = (service.label.clone(), endpoint.authority.clone());
                     wanted.insert(key, (rules.clone(), service.state.clone(), address, service.tls.clone()));
@@ -205,7 +205,7 @@ impl Checks {
                 "history": checked.history.iter().map(result).collect::<Vec<_>>(),
             }))
         };
-        Value::Array(service.endpoints.iter().filter_map(of_endpoint).collect())
+        Value::Array(service.endpoints.get().endpoints.iter().filter_map(of_endpoint).collect())
     }
 
     /// The counts for metrics.

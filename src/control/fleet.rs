@@ -15,7 +15,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::WorkerFate;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
-use crate::worker::mailbox::{self, Command, Drain, ListeningSocket, Postbox, Preparation, Report};
+use crate::worker::mailbox::{self, ChangedServices, Command, Drain, ListeningSocket, Postbox, Preparation, Report};
 use crate::worker::placement::Board;
 use crate::worker::pressure::Allowance;
 use crate::worker::run::{self, End, Start, Started};
@@ -214,6 +214,11 @@ impl Fleet {
         }
         let died = || Err(io::Error::other("the worker ended while it started"));
         let started = started.await.unwrap_or_else(|_| died())?;
+        if let Some(member) = self.members().get(worker as usize) {
+            // What changed while it started was told to nobody.
+            let (done, _) = oneshot::channel();
+            member.postbox.send(Command::Endpoints { changed: ChangedServices::All, done });
+        }
         log::warn("worker started again", &[("worker", &worker), ("driver", &started.driver.text()), ("life", &life)]);
         Ok(())
     }
@@ -293,6 +298,24 @@ impl Fleet {
         }
         all_answer(answers).await;
         Ok(())
+    }
+
+    /// Has all workers take up the endpoints that services have now. Returns when they have, so that a busy worker is
+    /// not told more than once meanwhile, or after [`REPORT_TIMEOUT_MS`].
+    pub async fn endpoints_changed(&self, changed: ChangedServices) {
+        let tell = |member: &Member| {
+            let (done, answer) = oneshot::channel();
+            member.postbox.send(Command::Endpoints { changed: changed.clone(), done });
+            answer
+        };
+        let answers: Vec<_> = self.members().iter().map(tell).collect();
+        let all = async {
+            for answer in answers {
+                // One that died will start with what is there then.
+                let _ = answer.await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(REPORT_TIMEOUT_MS), all).await;
     }
 
     /// Asks every worker for its counters; None for one that stays silent.

@@ -15,12 +15,14 @@ use super::admin::backend::{
     UpgradeOutcome,
 };
 use super::checks::Checks;
+use super::discovery::Discovery;
 use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
 use super::survival;
+use crate::limits::EVENTS_SHOWN_MAX;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::{Listener, Snapshot};
@@ -31,6 +33,7 @@ use crate::telemetry::metrics::exposition::{CertificateFacts, ControlFacts, Expo
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
 use crate::tls::Known;
+use crate::upstream::service::EndpointReport;
 use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
 
@@ -71,6 +74,7 @@ pub struct Gateway {
     exposition: Mutex<Exposition>,
     drivers: Vec<String>,
     memory: Arc<Memory>,
+    discovery: Arc<Discovery>,
     checks: Arc<Checks>,
 }
 
@@ -86,6 +90,7 @@ impl Gateway {
         fleet: Fleet,
         drivers: Vec<String>,
         memory: Arc<Memory>,
+        discovery: Arc<Discovery>,
         compat_names: bool,
         upgrades: u64,
     ) -> (Arc<Self>, mpsc::Receiver<Wish>) {
@@ -103,6 +108,7 @@ impl Gateway {
             exposition: Mutex::new(Exposition::new(compat_names)),
             drivers,
             memory,
+            discovery,
             checks: Arc::default(),
         };
         (Arc::new(gateway), wishes)
@@ -117,6 +123,11 @@ impl Gateway {
     /// The workers.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Where endpoints come from.
+    pub fn discovery(&self) -> &Arc<Discovery> {
+        &self.discovery
     }
 
     /// Says that new traffic may come.
@@ -210,14 +221,21 @@ impl Gateway {
         let Ready { snapshot, loaded, warnings } = ready;
         // Taking thousands of routes apart is work for the same thread.
         tokio::task::spawn_blocking(move || drop((loaded, warnings)));
+        self.discovery.prepare(&snapshot).await;
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
             Ok(()) => {
                 listening.retain(&snapshot.listeners);
                 door.change(change, self);
+                self.discovery.settle(&snapshot, &self.fleet).await;
                 logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
-            Err(what) => Err(undo(what.to_owned(), listening)),
+            Err(what) => {
+                // What was begun for the new one is of no use.
+                self.discovery.prepare(&self.fleet.snapshot()).await;
+                self.discovery.settle(&self.fleet.snapshot(), &self.fleet).await;
+                Err(undo(what.to_owned(), listening))
+            }
         }
     }
 
@@ -371,6 +389,12 @@ fn changes(old: &Value, new: &Value) -> Value {
     Value::Object(all)
 }
 
+impl AsRef<Fleet> for Gateway {
+    fn as_ref(&self) -> &Fleet {
+        &self.fleet
+    }
+}
+
 impl AdminBackend for Gateway {
     fn ready(&self) -> Readiness {
         let status = match self.state.load(Ordering::Acquire) {
@@ -388,6 +412,8 @@ impl AdminBackend for Gateway {
         };
         let mut checks = vec![workers, Check { name: "configuration".into(), ok: !failed, detail }];
         checks.extend(self.memory.is_limited().then(|| memory_check(&self.memory)));
+        let check = |(ok, detail)| Check { name: "discovery".into(), ok, detail };
+        checks.extend(self.discovery.check().map(check));
         Readiness { status, checks }
     }
 
@@ -439,6 +465,7 @@ impl AdminBackend for Gateway {
                 services: survival::service_facts(&snapshot, time::Now::read()),
                 workers: self.fleet.fates(),
                 memory: memory_facts(&self.memory),
+                discovery: self.discovery.facts(),
                 certificates: certificate_facts(&snapshot),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
@@ -481,8 +508,9 @@ impl AdminBackend for Gateway {
             let service = |service: &crate::snapshot::Service| {
                 json!({
                     "name": service.name,
-                    "load_balancer": service.balancer.algorithm().word(),
+                    "load_balancer": service.endpoints.algorithm().word(),
                     "endpoints": endpoints(service, &reports),
+                    "sources": self.discovery.sources(service),
                     "limits": limits::of_service(service),
                     "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
                     "checks": self.checks.of_service(service),
@@ -499,6 +527,25 @@ impl AdminBackend for Gateway {
             let service = snapshot.services.iter().find(|s| s.name == service)?;
             Some(endpoints(service, &self.reports().await))
         })
+    }
+
+    fn events(&self) -> Value {
+        let snapshot = self.fleet.snapshot();
+        let mut all = self.discovery.events();
+        for service in snapshot.services.iter().filter(|service| service.is_whole()) {
+            let event = |event: crate::upstream::state::Event| {
+                let age_ms = time::Now::read().since_ns(event.at) / 1_000_000;
+                json!({
+                    "unix_ms": time::unix_ms().saturating_sub(age_ms), "subject": service.label, "endpoint": &*event.endpoint,
+                    "what": event.what, "why": event.why,
+                })
+            };
+            all.extend(service.state.events().into_iter().map(event));
+        }
+        all.sort_by_key(|event| event["unix_ms"].as_u64());
+        let surplus = all.len().saturating_sub(EVENTS_SHOWN_MAX);
+        all.drain(..surplus);
+        Value::Array(all)
     }
 
     fn breakers(&self) -> Value {
@@ -576,14 +623,20 @@ fn worker_reports(reports: Vec<Option<Report>>) -> Vec<WorkerReport> {
 fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> Value {
     let of_service = |report: &Report| report.services.iter().find(|(name, _)| *name == service.name).cloned();
     let all: Vec<_> = reports.iter().flatten().filter_map(of_service).collect();
-    let endpoint = |(at, endpoint): (usize, &crate::snapshot::Endpoint)| {
-        let sum = |field: fn(&crate::upstream::service::EndpointReport) -> u64| -> u64 {
-            all.iter().filter_map(|(_, endpoints)| endpoints.get(at)).map(field).sum()
+    let endpoint = |endpoint: &crate::snapshot::Endpoint| {
+        // A worker may not have taken the present set up yet.
+        let of = |(_, endpoints): &'_ (String, Vec<EndpointReport>)| {
+            endpoints.iter().find(|report| report.authority == endpoint.authority).cloned()
         };
+        let same: Vec<_> = all.iter().filter_map(of).collect();
+        let sum = |field: fn(&EndpointReport) -> u64| -> u64 { same.iter().map(field).sum() };
         json!({
             "address": endpoint.authority,
             "resolved": endpoint.address,
             "weight": endpoint.weight,
+            "priority": endpoint.priority,
+            "zone": endpoint.zone,
+            "metadata": endpoint.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
             "state": survival::state_of(service, endpoint, time::Now::read()),
             "active_connections": sum(|e| e.active),
             "idle_connections": sum(|e| e.idle),
@@ -591,7 +644,7 @@ fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> 
             "reused": sum(|e| e.reused),
         })
     };
-    Value::Array(service.endpoints.iter().enumerate().map(endpoint).collect())
+    Value::Array(service.endpoints.get().endpoints.iter().map(endpoint).collect())
 }
 
 /// FNV-1a: the same on every node, so that equal configurations are seen to be equal.

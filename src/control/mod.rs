@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod admin;
+pub mod discovery;
 pub mod checks;
 pub mod door;
 pub mod fleet;

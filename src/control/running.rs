@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::admin::backend::{ReloadOutcome, UpgradeOutcome};
+use super::discovery::Publisher;
 use super::gateway::{Belongings, Compiled, Gateway, WISHES_WAITING_MAX, Wish};
 use super::notify::Notifier;
 use super::outcome;
@@ -52,6 +53,8 @@ pub(super) struct Running {
     /// Ends with the process; without it the workers are not watched.
     pub watchdog: Option<Watchdog>,
     pub revivals: Revivals,
+    /// Ends with the process.
+    pub publisher: Publisher,
 }
 
 /// A reload under way, and who waits for it.
@@ -314,7 +317,7 @@ impl Running {
         let ended = timeout(END_WAIT, all_ended(&self.gateway)).await.is_ok();
         self.belongings.door.close().await;
         self.belongings.logs.finish(LOG_FINISH);
-        drop(self.watchdog.take());
+        drop((self.watchdog.take(), self.publisher));
         log::info("stopped", &[("drained", &drained), ("workers_ended", &ended)]);
         log::flush(Duration::from_secs(1));
         ExitCode::SUCCESS

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::activation::Inherited;
+use super::discovery::{Discovery, Publisher};
 use super::fleet::{Fleet, FleetSettings};
 use super::gateway::{Belongings, Gateway, shares};
 use super::notify::Notifier;
@@ -125,6 +126,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
     }
 
+    let discovery = Discovery::new(random_bits());
+    discovery.prepare(&ready.snapshot).await;
     let settings = FleetSettings {
         workers,
         pin: server.pin_workers,
@@ -139,8 +142,11 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     announce(&ready, &started, &belongings.listening.bound());
 
     let compat_names = ready.loaded.config.metrics.compat_names;
-    let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, compat_names, inherited.upgrades);
+    let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, discovery, compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
+    let discovery = gateway.discovery().clone();
+    discovery.settle(&ready.snapshot, gateway.fleet()).await;
+    let publisher = Publisher::start(discovery.publish(gateway.clone()));
     gateway.begin_checks(random_bits());
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
@@ -162,6 +168,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         upgrade: None,
         watchdog,
         revivals: Revivals::default(),
+        publisher,
     })
 }
 

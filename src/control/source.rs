@@ -41,8 +41,11 @@ impl Ready {
         env: CompileEnv,
         previous: Option<&Snapshot>,
     ) -> Result<Self, Box<Diagnostics>> {
-        let inputs = Inputs { generation, policies: env, resolve, previous };
-        let (snapshot, warnings) = compile(&loaded, &inputs)?;
+        Self::with(loaded, &Inputs { generation, policies: env, resolve: None, previous })
+    }
+
+    fn with(loaded: Loaded, inputs: &Inputs<'_>) -> Result<Self, Box<Diagnostics>> {
+        let (snapshot, warnings) = compile(&loaded, inputs)?;
         Ok(Self { loaded, snapshot: Arc::new(snapshot), warnings })
     }
 }
@@ -72,6 +75,15 @@ impl ConfigSource {
         Ready::of(self.load()?, generation, env, previous)
     }
 
+    /// Reads, checks and compiles it for somebody who wants to know what it would do: its names are looked up once, by
+    /// the system.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn examine(&self, env: CompileEnv) -> Result<Ready, Box<Diagnostics>> {
+        Ready::with(self.load()?, &Inputs { generation: 1, policies: env, resolve: Some(resolve), previous: None })
+    }
+
     /// The files to watch, if the configuration asks for it: its own, and what listeners' TLS is made from.
     pub fn watched(&self, config: &Config) -> Option<Vec<PathBuf>> {
         let mut paths = vec![self.path().filter(|_| config.reload.watch)?];
@@ -88,8 +100,7 @@ impl ConfigSource {
     }
 }
 
-/// Asks the system's resolver, on the control thread: a worker never does.
-#[allow(clippy::disallowed_methods, reason = "the control thread may wait for a name, workers may not")]
-pub fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
+#[allow(clippy::disallowed_methods, reason = "a command that runs nothing may wait for a name")]
+fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
     (host, port).to_socket_addrs().ok()?.next()
 }

@@ -36,10 +36,11 @@ pub(super) fn service_facts(snapshot: &Snapshot, now: Now) -> Vec<ServiceFacts> 
 }
 
 fn of_service(service: &Service, now: Now) -> ServiceFacts {
-    let states = service.endpoints.iter().map(|endpoint| state_of(service, endpoint, now));
+    let set = service.endpoints.get();
+    let states = set.endpoints.iter().map(|endpoint| state_of(service, endpoint, now));
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     states.for_each(|state| *counts.entry(state).or_default() += 1);
-    let members: Vec<_> = service
+    let members: Vec<_> = set
         .endpoints
         .iter()
         .map(|endpoint| endpoint.member(service.state.facts(&endpoint.authority).unwrap_or_default()))

@@ -73,11 +73,11 @@ impl<C: Connect> Proxy<'_, C> {
         let held = self.hold(down, x);
         loop {
             let now = self.timers.known_now();
-            let (at, visit) = match self.service.choose(self.spec, x, &tried, now) {
+            let (at, visit) = match self.service.choose(self.spec, x, &mut tried, now) {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(x.failure.unwrap_or(failure)),
             };
-            x.endpoint = Some(at);
+            x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
             if let Some(call) = &mut x.grpc {
                 call.begin(self.timers.known_now());
@@ -156,7 +156,7 @@ impl<C: Connect> Proxy<'_, C> {
             || (!rules.grpc_codes.is_empty() && code().is_some_and(|code| rules.grpc_codes.contains(&code)));
         listed
             && x.attempts < rules.attempts_max
-            && (rules.same_endpoint || self.spec.endpoints.len() as u64 > u64::from(x.attempts))
+            && (rules.same_endpoint || self.service.len() as u64 > u64::from(x.attempts))
             && self.is_repeatable(x)
             && (x.request.body.is_empty() || held.is_some_and(Held::is_within))
             && self.service.take_retry(self.spec, self.timers.known_now())
@@ -167,7 +167,7 @@ impl<C: Connect> Proxy<'_, C> {
     /// # Errors
     /// The failure before, when no time is left.
     async fn pause(&self, x: &Exchange, answered: bool) -> Result<(), Failure> {
-        let elsewhere = self.spec.endpoints.len() as u64 > u64::from(x.attempts);
+        let elsewhere = self.service.len() as u64 > u64::from(x.attempts);
         if x.attempts == 1 && elsewhere && !answered {
             return Ok(());
         }
@@ -183,7 +183,7 @@ impl<C: Connect> Proxy<'_, C> {
     fn learn(&self, visit: &Visit<C::Io>, x: &Exchange) {
         let now = self.timers.known_now();
         self.service.learn(self.spec, visit, Outcome::answered(x.upstream_status), now);
-        if self.spec.balancer.algorithm() == Algorithm::PeakEwma {
+        if self.spec.endpoints.algorithm() == Algorithm::PeakEwma {
             visit.took(x.upstream_ns, now);
         }
     }
@@ -231,7 +231,7 @@ impl<C: Connect> Proxy<'_, C> {
         if let Some(version) = self.spec.proxy_protocol {
             forward::write_proxy_header(&mut out, version, x, sink.local_addr());
         }
-        forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.authority));
+        forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let refuses = |x: &Exchange| self.refuses(x, held);
         let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
         let terms = Terms {

@@ -191,8 +191,8 @@ pub struct Exchange {
     pub route_key: u64,
     /// Index of the service in its snapshot; `NO_SERVICE` when none was asked.
     pub service: u32,
-    /// Index of the endpoint in the service, when one was asked.
-    pub endpoint: Option<u32>,
+    /// The endpoint that was asked last.
+    pub endpoint: Option<Rc<EndpointTag>>,
     /// Attempts made at endpoints.
     pub attempts: u32,
     /// Nanoseconds from sending the request to the response head.
@@ -212,6 +212,15 @@ pub struct Exchange {
     pub permits: Vec<Permit>,
     /// A value from the worker's generator, new for every request: policies and balancers that need chance take it.
     pub random: u64,
+}
+
+/// What is left of an endpoint for log and counters when it has gone from its service meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndpointTag {
+    /// As written.
+    pub authority: Box<str>,
+    /// Where its counters are among those of its service. No other endpoint's are there while this tag lives.
+    pub slot: u32,
 }
 
 /// How an endpoint did with a request.

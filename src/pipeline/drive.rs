@@ -20,7 +20,7 @@ use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
 use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
-use crate::http::exchange::{Exchange, Reply, RequestId};
+use crate::http::exchange::{EndpointTag, Exchange, Reply, RequestId};
 use crate::http::grpc::{Call, Dress};
 use crate::http::hop;
 use crate::http::message::{BodyLength, Method};
@@ -90,7 +90,8 @@ pub async fn drive_until<D: Downstream, C: Connect>(
         return None;
     };
     settle(env, &plan, &request.x, progress, env.timers.now());
-    let names = names(&plan.snapshot, &request.x);
+    let endpoint = request.x.endpoint.clone();
+    let names = names(&plan.snapshot, &request.x, endpoint.as_deref());
     Some(Tunnel::new(*opened, &mut request.x, &names))
 }
 
@@ -361,7 +362,7 @@ async fn proxy<D: Downstream, C: Connect>(
     let timers = &env.timers;
     let on_head = &mut |x: &mut Exchange| {
         if let Some(sticky) = &spec.sticky {
-            fallback::stick(sticky, spec, x);
+            fallback::stick(sticky, x);
         }
         live.chain.on_response(progress, x, timers.known_now());
     };
@@ -484,7 +485,7 @@ async fn fail<D: Downstream, I: crate::net::io::Io>(
 fn finish<C: Connect>(env: &Env<C>, plan: &Plan<C::Io>, x: &Exchange, progress: Progress) {
     let now = env.timers.now();
     settle(env, plan, x, progress, now);
-    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x), now, env.unix_ms(now));
+    env.access_log.borrow_mut().record(x, &names(&plan.snapshot, x, x.endpoint.as_deref()), now, env.unix_ms(now));
 }
 
 /// Gives permits back and counts: exactly once for every request.
@@ -541,9 +542,8 @@ fn count_own(own: &Instruments, x: &Exchange) {
 }
 
 /// What the ids of an exchange are called in the configuration that served it.
-fn names<'a>(snapshot: &'a Snapshot, x: &Exchange) -> Names<'a> {
+fn names<'a>(snapshot: &'a Snapshot, x: &Exchange, endpoint: Option<&'a EndpointTag>) -> Names<'a> {
     let service = snapshot.services.get(x.service as usize);
-    let endpoint = service.and_then(|service| service.endpoints.get(x.endpoint? as usize));
     Names {
         route: snapshot.routes.get(x.route as usize).map_or("", |route| &route.name),
         service: service.map_or("", |service| &service.name),

@@ -147,6 +147,13 @@ impl<C: Connect> Env<C> {
         self.prepared.replace(Some(Rc::new(plan)));
     }
 
+    /// Takes up the present endpoints of services: by their ids in the snapshot of a generation, or of all. A plan that
+    /// is being prepared does it when it is adopted.
+    pub fn follow(&self, generation: u64, services: Option<&[u32]>) {
+        let plan = self.pin();
+        plan.follow(services.filter(|_| plan.snapshot.generation == generation));
+    }
+
     /// Forgets what was made ready.
     pub fn abandon(&self) {
         self.prepared.take();

@@ -78,8 +78,8 @@ pub fn instead<'a, D: Downstream>(
 }
 
 /// Tells a client which endpoint it has, unless it says so itself.
-pub fn stick(sticky: &Sticky, service: &Service, x: &mut Exchange) {
-    let Some(endpoint) = x.endpoint.and_then(|at| service.endpoints.get(at as usize)) else { return };
+pub fn stick(sticky: &Sticky, x: &mut Exchange) {
+    let Some(endpoint) = x.endpoint.clone() else { return };
     let known = x.request.cookie(sticky.cookie.as_bytes()).and_then(|value| sticky.read(value));
     if known != Some(hash_key(endpoint.authority.as_bytes())) {
         let written = sticky.write(&endpoint.authority, x.scheme == Scheme::Https);

@@ -54,9 +54,9 @@ impl<I: Io> Plan<I> {
         let routes = routes.collect();
         let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
         let services = snapshot.services.iter().map(|spec| {
-            let labels = spec.endpoints.iter().map(|endpoint| endpoint.authority.as_str());
-            let stats = metrics.service(&spec.name, labels);
             let old = old.get(&*spec.name).copied();
+            // Tags of endpoints that stay name slots of the handle that they came from.
+            let stats = old.map_or_else(|| metrics.service(&spec.name, []), |service| service.stats.clone());
             Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker)
         });
         let services = services.collect();
@@ -67,8 +67,23 @@ impl<I: Io> Plan<I> {
     pub fn commit(&self, slots: &mut Slots, now: Now) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
         self.services.iter().for_each(Service::commit);
+        // They may have changed since this plan was prepared.
+        self.follow(None);
         for spec in self.snapshot.services.iter().filter(|spec| spec.is_whole()) {
-            spec.state.set_endpoints(spec.endpoints.iter().map(|endpoint| &*endpoint.authority), now);
+            spec.state.set_endpoints(spec.endpoints.get().endpoints.iter().map(|endpoint| &*endpoint.authority), now);
+        }
+    }
+
+    /// Takes up the present endpoints of these services; of all, where none are named.
+    pub fn follow(&self, services: Option<&[u32]>) {
+        let follow = |at: usize| {
+            if let (Some(service), Some(spec)) = (self.services.get(at), self.snapshot.services.get(at)) {
+                service.follow(spec);
+            }
+        };
+        match services {
+            Some(some) => some.iter().for_each(|&at| follow(at as usize)),
+            None => (0..self.services.len()).for_each(follow),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::error::{Failure, Reason, Retry};
 use crate::handler::forward;
 use crate::handler::tunnel::Times;
 use crate::handler::upgrade::Opened;
-use crate::http::exchange::{Exchange, RequestId, Scheme};
+use crate::http::exchange::{EndpointTag, Exchange, RequestId, Scheme};
 use crate::http::message::Method;
 use crate::limits::{ATTEMPTS_MAX, BUF_LARGE_BYTES};
 use crate::net::duplex::Duplex;
@@ -40,7 +40,8 @@ pub async fn serve<I: Io, C: Connect>(env: &Env<C>, io: I, mut x: Box<Exchange>,
     match open(env, &plan, &mut client, &mut x, &listener).await {
         Ok(opened) => {
             x.response.status = OPENED;
-            let names = names(&plan, &listener, &x);
+            let endpoint = x.endpoint.clone();
+            let names = names(&plan, &listener, &x, endpoint.as_deref());
             let tunnel = Tunnel::keeping(opened, x, &names);
             // It may outlive many reloads.
             drop((plan, listener));
@@ -149,11 +150,11 @@ async fn connect<I: Io, C: Connect>(
     let mut failed = None;
     loop {
         let now = env.timers.known_now();
-        let (at, visit) = match service.choose(spec, x, &tried, now) {
+        let (at, visit) = match service.choose(spec, x, &mut tried, now) {
             Ok(chosen) => chosen,
             Err(failure) => return Err(failed.unwrap_or(failure)),
         };
-        x.endpoint = Some(at);
+        x.endpoint = Some(visit.tag.clone());
         x.attempts += 1;
         let asked = env.timers.now();
         let connected = visit.connect(&env.connector, &env.timers, spec.rules.connect_timeout_ms).await;
@@ -251,12 +252,16 @@ async fn refuse<I: Io, C: Connect>(
     let service = plan.services.get(x.service as usize).map(|service| &service.stats);
     env.metrics.borrow().stream_failed(service, failure);
     let now = env.timers.now();
-    env.access_log.borrow_mut().record(x, &names(plan, listener, x), now, env.unix_ms(now));
+    env.access_log.borrow_mut().record(x, &names(plan, listener, x, x.endpoint.as_deref()), now, env.unix_ms(now));
 }
 
-fn names<'a, I: Io>(plan: &'a Plan<I>, listener: &'a Listener, x: &Exchange) -> Names<'a> {
+fn names<'a, I: Io>(
+    plan: &'a Plan<I>,
+    listener: &'a Listener,
+    x: &Exchange,
+    endpoint: Option<&'a EndpointTag>,
+) -> Names<'a> {
     let service: Option<&snapshot::Service> = plan.snapshot.services.get(x.service as usize);
-    let endpoint = service.and_then(|service| service.endpoints.get(x.endpoint? as usize));
     Names {
         route: &listener.name,
         service: service.map_or("", |service| &service.name),

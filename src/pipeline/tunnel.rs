@@ -131,7 +131,7 @@ fn kept(x: &Exchange) -> Box<Exchange> {
         route: x.route,
         route_key: x.route_key,
         service: x.service,
-        endpoint: x.endpoint,
+        endpoint: x.endpoint.clone(),
         attempts: x.attempts,
         upstream_ns: x.upstream_ns,
         upstream_status: x.upstream_status,

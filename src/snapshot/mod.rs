@@ -6,6 +6,8 @@
 //! names.
 
 mod bounds;
+mod endpoints;
+mod source;
 mod stream;
 
 use std::net::SocketAddr;
@@ -14,6 +16,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use bounds::{ClientBound, ClientPlace, ClientTable, ConnectionBound, ConnectionPlace, Full, Places};
+pub use endpoints::{Endpoint, EndpointSet, Endpoints};
+pub use source::{Consul, Discovery, Dns, Family, Kubernetes, Lookup, Source};
 
 pub use stream::{Names as ServerNames, StreamRules};
 
@@ -25,12 +29,9 @@ use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
 use crate::tls::{ClientTls, ServerTls};
-use crate::upstream::balance::{Balancer, View, hash_key};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
-use crate::upstream::health::Facts;
 use crate::upstream::rules::{Resilience, RetryRules};
-use crate::upstream::selection::Member;
 use crate::upstream::state::ServiceState;
 use crate::upstream::sticky::Sticky;
 
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub default_route: Option<u32>,
     /// Where requests go.
     pub services: Vec<Service>,
+    /// Where endpoints are looked up.
+    pub discovery: Arc<Discovery>,
     /// The configuration with every default written out and secrets masked (C60).
     pub effective: serde_json::Value,
 }
@@ -212,12 +215,14 @@ pub struct Service {
     pub name: String,
     /// Its name as written, for people and metrics.
     pub label: String,
-    /// Its endpoints; may be none.
-    pub endpoints: Vec<Endpoint>,
+    /// Its endpoints, and the choice among them; both may change without a reload.
+    pub endpoints: Arc<Endpoints>,
+    /// Where they come from.
+    pub sources: Arc<[Source]>,
+    /// Only endpoints that say all of this of themselves.
+    pub subset: Vec<(String, String)>,
     /// What all workers know of its endpoints; the same over reloads, and for all variants of a service.
     pub state: Arc<ServiceState>,
-    /// Chooses one.
-    pub balancer: Balancer,
     /// What a hash is made from, for the algorithms that hash.
     pub hash_key: HashKey,
     /// Which Host its endpoints see.
@@ -323,55 +328,6 @@ impl Default for ServiceRules {
             head: HeadLimits::default(),
             protocol: Protocol::default(),
         }
-    }
-}
-
-/// One address of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// As written, `host:port`: identity over reloads, metric label, and Host where the rule says so.
-    pub authority: String,
-    /// Resolved address; None while its name does not resolve.
-    pub address: Option<SocketAddr>,
-    /// Share of the load, at least 1.
-    pub weight: u32,
-    /// Its tier: requests go to the lowest that is well (R141).
-    pub priority: u32,
-    /// Where it stands; empty when that is not said.
-    pub zone: String,
-    /// What it says of itself, for routes that ask for some endpoints only.
-    pub metadata: Vec<(String, String)>,
-}
-
-impl Default for Endpoint {
-    fn default() -> Self {
-        Self {
-            authority: String::new(),
-            address: None,
-            weight: 1,
-            priority: 0,
-            zone: String::new(),
-            metadata: Vec::new(),
-        }
-    }
-}
-
-impl Endpoint {
-    /// The endpoint as balancing sees it, without load.
-    pub fn view(&self) -> View {
-        View {
-            weight: self.weight,
-            load: 0,
-            healthy: self.address.is_some(),
-            hash: hash_key(self.authority.as_bytes()),
-        }
-    }
-}
-
-impl Endpoint {
-    /// The endpoint with what is known of it.
-    pub fn member(&self, facts: Facts) -> Member<'_> {
-        Member { view: self.view(), priority: self.priority, zone: &self.zone, facts }
     }
 }
 

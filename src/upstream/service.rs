@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 
@@ -20,13 +21,13 @@ use super::sticky::Sticky;
 use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::{EndpointWork, Exchange};
+use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
 use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
-use crate::snapshot::{self, HashKey, ServiceRules};
+use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
@@ -36,8 +37,12 @@ use crate::tls::{ClientTls, certificate_words};
 pub struct Endpoint<I: Io> {
     /// Where it is; None while its name does not resolve.
     pub address: Option<SocketAddr>,
-    /// As written: label and Host.
+    /// As written: label.
     pub authority: String,
+    /// The Host that it sees where the rule says so.
+    pub host: String,
+    /// What requests keep of it.
+    pub tag: Rc<EndpointTag>,
     /// Idle connections.
     pub pool: Pool<I>,
     /// How it is spoken to by TLS; None without.
@@ -90,8 +95,7 @@ pub struct EndpointReport {
 pub struct Service<I: Io> {
     /// Its counters.
     pub stats: ServiceHandle,
-    endpoints: Vec<Rc<Endpoint<I>>>,
-    balancing: RefCell<Balancing>,
+    balancing: RefCell<Balancing<I>>,
     limit: Option<Box<Limit>>,
     /// Requests under way with one endpoint: bounded here where no limit is configured.
     endpoint_requests_max: u32,
@@ -110,7 +114,11 @@ struct Limit {
 }
 
 /// What choosing looks at and remembers.
-struct Balancing {
+struct Balancing<I: Io> {
+    /// What the others were made from.
+    set: Arc<EndpointSet>,
+    /// In the order of the set.
+    endpoints: Vec<Rc<Endpoint<I>>>,
     /// Who may be asked; empty before the first request.
     selection: Selection,
     /// The epoch of the facts that it was computed from.
@@ -162,26 +170,21 @@ impl<I: Io> Service<I> {
     /// The service of a snapshot; endpoints that `previous` had at the same address are taken over with their
     /// connections and their load.
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
-        let kept = |wanted: &snapshot::Endpoint| {
-            let all = previous.map_or(&[][..], |service| &service.endpoints);
-            let same = |e: &&Rc<Endpoint<I>>| e.authority == wanted.authority && e.address == wanted.address;
-            all.iter().filter(same).find(|e| e.is_secured_by(spec.tls.as_ref())).cloned()
-        };
-        let endpoints: Vec<_> = spec
-            .endpoints
-            .iter()
-            .map(|e| kept(e).unwrap_or_else(|| Rc::new(Endpoint::new(e, spec.tls.as_ref()))))
-            .collect();
+        let set = spec.endpoints.get();
+        let before = previous.map(|service| service.balancing.borrow());
+        let endpoints = join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, spec, &stats);
+        // A reload gives nobody more retries.
+        let budget = before.map(|before| before.budget.clone()).unwrap_or_default();
         let balancing = RefCell::new(Balancing {
+            set,
+            endpoints,
             selection: Selection::default(),
             epoch: 0,
             states: vec![BalancerState::new(seed)],
-            // A reload gives nobody more retries.
-            budget: previous.map(|service| service.balancing.borrow().budget.clone()).unwrap_or_default(),
+            budget,
         });
         Self {
             stats,
-            endpoints,
             balancing,
             limit: None,
             endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
@@ -190,6 +193,25 @@ impl<I: Io> Service<I> {
             workers: 1,
             seed,
         }
+    }
+
+    /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
+    /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice nothing,
+    /// but that an attempt after this one is made at one of the new set.
+    pub fn follow(&self, spec: &snapshot::Service) {
+        let set = spec.endpoints.get();
+        let mut balancing = self.balancing.borrow_mut();
+        if Arc::ptr_eq(&set, &balancing.set) {
+            return;
+        }
+        let endpoints = join(&balancing.endpoints, &set, spec, &self.stats);
+        // Who may be asked is computed anew before the next request.
+        (balancing.selection, balancing.epoch) = (Selection::default(), 0);
+        balancing.set = set;
+        let gone = std::mem::replace(&mut balancing.endpoints, endpoints);
+        drop(balancing);
+        // Closing connections is done when nothing is borrowed any more.
+        drop(gone);
     }
 
     /// The same in one of so many workers.
@@ -241,6 +263,16 @@ impl<I: Io> Service<I> {
         }
     }
 
+    /// How many endpoints there are.
+    pub fn len(&self) -> usize {
+        self.balancing.borrow().endpoints.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Identity over reloads.
     pub fn name(&self) -> &str {
         &self.name
@@ -256,14 +288,15 @@ impl<I: Io> Service<I> {
         &self,
         spec: &snapshot::Service,
         x: &Exchange,
-        tried: &TriedSet,
+        tried: &mut TriedSet,
         now: Now,
     ) -> Result<(u32, Visit<I>), Failure> {
         let mut balancing = self.balancing.borrow_mut();
         if balancing.epoch != spec.state.epoch() || now >= balancing.selection.until {
             self.select(spec, &mut balancing, now);
         }
-        let algorithm = spec.balancer.algorithm();
+        tried.follow(balancing.set.version);
+        let algorithm = spec.endpoints.algorithm();
         let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x)).flatten();
         let at = match tried.is_empty() {
             true => {
@@ -274,7 +307,7 @@ impl<I: Io> Service<I> {
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
         let at = at.ok_or(Reason::NoEndpoint)?;
-        let endpoint = &self.endpoints[at];
+        let endpoint = &balancing.endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
         }
@@ -288,29 +321,26 @@ impl<I: Io> Service<I> {
     fn first(
         &self,
         spec: &snapshot::Service,
-        balancing: &mut Balancing,
+        balancing: &mut Balancing<I>,
         key: Option<u64>,
         random: u64,
         now: Now,
     ) -> Option<usize> {
-        let Balancing { selection, states, .. } = balancing;
+        let Balancing { set, endpoints, selection, states, .. } = balancing;
         let tier = selection.tier(random);
         let views = &mut selection.tiers.get_mut(tier)?.views;
-        if spec.balancer.algorithm().needs_load() {
+        if spec.endpoints.algorithm().needs_load() {
             // Load changes with every request; the others do not look at it.
-            views
-                .iter_mut()
-                .zip(&self.endpoints)
-                .for_each(|(view, e)| view.load = e.load(spec.balancer.algorithm(), now));
+            views.iter_mut().zip(&*endpoints).for_each(|(view, e)| view.load = e.load(spec.endpoints.algorithm(), now));
         }
         let none = TriedSet::default();
-        let at = spec.balancer.pick(&mut states[tier], views, key, random, &none)?;
+        let at = set.balancer.pick(&mut states[tier], views, key, random, &none)?;
         if !selection.ramping.is_empty() && selection.defers(at, key.unwrap_or(random), &spec.resilience.returning, now)
         {
             let mut slow = TriedSet::default();
             slow.insert(at);
             let views = &selection.tiers[tier].views;
-            return spec.balancer.pick(&mut states[tier], views, key, random, &slow).or(Some(at));
+            return set.balancer.pick(&mut states[tier], views, key, random, &slow).or(Some(at));
         }
         Some(at)
     }
@@ -321,21 +351,21 @@ impl<I: Io> Service<I> {
     fn another(
         &self,
         spec: &snapshot::Service,
-        balancing: &mut Balancing,
+        balancing: &mut Balancing<I>,
         key: Option<u64>,
         random: u64,
         tried: &TriedSet,
     ) -> Option<usize> {
-        let Balancing { selection, states, .. } = balancing;
+        let Balancing { set, endpoints, selection, states, .. } = balancing;
         let mut suspects = *tried;
-        let failing = self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
+        let failing = endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
         failing.for_each(|(at, _)| _ = tried.has(at) || suspects.insert(at));
         let tier = selection.tier(random);
         let views = selection.tiers.get(tier).map(|tier| &tier.views);
         let own = views.filter(|_| !selection.panic);
         let sets = [own, Some(&selection.healthy), views];
         let mut pick = |views: &Vec<View>, but: &TriedSet| {
-            spec.balancer.pick(&mut states[tier], views, key, random.rotate_left(7), but)
+            set.balancer.pick(&mut states[tier], views, key, random.rotate_left(7), but)
         };
         let all = || sets.iter().copied().flatten();
         let found = all().find_map(|views| pick(views, &suspects));
@@ -346,10 +376,11 @@ impl<I: Io> Service<I> {
 
     /// Computes anew who may be asked.
     #[cold]
-    fn select(&self, spec: &snapshot::Service, balancing: &mut Balancing, now: Now) {
-        let mut members = Vec::with_capacity(spec.endpoints.len());
-        let mut endpoints = spec.endpoints.iter();
-        let names = spec.endpoints.iter().map(|endpoint| &*endpoint.authority);
+    fn select(&self, spec: &snapshot::Service, balancing: &mut Balancing<I>, now: Now) {
+        let set = balancing.set.clone();
+        let mut members = Vec::with_capacity(set.endpoints.len());
+        let mut endpoints = set.endpoints.iter();
+        let names = set.endpoints.iter().map(|endpoint| &*endpoint.authority);
         balancing.epoch = spec.state.read(names, |facts| {
             members.extend(endpoints.next().map(|endpoint| endpoint.member(*facts)));
         });
@@ -359,7 +390,7 @@ impl<I: Io> Service<I> {
         balancing.states.resize_with(tiers, || BalancerState::new(self.seed));
         // An endpoint that comes back has no past.
         let healthy = &balancing.selection.healthy;
-        let gone = self.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
+        let gone = balancing.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
         gone.for_each(|(endpoint, _)| endpoint.streak.set(Streak::default()));
     }
 
@@ -405,15 +436,16 @@ impl<I: Io> Service<I> {
     pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
         self.balancing.borrow_mut().budget.count(self.requests.take(), now);
         let Some(rules) = &spec.resilience.ejection.outliers else { return };
-        let windows: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
+        let endpoints = self.balancing.borrow().endpoints.clone();
+        let windows: Vec<_> = endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
         let due = windows.first().is_none_or(|window| window.is_over(now, rules));
         if !due {
             return;
         }
         for at in passive::outliers(&windows, rules) {
-            self.eject(spec, &self.endpoints[at], "far fewer successes than the others", now);
+            self.eject(spec, &endpoints[at], "far fewer successes than the others", now);
         }
-        self.endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
+        endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
     }
 
     /// Whether more than the threshold is out, so that all are asked (F27).
@@ -423,7 +455,7 @@ impl<I: Io> Service<I> {
 
     /// Closes idle connections that are too old.
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
-        self.endpoints.iter().for_each(|endpoint| {
+        self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
             endpoint.streams.expire(now, rules);
         });
@@ -431,7 +463,7 @@ impl<I: Io> Service<I> {
 
     /// Closes connections that have been idle for at least `ms`.
     pub fn close_idle(&self, now: Now, ms: u64) {
-        self.endpoints.iter().for_each(|endpoint| {
+        self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
             endpoint.pool.close_idle(now, ms);
             endpoint.streams.close_idle(now, ms);
         });
@@ -439,17 +471,44 @@ impl<I: Io> Service<I> {
 
     /// What the endpoints are doing.
     pub fn report(&self) -> Vec<EndpointReport> {
-        self.endpoints.iter().map(|endpoint| endpoint.report()).collect()
+        self.balancing.borrow().endpoints.iter().map(|endpoint| endpoint.report()).collect()
     }
 }
 
+/// The endpoints of a set: those that were there before at the same address, and new ones.
+fn join<I: Io>(
+    before: &[Rc<Endpoint<I>>],
+    set: &EndpointSet,
+    spec: &snapshot::Service,
+    stats: &ServiceHandle,
+) -> Vec<Rc<Endpoint<I>>> {
+    let known: AHashMap<_, _> = before.iter().map(|e| ((&*e.authority, e.address), e)).collect();
+    let tls = spec.tls.as_ref();
+    let kept = |e: &snapshot::Endpoint| {
+        known.get(&(&*e.authority, e.address)).filter(|known| known.is_as(e) && known.is_secured_by(tls)).copied()
+    };
+    let fresh = set.endpoints.iter().filter(|e| kept(e).is_none()).map(|e| &*e.authority);
+    let mut tags = stats.tags(fresh).into_iter();
+    let mut make = |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tls, tags.next()?)));
+    set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect()
+}
+
 impl<I: Io> Endpoint<I> {
-    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>) -> Self {
-        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(&spec.authority) });
+    /// Whether it sees what the specification says.
+    fn is_as(&self, spec: &snapshot::Endpoint) -> bool {
+        self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
+    }
+
+    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>, tag: Rc<EndpointTag>) -> Self {
+        // A certificate is for the name that was written, whichever of its addresses this is.
+        let name = if spec.host.is_empty() { &spec.authority } else { &spec.host };
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(name) });
         Self {
             secure,
             address: spec.address,
             authority: spec.authority.clone(),
+            host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
+            tag,
             pool: Pool::default(),
             streams: Streams::default(),
             active: Cell::new(0),
@@ -691,9 +750,8 @@ mod tests {
     use super::*;
     use crate::concurrency::Gate;
     use crate::net::mem::Mem;
-    use crate::snapshot::{HostRule, ServiceLimits};
+    use crate::snapshot::{Endpoints, HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
-    use crate::upstream::balance::Balancer;
     use crate::upstream::rules::Resilience;
     use crate::upstream::state::ServiceState;
 
@@ -704,8 +762,9 @@ mod tests {
         snapshot::Service {
             name: "up".into(),
             label: "up".into(),
-            balancer: Balancer::new(Algorithm::RoundRobin, &[endpoint.view()]),
-            endpoints: vec![endpoint],
+            endpoints: Endpoints::new(Algorithm::RoundRobin, vec![endpoint]),
+            sources: [].into(),
+            subset: Vec::new(),
             state: ServiceState::new([address]),
             hash_key: HashKey::ClientIp,
             host: HostRule::Preserve,
@@ -730,18 +789,18 @@ mod tests {
     fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
         let spec = make_spec(None);
         let service = make(&spec, None);
-        let (mut x, none) = (Exchange::default(), TriedSet::default());
+        let (mut x, mut none) = (Exchange::default(), TriedSet::default());
         assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
         let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &none, Now(0)).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &none, Now(0)).err().map(|failure| failure.reason);
+            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none, Now(0)).expect("room")).collect();
+        let refused = service.choose(&spec, &x, &mut none, Now(0)).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
         visits.pop();
-        assert!(service.choose(&spec, &x, &none, Now(0)).is_ok());
+        assert!(service.choose(&spec, &x, &mut none, Now(0)).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
         let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
         let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &none, Now(0)).is_ok(), "a limit of its own holds in its place");
+        assert!(limited.choose(&spec, &x, &mut none, Now(0)).is_ok(), "a limit of its own holds in its place");
     }
 
     #[test]
@@ -759,5 +818,34 @@ mod tests {
         assert!(ticket.granted().is_some());
         first.clear();
         assert_eq!((gate.report().limit, gate.report().in_flight), (2, 0));
+    }
+
+    #[test]
+    fn endpoints_come_and_go_between_requests() {
+        let spec = make_spec(None);
+        let service = make(&spec, None);
+        let (x, mut tried) = (Exchange::default(), TriedSet::default());
+        let (_, old) = service.choose(&spec, &x, &mut tried, Now(0)).expect("one");
+        tried.insert(0);
+        let at = |text: &str| snapshot::Endpoint::at(text.parse().expect("an address"));
+        assert!(spec.endpoints.replace(&[at("10.0.0.2:80"), at("10.0.0.1:80")]));
+        service.follow(&spec);
+        let second = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
+        let third = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
+        let kept = [&second.1, &third.1].into_iter().find(|visit| visit.authority == "10.0.0.1:80").expect("it");
+        assert!(Rc::ptr_eq(&kept.0, &old.0), "what stays is the same, with its load and its connections");
+        let tag = old.tag.clone();
+        let weak = Rc::downgrade(&old.0);
+        spec.endpoints.replace(&[at("10.0.0.3:80")]);
+        service.follow(&spec);
+        assert_eq!((service.len(), &*old.authority, old.active.get() > 0), (1, "10.0.0.1:80", true));
+        drop((second, third, old));
+        assert!(weak.upgrade().is_none(), "nobody keeps an endpoint that has gone");
+        let (_, new) = service.choose(&spec, &x, &mut tried, Now(0)).expect("the new one");
+        assert_ne!(new.tag.slot, tag.slot, "a finished request still names its own counters");
+        spec.endpoints.replace(&[]);
+        service.follow(&spec);
+        let none = service.choose(&spec, &x, &mut tried, Now(0)).err().map(|failure| failure.reason);
+        assert_eq!(none, Some(Reason::NoEndpoint));
     }
 }

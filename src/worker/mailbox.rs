@@ -27,6 +27,13 @@ pub enum Command {
     Commit(oneshot::Sender<()>),
     /// Forget what was made ready.
     Abort,
+    /// Services have other endpoints than before. Answered when they have been taken up.
+    Endpoints {
+        /// Whose.
+        changed: ChangedServices,
+        /// The answer.
+        done: oneshot::Sender<()>,
+    },
     /// Copy the counters.
     Report(oneshot::Sender<Report>),
     /// Come to an end, step by step; the thread ends when accepting has ended and no connection is left.
@@ -65,6 +72,15 @@ pub struct Preparation {
     pub sockets: Vec<ListeningSocket>,
     /// Another access log, when the logging changed.
     pub access_log: Option<AccessLog>,
+}
+
+/// Services whose endpoints changed.
+#[derive(Clone, Debug)]
+pub enum ChangedServices {
+    /// Perhaps all.
+    All,
+    /// These, by their ids in the snapshot of this generation.
+    Some(u64, Arc<[u32]>),
 }
 
 /// What a worker tells.

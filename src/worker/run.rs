@@ -19,7 +19,7 @@ use monoio::io::AsyncReadRent;
 use tokio::sync::oneshot;
 
 use super::accept::{self, Closing, Socket};
-use super::mailbox::{Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
+use super::mailbox::{ChangedServices, Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
 use crate::concurrency::bell;
@@ -451,6 +451,13 @@ impl Shared {
             Command::Abort => {
                 self.env.abandon();
                 drop(self.prepared.take());
+            }
+            Command::Endpoints { changed, done } => {
+                match &changed {
+                    ChangedServices::All => self.env.follow(0, None),
+                    ChangedServices::Some(generation, ids) => self.env.follow(*generation, Some(ids)),
+                }
+                let _ = done.send(());
             }
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Drain(step) => self.drain(step),

@@ -28,7 +28,7 @@ pub fn snapshot(text: &str, generation: u64, previous: Option<&Snapshot>) -> Arc
         .unwrap_or_else(|diagnostics| panic!("{}\n{text}", diagnostics.render()));
     let resolve = |host: &str, port: u16| Some(SocketAddr::new(host.parse().ok()?, port));
     let policies = CompileEnv { workers: 1, random: 7 };
-    let inputs = Inputs { generation, policies, resolve, previous };
+    let inputs = Inputs { generation, policies, resolve: Some(resolve), previous };
     let compiled = compile(&loaded, &inputs);
     Arc::new(compiled.unwrap_or_else(|diagnostics| panic!("{}\n{text}", diagnostics.render())).0)
 }

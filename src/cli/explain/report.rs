@@ -363,18 +363,18 @@ fn ask(slot: &Slot, x: &mut Exchange, skipped: bool) -> (PolicyReport, Option<Re
 }
 
 fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64, x: &Exchange) -> ServiceReport {
-    let algorithm = spec.balancer.algorithm();
+    let (set, algorithm) = (spec.endpoints.get(), spec.endpoints.algorithm());
     let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x));
     // As a gateway would that has just started: nothing speaks against any endpoint.
-    let members: Vec<_> = spec.endpoints.iter().map(|endpoint| endpoint.member(Facts::default())).collect();
+    let members: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.member(Facts::default())).collect();
     let rules = &spec.resilience;
     let selection = Selection::of(&members, &rules.selection, &rules.returning, Now::default());
     let views = selection.tiers.first().map(|tier| &tier.views[..]).unwrap_or_default();
     let none = TriedSet::default();
-    let picked = spec.balancer.pick(&mut BalancerState::new(0), views, key.flatten(), 0, &none);
-    let best = spec.endpoints.iter().filter(|e| e.address.is_some()).map(|endpoint| endpoint.priority).min();
+    let picked = set.balancer.pick(&mut BalancerState::new(0), views, key.flatten(), 0, &none);
+    let best = set.endpoints.iter().filter(|e| e.address.is_some()).map(|endpoint| endpoint.priority).min();
     let rule = route.host.as_ref().unwrap_or(&spec.host);
-    let endpoints = spec.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
+    let endpoints = set.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
         authority: endpoint.authority.clone(),
         weight: endpoint.weight,
         picked: picked == Some(at),
@@ -383,7 +383,7 @@ fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64
             Some(_) if Some(endpoint.priority) != best => "a tier before its own is well",
             Some(_) if !views[at].healthy => "another zone",
             Some(_) if picked != Some(at) && key == Some(None) => WhyNot::NotItsTurn.text(),
-            Some(_) => spec.balancer.why_not(views, picked, at, &none).text(),
+            Some(_) => set.balancer.why_not(views, picked, at, &none).text(),
         },
         host: text(forward::host(x, rule, &endpoint.authority)),
     });

@@ -1,6 +1,7 @@
 //! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
+mod discovery;
 mod endpoint_tls;
 mod policies;
 mod resilience;
@@ -31,8 +32,9 @@ pub struct Inputs<'a> {
     pub generation: u64,
     /// For policies.
     pub policies: CompileEnv,
-    /// Finds the address of a name; None when there is none now.
-    pub resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
+    /// Finds the address of a name, for those who want to know without running anything; a gateway looks names up
+    /// while it runs.
+    pub resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     /// What serves at present: limits and tables of the same identity go on.
     pub previous: Option<&'a Snapshot>,
 }
@@ -71,6 +73,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         routes,
         default_route,
         services: services.into_services(),
+        discovery: Arc::new(discovery::settings(&config.discovery)),
         effective: loaded.effective(),
     };
     Ok((snapshot, diagnostics))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::route::fixed_answer;
-use super::{Inputs, endpoint_tls, resilience};
+use super::{Inputs, discovery, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
 use crate::limits::FIELDS_CEILING;
@@ -13,10 +13,11 @@ use crate::proto::proxy_protocol::Version;
 use crate::schema::types::{Endpoint as Place, KeySource, ScalarType, Scheme, ServiceUrl};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::{
-    Endpoint, Fallback, HashKey, HostRule, Protocol, Service, ServiceLimits, ServiceRules, Snapshot,
+    Endpoint, Endpoints, Fallback, Family, HashKey, HostRule, Lookup, Protocol, Service, ServiceLimits, ServiceRules,
+    Snapshot, Source,
 };
 use crate::tls::ClientTls;
-use crate::upstream::balance::{self, Balancer, ENDPOINTS_MAX};
+use crate::upstream::balance::{self, ENDPOINTS_MAX};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
 use crate::upstream::rules::Resilience;
@@ -27,7 +28,7 @@ use crate::upstream::sticky::Sticky;
 pub(super) struct Services<'a> {
     written: &'a [Spanned<model::Service>],
     zone: &'a str,
-    resolve: fn(&str, u16) -> Option<std::net::SocketAddr>,
+    resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     previous: Option<&'a Snapshot>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
@@ -52,13 +53,13 @@ impl<'a> Services<'a> {
                 let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
                 services.tls.extend(tls.map(|tls| (name.to_owned(), tls)));
             }
-            let endpoints = services.endpoints(written, diagnostics);
-            if endpoints.len() > ENDPOINTS_MAX {
+            let sources = services.sources(written, diagnostics);
+            if sources.len() > ENDPOINTS_MAX {
                 let message = format!("a service has at most {ENDPOINTS_MAX} endpoints");
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(name, &Common::of(written, services.zone), endpoints, &written.load_balancer);
+            services.add(name, &Common::of(written, services.zone), sources, &written.load_balancer);
         }
         services
     }
@@ -116,7 +117,9 @@ impl<'a> Services<'a> {
     ) -> Option<u32> {
         let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
         match (known, url) {
-            (Some(service), Some(url)) if service.endpoints.is_empty() => self.by_url(url, balancer, diagnostics),
+            (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
+                self.by_url(url, balancer, diagnostics)
+            }
             (Some(service), _) => self.variant(service, balancer, subset, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
@@ -138,12 +141,10 @@ impl<'a> Services<'a> {
             return Some(*id);
         }
         let balancer = own.unwrap_or(&written.load_balancer);
-        let mut endpoints = self.endpoints(written, diagnostics);
-        let has = |endpoint: &Endpoint, wanted: (&str, &str)| {
-            endpoint.metadata.iter().any(|(key, value)| (key.as_str(), value.as_str()) == wanted)
-        };
-        endpoints.retain(|endpoint| subset.iter().all(|wanted| has(endpoint, *wanted)));
-        Some(self.add(&identity, &Common::of(written, self.zone), endpoints, balancer))
+        let sources = self.sources(written, diagnostics);
+        let mut common = Common::of(written, self.zone);
+        common.subset = subset.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Some(self.add(&identity, &common, sources, balancer))
     }
 
     fn by_url(
@@ -164,9 +165,10 @@ impl<'a> Services<'a> {
             let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
             self.tls.insert(authority.clone(), tls);
         }
-        let endpoint = self.endpoint(&url.endpoint, url.span, diagnostics);
+        let source = self.source(&url.endpoint, url.span, diagnostics);
         let common = Common {
             label: &authority,
+            subset: Vec::new(),
             host: HostRule::Preserve,
             rules: ServiceRules::default(),
             resilience: Resilience::default(),
@@ -177,48 +179,60 @@ impl<'a> Services<'a> {
             proxy_protocol: None,
         };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
-        Some(self.add(&authority, &common, vec![endpoint], balancer.unwrap_or(&round_robin)))
+        Some(self.add(&authority, &common, vec![source], balancer.unwrap_or(&round_robin)))
     }
 
-    fn endpoints(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Endpoint> {
-        let all = written.endpoints.iter();
-        let one = |e: &Spanned<model::EndpointConfig>| Endpoint {
-            weight: e.weight.get() as u32,
-            priority: e.priority.get() as u32,
-            zone: e.zone.clone().unwrap_or_default(),
-            metadata: e.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect(),
-            ..self.endpoint(&e.address, e.address.span, diagnostics)
+    fn sources(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Source> {
+        let one = |e: &Spanned<model::EndpointConfig>| {
+            let mut source = self.source(&e.address, e.address.span, diagnostics);
+            source.endpoint.weight = e.weight.get() as u32;
+            source.endpoint.priority = e.priority.get() as u32;
+            source.endpoint.zone = e.zone.clone().unwrap_or_default();
+            source.endpoint.metadata =
+                e.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect();
+            source
         };
-        all.map(one).collect()
+        let written_out = written.endpoints.iter().map(one).collect::<Vec<_>>().into_iter();
+        written_out.chain(written.discovery.iter().filter_map(|discover| discovery::source(discover))).collect()
     }
 
-    fn endpoint(&self, place: &Place, span: Span, diagnostics: &mut Diagnostics) -> Endpoint {
-        let authority = place.show();
-        let address = place.socket_addr().or_else(|| (self.resolve)(&place.host, place.port));
-        if address.is_none() {
-            let message = format!("`{}` does not resolve now; the endpoint is left out", place.host);
-            diagnostics.report(codes::UNRESOLVED, span, message);
+    /// An address, or a name that is looked up.
+    fn source(&self, place: &Place, span: Span, diagnostics: &mut Diagnostics) -> Source {
+        let mut endpoint = Endpoint { authority: place.show(), address: place.socket_addr(), ..Endpoint::default() };
+        if endpoint.address.is_some() {
+            return Source { endpoint, lookup: None };
         }
-        Endpoint { authority, address, ..Endpoint::default() }
+        if let Some(resolve) = self.resolve {
+            endpoint.address = resolve(&place.host, place.port);
+            if endpoint.address.is_none() {
+                let message =
+                    format!("`{}` does not resolve now; requests go to other endpoints until it does", place.host);
+                diagnostics.report(codes::UNRESOLVED, span, message);
+            }
+        }
+        let lookup = Lookup::Name { name: place.host.clone(), port: place.port, family: Family::Auto };
+        Source { endpoint, lookup: Some(lookup) }
     }
 
     fn add(
         &mut self,
         identity: &str,
         common: &Common<'_>,
-        endpoints: Vec<Endpoint>,
+        sources: Vec<Source>,
         balancer: &model::LoadBalancer,
     ) -> u32 {
         let id = self.compiled.len() as u32;
         self.ids.insert(identity.to_owned(), id);
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
-        let state = self.state(common.label, &endpoints);
+        let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources, &common.subset);
+        let state = self.state(common.label, &endpoints.get().endpoints);
         self.compiled.push(Service {
             name: identity.to_owned(),
             state,
             label: common.label.to_owned(),
-            balancer: build_balancer(balancer.algorithm, &endpoints),
             endpoints,
+            sources: sources.into(),
+            subset: common.subset.clone(),
             hash_key: hash_key(balancer),
             host: common.host.clone(),
             rules: common.rules.clone(),
@@ -233,6 +247,28 @@ impl<'a> Services<'a> {
             limits,
         });
         id
+    }
+
+    /// Where the endpoints lie: what was found for the same sources before stays. Where there was nothing, addresses are
+    /// there at once, and names as long as nobody has looked them up.
+    fn place(
+        &self,
+        identity: &str,
+        algorithm: balance::Algorithm,
+        sources: &[Source],
+        subset: &[(String, String)],
+    ) -> Arc<Endpoints> {
+        let before = self.previous.and_then(|snapshot| snapshot.services.iter().find(|s| s.name == identity));
+        match before {
+            Some(before) if before.endpoints.algorithm() == algorithm && *before.sources == *sources => {
+                before.endpoints.clone()
+            }
+            _ => {
+                let written = sources.iter().map(|source| &source.endpoint);
+                let wanted = written.filter(|endpoint| !endpoint.authority.is_empty() && endpoint.says(subset));
+                Endpoints::new(algorithm, wanted.cloned().collect())
+            }
+        }
     }
 
     /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
@@ -257,6 +293,8 @@ impl<'a> Services<'a> {
 /// What all variants of a service have in common.
 struct Common<'a> {
     label: &'a str,
+    /// Only endpoints that say all of this of themselves.
+    subset: Vec<(String, String)>,
     host: HostRule,
     rules: ServiceRules,
     resilience: Resilience,
@@ -289,7 +327,8 @@ impl<'a> Common<'a> {
         let breaker = written.circuit_breaker.as_ref();
         let sticky = written.sticky.as_ref().map(|sticky| resilience::sticky(sticky, written.name.as_str()));
         let check = written.health_check.as_ref().map(|check| Arc::new(resilience::check(check)));
-        Self { label: written.name.as_str(), host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
+        let (subset, label) = (Vec::new(), written.name.as_str());
+        Self { subset, label, host, rules, resilience, check, sticky, breaker, terms, proxy_protocol }
     }
 }
 
@@ -302,8 +341,8 @@ fn describe(balancer: &model::LoadBalancer) -> String {
     format!("{}{key}", balancer.algorithm.as_str())
 }
 
-fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
-    let algorithm = match algorithm {
+fn algorithm(algorithm: Algorithm) -> balance::Algorithm {
+    match algorithm {
         Algorithm::RoundRobin => balance::Algorithm::RoundRobin,
         Algorithm::WeightedRoundRobin => balance::Algorithm::WeightedRoundRobin,
         Algorithm::LeastConnections => balance::Algorithm::LeastConnections,
@@ -312,9 +351,7 @@ fn build_balancer(algorithm: Algorithm, endpoints: &[Endpoint]) -> Balancer {
         Algorithm::Random => balance::Algorithm::Random,
         Algorithm::IpHash => balance::Algorithm::IpHash,
         Algorithm::ConsistentHash => balance::Algorithm::ConsistentHash,
-    };
-    let views: Vec<_> = endpoints.iter().map(Endpoint::view).collect();
-    Balancer::new(algorithm, &views)
+    }
 }
 
 fn hash_key(balancer: &model::LoadBalancer) -> HashKey {

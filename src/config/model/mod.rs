@@ -1,5 +1,6 @@
 //! The native schema. One declaration per mapping gives type, decoder, defaults, JSON Schema and reference page.
 
+mod discovery;
 mod endpoint_tls;
 mod listener;
 mod observe;
@@ -10,6 +11,7 @@ mod service;
 mod tls;
 mod tunnel;
 
+pub use discovery::{Consistency, Consul, Discover, Discovery, Dns, Family, Kubernetes};
 pub use endpoint_tls::EndpointTls;
 pub use listener::{Limits, ListenProtocol, Listener, PathPolicy, Wire};
 pub use observe::{AccessLog, AccessLogFormat, LogFormat, LogLevel, LogTarget, Logging, Metrics};
@@ -39,6 +41,8 @@ config_struct! {
         listeners: Vec<Spanned<Listener>> = "[]",
         /// What requests are sent to, by name.
         services: Vec<Spanned<Service>> = "[]",
+        /// Where endpoints are looked up, for services that have them looked up.
+        discovery: Discovery = "{}",
         /// Which requests go where.
         routes: Vec<Spanned<Route>> = "[]",
         /// How the route is chosen when several match (C31).

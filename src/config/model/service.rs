@@ -1,5 +1,6 @@
 //! `services`.
 
+use super::discovery::Discover;
 use super::endpoint_tls::EndpointTls;
 use super::resilience::{CircuitBreaker, EjectionConfig, Fallback, HealthCheck, PanicConfig, Retries, StickyConfig};
 use super::tunnel::ProxyVersion;
@@ -14,8 +15,11 @@ config_struct! {
     pub struct Service {
         /// Its name, by which routes refer to it.
         name: Spanned<Name>,
-        /// Where it runs. A bare `host:port` means `{address: …}`. Without endpoints its requests get 503 (R106).
+        /// Where it runs. A bare `host:port` means `{address: …}`. A name stands for all of its addresses, and is
+        /// looked up again when its time to live has passed. Without endpoints its requests get 503 (R106).
         endpoints: Vec<Spanned<EndpointConfig>> = "[]",
+        /// Where further endpoints are looked up while the gateway runs (R225-R230).
+        discovery: Vec<Spanned<Discover>> = "[]",
         /// How an endpoint is chosen. A bare word means `{algorithm: …}`.
         load_balancer: LoadBalancer = "round_robin",
         /// The `Host` that endpoints see: `preserve` keeps the client's, `upstream` is the endpoint's address, anything

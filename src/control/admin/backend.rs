@@ -27,6 +27,8 @@ pub trait AdminBackend: Send + Sync {
     fn services(&self) -> Answer<'_, Value>;
     /// The endpoints of a service; None when there is no such service.
     fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>>;
+    /// The last changes of endpoints and lookups, oldest first.
+    fn events(&self) -> Value;
     /// All circuit breakers.
     fn breakers(&self) -> Value;
     /// Closes a circuit breaker. Returns its state then; None when there is none of that name.

@@ -9,6 +9,7 @@
 //! | `POST /config/reload` | 200 with the changes, or 422 with the diagnostics; the old one serves on (A30) |
 //! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
+//! | `GET /events` | what changed lately about endpoints and where they come from |
 //! | `GET /circuit-breakers`, `POST /circuit-breakers/{service}/reset` | states of circuit breakers; closes one (R127)
 //! |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
@@ -18,6 +19,7 @@
 
 pub mod backend;
 mod config;
+mod events;
 pub mod guard;
 mod health;
 mod listener;
@@ -152,6 +154,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/circuit-breakers/{service}/reset", post(services::reset_breaker))
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
+        .route("/events", get(events::get))
         .route("/workers", get(workers::get))
         .route("/policies", get(policies::get))
         .route("/version", get(version::get))

@@ -70,6 +70,10 @@ impl AdminBackend for Fake {
         Box::pin(async move { (service == "a/b").then(|| json!([])) })
     }
 
+    fn events(&self) -> Value {
+        json!([])
+    }
+
     fn breakers(&self) -> Value {
         json!([])
     }
@@ -135,6 +139,7 @@ async fn every_resource_answers() {
         ("/config", r#""generation":1"#),
         ("/services", r#""name":"users""#),
         ("/services/a%2Fb/endpoints", "[]"),
+        ("/events", "[]"),
         ("/workers", "[]"),
         ("/policies", "[]"),
         ("/version", r#""version":"0.1.0""#),

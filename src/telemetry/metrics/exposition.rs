@@ -51,8 +51,23 @@ pub struct ControlFacts {
     pub workers: Vec<WorkerFate>,
     /// The memory against its limit.
     pub memory: MemoryFacts,
+    /// Where endpoints come from.
+    pub discovery: DiscoveryFacts,
     /// Certificates of listeners.
     pub certificates: Vec<CertificateFacts>,
+}
+
+/// What is known of the lookups of endpoints (R225-R230).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryFacts {
+    /// How many lookups there are, by kind and state. Both are words of the program.
+    pub lookups: Vec<(&'static str, &'static str, u64)>,
+    /// Answers that were good.
+    pub answers: u64,
+    /// Lookups that failed.
+    pub failures: u64,
+    /// Sets of endpoints that were replaced.
+    pub sets: u64,
 }
 
 /// A certificate that clients are shown.
@@ -240,6 +255,7 @@ impl Exposition {
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
         memory_families(&mut page, &control.memory);
+        discovery_families(&mut page, &control.discovery);
         process_families(&mut page, process);
         page.into_text()
     }
@@ -533,6 +549,24 @@ fn memory_families(page: &mut Page, facts: &MemoryFacts) {
         ("ringway_memory_level", "0 ample, 1 connections close (90 %), 2 requests are refused (95 %).", facts.level),
     ] {
         page.family(name, "gauge", help);
+        page.count(&[], value);
+    }
+}
+
+fn discovery_families(page: &mut Page, facts: &DiscoveryFacts) {
+    if facts.lookups.is_empty() {
+        return;
+    }
+    page.family("ringway_discovery_lookups", "gauge", "Lookups of endpoints, by kind and state.");
+    for (kind, state, count) in &facts.lookups {
+        page.count(&[("kind", kind), ("state", state)], *count);
+    }
+    for (name, help, value) in [
+        ("ringway_discovery_answers_total", "Lookups of endpoints that were answered.", facts.answers),
+        ("ringway_discovery_failures_total", "Lookups of endpoints that failed.", facts.failures),
+        ("ringway_discovery_updates_total", "Sets of endpoints that were replaced without a reload.", facts.sets),
+    ] {
+        page.family(name, "counter", help);
         page.count(&[], value);
     }
 }

@@ -16,13 +16,14 @@ pub mod snapshot;
 pub mod stats;
 mod totals;
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 
 use self::instruments::{Instruments, Tally};
 use self::snapshot::WorkerSnapshot;
 use self::stats::{CallStats, Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{EndpointTag, Exchange};
 use crate::http::grpc::{self, Call, Code};
 use crate::http::message::{Method, Version};
 use crate::time::Now;
@@ -48,13 +49,19 @@ pub struct WorkerMetrics {
     unmatched: Rc<RouteStats>,
 }
 
-/// The counters of one service, with those of its endpoints in the order of one snapshot's plan.
+/// The counters of one service, with those of its endpoints.
 ///
-/// A plan makes it once; the counters behind it outlive the plan when the next one asks for the same names.
+/// The counters behind it outlive the plan when the next one asks for the same names.
 #[derive(Clone)]
 pub struct ServiceHandle {
     stats: Rc<ServiceStats>,
-    endpoints: Box<[Rc<EndpointStats>]>,
+    endpoints: Rc<RefCell<Vec<Slot>>>,
+}
+
+/// The place of an endpoint's counters, given to another one when nobody has its tag any more.
+struct Slot {
+    stats: Rc<EndpointStats>,
+    tag: Weak<EndpointTag>,
 }
 
 impl WorkerMetrics {
@@ -87,10 +94,11 @@ impl WorkerMetrics {
     }
 
     /// The counters of a service and its endpoints, the same ones for the same names over any number of reloads.
-    /// `endpoints` are their labels, in the order that [`Exchange::endpoint`] counts.
+    /// `endpoints` are the labels of the first slots.
     pub fn service<'a>(&mut self, name: &str, endpoints: impl IntoIterator<Item = &'a str>) -> ServiceHandle {
         let stats = self.services.entry(name.to_owned(), |id| ServiceStats::new(name, id));
-        let endpoints = endpoints.into_iter().map(|label| stats.endpoint(label)).collect();
+        let slot = |label| Slot { stats: stats.endpoint(label), tag: Weak::new() };
+        let endpoints = Rc::new(RefCell::new(endpoints.into_iter().map(slot).collect()));
         ServiceHandle { stats, endpoints }
     }
 
@@ -158,9 +166,30 @@ impl ServiceHandle {
             return;
         }
         self.stats.upstream_status.add(exchange.upstream_status);
-        if let Some(endpoint) = exchange.endpoint.and_then(|at| self.endpoints.get(at as usize)) {
-            endpoint.durations.add(exchange.upstream_ns);
+        if let Some(tag) = &exchange.endpoint
+            && let Some(slot) = self.endpoints.borrow().get(tag.slot as usize)
+        {
+            slot.stats.durations.add(exchange.upstream_ns);
         }
+    }
+
+    /// Tags for these endpoints, each with a slot of its own. Looks once at all slots for free ones.
+    pub fn tags<'a>(&self, labels: impl IntoIterator<Item = &'a str>) -> Vec<Rc<EndpointTag>> {
+        let mut slots = self.endpoints.borrow_mut();
+        let mut from = 0;
+        let mut tag = |label: &str| {
+            let free = slots[from..].iter().position(|slot| slot.tag.strong_count() == 0);
+            let at = free.map_or(slots.len(), |at| from + at);
+            let tag = Rc::new(EndpointTag { authority: label.into(), slot: at as u32 });
+            let slot = Slot { stats: self.stats.endpoint(label), tag: Rc::downgrade(&tag) };
+            match slots.get_mut(at) {
+                Some(place) => *place = slot,
+                None => slots.push(slot),
+            }
+            from = at + 1;
+            tag
+        };
+        labels.into_iter().map(&mut tag).collect()
     }
 }
 

@@ -7,8 +7,12 @@ use super::*;
 use crate::error::Failure;
 use crate::http::grpc::{Call, Dress};
 
+fn tag(slot: u32) -> Option<std::rc::Rc<EndpointTag>> {
+    Some(EndpointTag { authority: "".into(), slot }.into())
+}
+
 fn exchange(method: Method, status: u16, upstream_status: u16) -> Exchange {
-    let mut exchange = Exchange { endpoint: Some(1), upstream_status, ..Exchange::default() };
+    let mut exchange = Exchange { endpoint: tag(1), upstream_status, ..Exchange::default() };
     exchange.request.method = method;
     exchange.response.status = status;
     exchange.started = Now::from_ms(1_000);
@@ -190,7 +194,7 @@ fn counts_survive_reloads_by_name() {
     let route = metrics.route("users", "/u/{id}");
     let service = metrics.service("users", ["10.0.0.2:80"]);
     let mut moved = exchange(Method::Get, 200, 200);
-    moved.endpoint = Some(0);
+    moved.endpoint = tag(0);
     metrics.finished(&route, Some(&service), &moved, Now::from_ms(1_004));
     let samples = parse(&render(&mut Exposition::new(false), &[report(&metrics)]));
     let series = r#"gateway_backend_duration_seconds_count{service="users",endpoint="10.0.0.2:80"}"#;

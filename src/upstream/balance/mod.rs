@@ -97,6 +97,8 @@ pub struct View {
 pub struct TriedSet {
     tried: [u32; TRIED_MAX],
     len: usize,
+    /// Of which endpoints.
+    of: u64,
 }
 
 impl TriedSet {
@@ -110,6 +112,14 @@ impl TriedSet {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Says that numbers are those of this set of endpoints from now on; those of another one mean nothing.
+    #[inline]
+    pub fn follow(&mut self, of: u64) {
+        if self.of != of {
+            *self = Self { of, ..Self::default() };
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the tests share: the gateway as a process, origins on threads, a client that shows exact bytes.
 
 pub mod client;
+pub mod dns;
 pub mod gateway;
 pub mod h2_origin;
 pub mod load;

@@ -112,6 +112,11 @@ impl Origin {
         Self::start(|seen| ok(seen.line()))
     }
 
+    /// The same at every address of the loopback network, on one port.
+    pub fn everywhere(script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::begin_at(SocketAddr::from(([0, 0, 0, 0], 0)), false, Box::new(script))
+    }
+
     /// As [`Self::fixed`], at an address where there was one before.
     pub fn fixed_at(address: SocketAddr, body: &str) -> Self {
         let body = body.to_owned();

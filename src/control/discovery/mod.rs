@@ -1,0 +1,457 @@
+//! Where endpoints come from while the gateway runs (R225-R230, F30-F32).
+//!
+//! Each different lookup of the configuration has one task on the control thread, whoever uses it: a [`provider`] that
+//! tells what there is now, or why it cannot tell. What it tells is kept ([`state`]); a second task makes the sets of the
+//! services concerned from it, puts them where workers find them, and tells the workers, which take them up between two
+//! requests. Nothing of this waits for a worker's request, and no request waits for it.
+//!
+//! A start or a reload waits for first answers, for a bounded time, and goes on without those that do not come.
+
+pub mod cluster;
+pub mod consul;
+pub mod dns;
+pub mod file;
+pub mod http;
+pub mod kubernetes;
+pub mod provider;
+pub mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout_at};
+
+use self::consul::ConsulProvider;
+use self::dns::{NameProvider, Names, SrvProvider};
+use self::file::FileProvider;
+use self::kubernetes::KubernetesProvider;
+use self::provider::{Member, Patience, Provider, Trouble};
+use self::state::{Change, Condition, Events, Known};
+use super::fleet::Fleet;
+use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
+use crate::telemetry::log;
+use crate::telemetry::metrics::exposition::DiscoveryFacts;
+use crate::time::Now;
+use crate::upstream::balance::ENDPOINTS_MAX;
+use crate::worker::mailbox::ChangedServices;
+
+/// All lookups.
+pub struct Discovery {
+    state: Mutex<State>,
+    /// There are answers that are not in the services yet.
+    news: Notify,
+    /// A lookup has its first answer.
+    first: Notify,
+}
+
+struct State {
+    settings: Arc<snapshot::Discovery>,
+    names: Arc<Names>,
+    lookups: BTreeMap<Lookup, Running>,
+    /// Lookups whose answers are not in the services yet.
+    changed: BTreeSet<Lookup>,
+    /// Which services of a snapshot use a lookup.
+    users: Users,
+    events: Events,
+    counts: Counts,
+    random: u64,
+}
+
+struct Running {
+    task: AbortHandle,
+    patience: Patience,
+    known: Known,
+}
+
+/// Which services use which lookup.
+#[derive(Default)]
+struct Users {
+    generation: u64,
+    of: BTreeMap<Lookup, Vec<u32>>,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    answers: u64,
+    failures: u64,
+    sets: u64,
+}
+
+impl Discovery {
+    /// Nothing is looked up yet. `random` spreads pauses.
+    pub fn new(random: u64) -> Arc<Self> {
+        let settings = Arc::new(snapshot::Discovery::default());
+        let state = State {
+            names: Names::new(&settings.dns),
+            settings,
+            lookups: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            users: Users::default(),
+            events: Events::default(),
+            counts: Counts::default(),
+            random,
+        };
+        Arc::new(Self { state: Mutex::new(state), news: Notify::new(), first: Notify::new() })
+    }
+
+    /// Looks up what a snapshot needs, beside what is looked up already, and fills its services with what is known
+    /// when the first answers are there or the time for them has passed.
+    pub async fn prepare(self: &Arc<Self>, snapshot: &Snapshot) {
+        let wanted = lookups(snapshot);
+        if wanted.is_empty() {
+            return;
+        }
+        self.begin(snapshot, &wanted);
+        let deadline = Instant::now() + Duration::from_millis(snapshot.discovery.wait_ms);
+        loop {
+            let told = self.first.notified();
+            let mut told = std::pin::pin!(told);
+            told.as_mut().enable();
+            if !self.is_waiting(&wanted) || timeout_at(deadline, told).await.is_err() {
+                break;
+            }
+        }
+        self.fill(snapshot, None);
+    }
+
+    /// A snapshot serves: forgets what only others needed, and catches up with what came while it was prepared.
+    pub async fn settle(&self, snapshot: &Snapshot, fleet: &Fleet) {
+        let wanted = lookups(snapshot);
+        {
+            let mut state = self.state();
+            state.lookups.retain(|lookup, running| {
+                let stays = wanted.contains(lookup);
+                if !stays {
+                    running.task.abort();
+                }
+                stays
+            });
+            state.users = Users::of(snapshot);
+        }
+        if !self.fill(snapshot, None).is_empty() {
+            fleet.endpoints_changed(ChangedServices::All).await;
+        }
+    }
+
+    /// Carries answers to the workers, for ever.
+    pub async fn publish<F: AsRef<Fleet>>(self: Arc<Self>, fleet: Arc<F>) {
+        loop {
+            self.news.notified().await;
+            let fleet = (*fleet).as_ref();
+            let snapshot = fleet.snapshot();
+            let concerned = self.state().take_concerned(&snapshot);
+            let changed = self.fill(&snapshot, Some(&concerned));
+            if !changed.is_empty() {
+                fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, changed.into())).await;
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, snapshot: &Snapshot, wanted: &BTreeSet<Lookup>) {
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.settings, snapshot.discovery.clone());
+        if before.dns != snapshot.discovery.dns {
+            state.names = Names::new(&snapshot.discovery.dns);
+        }
+        for lookup in wanted {
+            let known = match state.lookups.remove(lookup) {
+                Some(running) if is_same(lookup, &before, &snapshot.discovery) => {
+                    state.lookups.insert(lookup.clone(), running);
+                    continue;
+                }
+                // It is asked elsewhere from now on; what is known is not worth less for that.
+                Some(running) => {
+                    running.task.abort();
+                    running.known
+                }
+                None => Known::NOTHING,
+            };
+            let running = self.start(&mut state, lookup, known);
+            state.lookups.insert(lookup.clone(), running);
+        }
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State, lookup: &Lookup, known: Known) -> Running {
+        let (provider, patience) = state.provider(lookup);
+        let (this, about) = (Arc::downgrade(self), lookup.clone());
+        let seed = state.random();
+        let mut random = seed;
+        let tell = move |answer| {
+            if let Some(this) = this.upgrade() {
+                this.take(&about, answer);
+            }
+        };
+        let draw = move || {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            random >> 33
+        };
+        let task = tokio::spawn(provider::watch(provider, patience, draw, tell)).abort_handle();
+        Running { task, patience, known }
+    }
+
+    fn take(&self, lookup: &Lookup, answer: Result<Vec<Member>, Trouble>) {
+        let mut state = self.state();
+        let State { lookups, changed, events, counts, .. } = &mut *state;
+        let Some(running) = lookups.get_mut(lookup) else { return };
+        match &answer {
+            Ok(_) => counts.answers += 1,
+            Err(_) => counts.failures += 1,
+        }
+        let change = running.known.take(answer, &running.patience, Now::read());
+        let known = &running.known;
+        if change != Change::None {
+            tell(events, lookup, known, change);
+        }
+        if change == Change::Members {
+            changed.insert(lookup.clone());
+            self.news.notify_one();
+        }
+        self.first.notify_waiters();
+    }
+
+    /// Makes the sets of services from what is known: of these, or of all. Returns whose sets are others than before.
+    fn fill(&self, snapshot: &Snapshot, only: Option<&[u32]>) -> Vec<u32> {
+        let mut state = self.state();
+        let all = || (0..snapshot.services.len() as u32).collect::<Vec<_>>();
+        let ids = only.map_or_else(all, <[u32]>::to_vec);
+        let mut changed = Vec::new();
+        for id in ids {
+            let Some(service) = snapshot.services.get(id as usize) else { continue };
+            if service.sources.iter().all(|source| source.lookup.is_none()) {
+                continue;
+            }
+            let known = |lookup: &Lookup| state.lookups.get(lookup)?.known.members.clone();
+            let mut endpoints = endpoints(&service.sources, known);
+            endpoints.retain(|endpoint| endpoint.says(&service.subset));
+            let before = service.endpoints.get().endpoints.len();
+            if service.endpoints.replace(&endpoints) {
+                changed.push(id);
+                state.counts.sets += 1;
+                state.note_set(service, before, endpoints.len());
+                if service.is_whole() {
+                    service.state.set_endpoints(endpoints.iter().map(|endpoint| &*endpoint.authority), Now::read());
+                }
+            }
+        }
+        changed
+    }
+
+    fn is_waiting(&self, wanted: &BTreeSet<Lookup>) -> bool {
+        let state = self.state();
+        let waits = |lookup| state.lookups.get(lookup).is_some_and(|r| r.known.condition() == Condition::Waiting);
+        wanted.iter().any(waits)
+    }
+
+    /// How the sources of a service are doing.
+    pub fn sources(&self, service: &Service) -> Value {
+        let (state, now) = (self.state(), Now::read());
+        let source = |lookup: &Lookup| {
+            let nothing = Known::NOTHING;
+            let known = state.lookups.get(lookup).map_or(&nothing, |running| &running.known);
+            known.json(lookup.kind(), &lookup.text(), now)
+        };
+        Value::Array(service.sources.iter().filter_map(|s| s.lookup.as_ref()).map(source).collect())
+    }
+
+    /// For metrics.
+    pub fn facts(&self) -> DiscoveryFacts {
+        let state = self.state();
+        let mut counts: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+        for (lookup, running) in &state.lookups {
+            *counts.entry((lookup.kind(), running.known.condition().word())).or_default() += 1;
+        }
+        let lookups = counts.into_iter().map(|((kind, word), count)| (kind, word, count)).collect();
+        let Counts { answers, failures, sets } = state.counts;
+        DiscoveryFacts { lookups, answers, failures, sets }
+    }
+
+    /// Whether all lookups have good answers, and a line about those that have not; None where nothing is looked up.
+    pub fn check(&self) -> Option<(bool, String)> {
+        let state = self.state();
+        let current = |(_, running): &(&Lookup, &Running)| running.known.condition() == Condition::Current;
+        let (all, good) = (state.lookups.len(), state.lookups.iter().filter(current).count());
+        let bad = state.lookups.iter().filter(|one| !current(one)).take(3).map(|(lookup, running)| {
+            let known = &running.known;
+            let why = known.trouble.as_deref().unwrap_or("no answer yet");
+            format!("; {} {} is {}: {why}", lookup.kind(), lookup.text(), known.condition().word())
+        });
+        (all > 0).then(|| (good == all, format!("{good} of {all} lookups are current{}", bad.collect::<String>())))
+    }
+
+    /// The last changes, oldest first.
+    pub fn events(&self) -> Vec<Value> {
+        let state = self.state();
+        let event = |event: &state::Event| json!({ "unix_ms": event.unix_ms, "subject": event.subject, "what": event.what, "why": event.why });
+        state.events.all().map(event).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.state().lookups.values().for_each(|running| running.task.abort());
+    }
+}
+
+impl State {
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random ^ (self.random >> 29)
+    }
+
+    fn provider(&self, lookup: &Lookup) -> (Box<dyn Provider>, Patience) {
+        let names = || self.names.clone();
+        match lookup {
+            Lookup::Name { name, port, family } => {
+                let provider = NameProvider { names: names(), name: name.clone(), port: *port, family: *family };
+                (Box::new(provider), self.names.patience())
+            }
+            Lookup::Srv { name, family } => {
+                let provider = SrvProvider { names: names(), name: name.clone(), family: *family };
+                (Box::new(provider), self.names.patience())
+            }
+            Lookup::File { path } => (Box::new(FileProvider::new(path, names())), Patience::default()),
+            Lookup::Consul { service, tags, datacenter, namespace, passing_only } => {
+                let query = consul::Query {
+                    service: service.clone(),
+                    tags: tags.clone(),
+                    datacenter: datacenter.clone(),
+                    namespace: namespace.clone(),
+                    passing_only: *passing_only,
+                };
+                let provider = ConsulProvider::new(self.settings.consul.clone(), names(), query);
+                (Box::new(provider), Patience::default())
+            }
+            Lookup::Kubernetes { service, namespace, port } => {
+                let settings = self.settings.kubernetes.clone();
+                let provider = KubernetesProvider::new(settings, names(), service, namespace, port);
+                (Box::new(provider), Patience::default())
+            }
+        }
+    }
+
+    /// The services that lookups with news belong to.
+    fn take_concerned(&mut self, snapshot: &Snapshot) -> Vec<u32> {
+        if self.users.generation != snapshot.generation {
+            self.users = Users::of(snapshot);
+        }
+        let changed = std::mem::take(&mut self.changed);
+        let ids: BTreeSet<u32> = changed.iter().filter_map(|l| self.users.of.get(l)).flatten().copied().collect();
+        ids.into_iter().collect()
+    }
+
+    fn note_set(&mut self, service: &Service, before: usize, after: usize) {
+        if service.is_whole() {
+            self.events.add(service.label.clone(), "endpoints", format!("{before} endpoints became {after}"));
+        }
+    }
+}
+
+impl Users {
+    fn of(snapshot: &Snapshot) -> Self {
+        let mut of: BTreeMap<Lookup, Vec<u32>> = BTreeMap::new();
+        for (id, service) in snapshot.services.iter().enumerate() {
+            for lookup in service.sources.iter().filter_map(|source| source.lookup.as_ref()) {
+                of.entry(lookup.clone()).or_default().push(id as u32);
+            }
+        }
+        Self { generation: snapshot.generation, of }
+    }
+}
+
+/// Writes an event, and where an operator should know at once, a line of the log.
+fn tell(events: &mut Events, lookup: &Lookup, known: &Known, change: Change) {
+    let subject = format!("{} {}", lookup.kind(), lookup.text());
+    let condition = known.condition();
+    let why = match (&known.trouble, &known.members) {
+        (Some(trouble), _) => trouble.clone(),
+        (None, members) => format!("{} endpoints", members.as_deref().map_or(0, <[Member]>::len)),
+    };
+    match condition {
+        Condition::Stale => {
+            log::warn("a lookup fails, its last answer is used", &[("lookup", &subject), ("why", &why)])
+        }
+        Condition::Failed => log::warn("a lookup fails", &[("lookup", &subject), ("why", &why)]),
+        Condition::Current if change == Change::Condition => {
+            log::info("a lookup is well again", &[("lookup", &subject)])
+        }
+        Condition::Current | Condition::Waiting => {}
+    }
+    events.add(subject, condition.word(), why);
+}
+
+/// Whether a lookup is asked at the same place with both settings.
+fn is_same(lookup: &Lookup, one: &snapshot::Discovery, other: &snapshot::Discovery) -> bool {
+    match lookup {
+        Lookup::Name { .. } | Lookup::Srv { .. } | Lookup::File { .. } => one.dns == other.dns,
+        Lookup::Consul { .. } => one.consul == other.consul && one.dns == other.dns,
+        Lookup::Kubernetes { .. } => one.kubernetes == other.kubernetes,
+    }
+}
+
+fn lookups(snapshot: &Snapshot) -> BTreeSet<Lookup> {
+    let sources = snapshot.services.iter().flat_map(|service| service.sources.iter());
+    sources.filter_map(|source| source.lookup.clone()).collect()
+}
+
+/// The endpoints of a service. An endpoint that was written as a name and is not known yet is there without an address,
+/// so that it is seen to be missing. None is there twice.
+fn endpoints(sources: &[Source], known: impl Fn(&Lookup) -> Option<Arc<[Member]>>) -> Vec<Endpoint> {
+    let mut all: Vec<Endpoint> = Vec::new();
+    for source in sources {
+        let written = &source.endpoint;
+        let Some(lookup) = &source.lookup else {
+            all.push(written.clone());
+            continue;
+        };
+        match known(lookup) {
+            Some(members) => all.extend(members.iter().map(|member| join(written, member, members.len()))),
+            None if written.authority.is_empty() => {}
+            None => all.push(written.clone()),
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|endpoint| seen.insert(endpoint.authority.clone()));
+    all.truncate(ENDPOINTS_MAX);
+    all
+}
+
+/// What was written about an endpoint, and what was found. A name with one address is called as it was written.
+fn join(written: &Endpoint, found: &Member, count: usize) -> Endpoint {
+    let is_named = !written.authority.is_empty();
+    let metadata = if found.metadata.is_empty() { written.metadata.clone() } else { found.metadata.clone() };
+    Endpoint {
+        authority: if is_named && count == 1 { written.authority.clone() } else { found.address.to_string() },
+        host: if is_named { written.authority.clone() } else { found.host.clone() },
+        address: Some(found.address),
+        weight: found.weight.unwrap_or(written.weight).max(1),
+        priority: found.priority.unwrap_or(written.priority),
+        zone: found.zone.clone().unwrap_or_else(|| written.zone.clone()),
+        metadata,
+    }
+}
+
+/// The task that carries answers to the workers; ends with what it is dropped with.
+pub struct Publisher(JoinHandle<()>);
+
+impl Publisher {
+    /// Starts it.
+    pub fn start(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
