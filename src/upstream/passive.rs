@@ -48,9 +48,7 @@ impl Outcome {
             | Reason::UpstreamInvalid
             | Reason::UpstreamBadChunk
             | Reason::UpstreamHeaderTooLarge
-            | Reason::UpstreamTruncated
-            | Reason::UpstreamCertificate
-            | Reason::UpstreamHandshake => Outcome::Failed,
+            | Reason::UpstreamTruncated => Outcome::Failed,
             _ => Outcome::Nothing,
         }
     }

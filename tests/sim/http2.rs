@@ -331,7 +331,7 @@ fn run(seed: u64) -> usize {
     let (read, write, _control) = theirs.split();
     handle.spawn("client reads".into(), client.clone().read(read));
     handle.spawn("client writes".into(), client.clone().write(write, handle.clone()));
-    let ended = exec.run(END_MS, |alive| !alive.iter().any(|name| *name == "gateway"));
+    let ended = exec.run(END_MS, |alive| !alive.contains(&"gateway"));
     assert!(ended, "seed {seed}: still alive: {:?}", exec.alive());
     assert_eq!((env.active.get(), client.fatal.get()), (0, None), "seed {seed}");
     let mut whole = 0;
