@@ -40,6 +40,8 @@ impl Outcome {
             | Reason::ConnectFailed
             | Reason::ConnectTimeout
             | Reason::UpstreamReset
+            | Reason::UpstreamCertificate
+            | Reason::UpstreamHandshake
             | Reason::UpstreamClosed
             | Reason::UpstreamTimeout
             | Reason::RequestTimeout
@@ -174,8 +176,9 @@ mod tests {
     fn every_reason_says_something_or_nothing() {
         for reason in Reason::ALL {
             let outcome = Outcome::of((*reason).into(), false);
-            // A refused answer is judged by its status.
-            let blamed = reason.origin() == crate::error::Origin::Upstream && *reason != Reason::UpstreamStatus;
+            // A refused answer is judged by its status; a refused stream is an endpoint that goes in good order.
+            let judged_elsewhere = matches!(reason, Reason::UpstreamStatus | Reason::UpstreamRefused);
+            let blamed = reason.origin() == crate::error::Origin::Upstream && !judged_elsewhere;
             assert_eq!(outcome == Outcome::Failed, blamed, "{reason}");
         }
         let ours = Failure::with(Reason::ConnectFailed, "no local port left");
