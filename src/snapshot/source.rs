@@ -111,8 +111,6 @@ pub struct Discovery {
     pub kubernetes: Kubernetes,
     /// How long a start or a reload waits for the first answers, in milliseconds.
     pub wait_ms: u64,
-    /// Where states that operators set are kept; empty for nowhere.
-    pub state_file: String,
 }
 
 /// How names are resolved.

@@ -35,7 +35,6 @@ pub(super) fn settings(written: &model::Discovery) -> Discovery {
             context: written.kubernetes.context.clone().unwrap_or_default(),
         },
         wait_ms: written.wait.as_millis() as u64,
-        state_file: written.state_file.clone().unwrap_or_default(),
     }
 }
 

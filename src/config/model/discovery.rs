@@ -10,8 +10,6 @@ config_struct! {
         /// How long a start or a reload waits for the first answers. Then it goes on without those that are missing;
         /// they are taken up when they come (F30).
         wait: Duration<0> = "500ms",
-        /// Where states and weights that operators set by the admin API are kept, so that they outlive a restart.
-        state_file: Option<String>,
         /// How names are resolved: those of `endpoints`, `dns` and `srv`.
         dns: Dns = "{}",
         /// Where the Consul agent is. A bare URL means `{address: …}`.
