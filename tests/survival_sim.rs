@@ -134,7 +134,7 @@ impl World {
             assert!(!asked.is_empty(), "a tier with nobody in it");
             assert!(selection.panic || asked.iter().all(|at| outs[*at].is_none()), "asked though out, without panic");
         }
-        assert_eq!(selection.tiers.last().is_none_or(|tier| tier.below_percent == 100), true);
+        assert!(selection.tiers.last().is_none_or(|tier| tier.below_percent == 100));
         let ejected = outs.iter().filter(|out| matches!(out, Some(Out::Ejected(_)))).count();
         assert!(ejected * 2 <= self.names.len(), "{ejected} of {} ejected", self.names.len());
     }

@@ -76,6 +76,11 @@ impl Api {
 
     /// Asks. The answer is whatever came, good or bad.
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
+        // Boxed: a handshake's state is large, and its callers wait for most of their lives.
+        Box::pin(self.ask_unboxed(ask)).await
+    }
+
+    async fn ask_unboxed(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
         let connect = timeout(Duration::from_millis(DISCOVERY_CONNECT_MS), self.connect());
         let stream = connect.await.map_err(|_| self.trouble("no connection in time"))??;
         match &self.tls {

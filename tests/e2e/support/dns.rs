@@ -178,7 +178,7 @@ impl Shared {
                 Some(bytes)
             }
             Mode::AliasLoop => {
-                let next = if name.starts_with("loop-") { name[5..].to_owned() } else { format!("loop-{name}") };
+                let next = name.strip_prefix("loop-").map_or_else(|| format!("loop-{name}"), str::to_owned);
                 reply(0x8180, &[(name, 1, Record::Alias(next))])
             }
             Mode::Huge if kind == A && !over_tcp => reply(0x8380, &[]),
