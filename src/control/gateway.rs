@@ -22,7 +22,6 @@ use super::limits;
 use super::listening::{Listening, Shares};
 use super::source::{ConfigSource, Ready};
 use super::survival;
-use crate::limits::EVENTS_SHOWN_MAX;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::{Listener, Snapshot};
@@ -531,21 +530,7 @@ impl AdminBackend for Gateway {
 
     fn events(&self) -> Value {
         let snapshot = self.fleet.snapshot();
-        let mut all = self.discovery.events();
-        for service in snapshot.services.iter().filter(|service| service.is_whole()) {
-            let event = |event: crate::upstream::state::Event| {
-                let age_ms = time::Now::read().since_ns(event.at) / 1_000_000;
-                json!({
-                    "unix_ms": time::unix_ms().saturating_sub(age_ms), "subject": service.label, "endpoint": &*event.endpoint,
-                    "what": event.what, "why": event.why,
-                })
-            };
-            all.extend(service.state.events().into_iter().map(event));
-        }
-        all.sort_by_key(|event| event["unix_ms"].as_u64());
-        let surplus = all.len().saturating_sub(EVENTS_SHOWN_MAX);
-        all.drain(..surplus);
-        Value::Array(all)
+        survival::recent(&snapshot, self.discovery.events())
     }
 
     fn breakers(&self) -> Value {

@@ -144,9 +144,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let compat_names = ready.loaded.config.metrics.compat_names;
     let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, discovery, compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
-    let discovery = gateway.discovery().clone();
-    discovery.settle(&ready.snapshot, gateway.fleet()).await;
-    let publisher = Publisher::start(discovery.publish(gateway.clone()));
+    let publisher = gateway.discovery().clone().publish(gateway.clone(), gateway.fleet().snapshot());
     gateway.begin_checks(random_bits());
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
@@ -168,7 +166,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         upgrade: None,
         watchdog,
         revivals: Revivals::default(),
-        publisher,
+        publisher: Publisher::start(publisher),
     })
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::discovery;
+use crate::limits::EVENTS_SHOWN_MAX;
 use crate::snapshot::{Endpoint, Service, Snapshot};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{BreakerFacts, ServiceFacts};
@@ -67,6 +69,28 @@ pub(super) fn events(service: &Service) -> Value {
         })
     };
     Value::Array(service.state.events().iter().map(event).collect())
+}
+
+/// The last changes of all endpoints and of where they come from, oldest first.
+pub(super) fn recent(snapshot: &Snapshot, lookups: Vec<discovery::state::Event>) -> Value {
+    let (now, unix_ms) = (Now::read(), time::unix_ms());
+    let when = |at: Now| unix_ms.saturating_sub(now.since_ns(at) / 1_000_000);
+    let of_lookup = |e: discovery::state::Event| {
+        let (subject, what, why) = (e.subject, e.what, e.why);
+        json!({ "unix_ms": when(e.at), "subject": subject, "what": what, "why": why })
+    };
+    let mut all: Vec<Value> = lookups.into_iter().map(of_lookup).collect();
+    for service in snapshot.services.iter().filter(|service| service.is_whole()) {
+        let of_endpoint = |e: Event| {
+            let (subject, endpoint) = (&service.label, &*e.endpoint);
+            json!({ "unix_ms": when(e.at), "subject": subject, "endpoint": endpoint, "what": e.what, "why": e.why })
+        };
+        all.extend(service.state.events().into_iter().map(of_endpoint));
+    }
+    all.sort_by_key(|event| event["unix_ms"].as_u64());
+    let surplus = all.len().saturating_sub(EVENTS_SHOWN_MAX);
+    all.drain(..surplus);
+    Value::Array(all)
 }
 
 /// All breakers: of services, and of routes that have their own.

@@ -196,8 +196,8 @@ impl<I: Io> Service<I> {
     }
 
     /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
-    /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice nothing,
-    /// but that an attempt after this one is made at one of the new set.
+    /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice
+    /// nothing, but that an attempt after this one is made at one of the new set.
     pub fn follow(&self, spec: &snapshot::Service) {
         let set = spec.endpoints.get();
         let mut balancing = self.balancing.borrow_mut();

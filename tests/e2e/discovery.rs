@@ -22,7 +22,8 @@ fn quick(server: &NameServer) -> String {
 
 fn one_route(server: &NameServer, service: &str) -> String {
     format!(
-        "{}services:\n- {{name: up, {service}}}\nroutes:\n- {{path: /*, service: up}}\n- {{path: /here, respond: {{body: here}}}}\n",
+        "{}services:\n- {{name: up, {service}}}\nroutes:\n- {{path: /*, service: up}}\n\
+         - {{path: /here, respond: {{body: here}}}}\n",
         quick(server)
     )
 }

@@ -1,8 +1,8 @@
 //! Consul and Kubernetes as sources of endpoints, by a registry that speaks their documented protocols: blocking
 //! queries with an index, and lists with watches (R225, R227, C56).
 //!
-//! Neither can be installed from a registry here (Consul's module has replace directives and is not open source any more;
-//! a kube-apiserver is no Go module that installs), so these are their documented answers, not the programs.
+//! Neither program installs from a registry of packages (Consul's module does not resolve, and is not open source any
+//! more; a kube-apiserver is no Go module), so these are their documented answers, not the programs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -200,7 +200,8 @@ impl Shared {
 fn instance(address: &SocketAddr, ip: &str, status: &str) -> Value {
     json!({
         "Node": {"Node": "n", "Address": "127.0.0.9", "Datacenter": "dc1"},
-        "Service": {"ID": ip, "Service": "users", "Address": ip, "Port": address.port(), "Tags": ["v1"], "Meta": {"rack": "7"},
+        "Service": {"ID": ip, "Service": "users", "Address": ip, "Port": address.port(),
+            "Tags": ["v1"], "Meta": {"rack": "7"},
             "Weights": {"Passing": 2, "Warning": 1}},
         "Checks": [{"CheckID": "serfHealth", "Status": "passing"}, {"CheckID": "service", "Status": status}],
     })
@@ -234,7 +235,8 @@ fn consul_tells_changes_at_once_and_is_believed_while_it_is_gone() {
     let registry = Registry::start(at(&["127.0.0.1"]));
     let gateway = Gateway::start(&format!(
         "discovery: {{wait: 5s, consul: {{address: \"http://{}\", token: s3cret-token, consistency: stale}}}}\n\
-         services:\n- {{name: up, discovery: [{{consul: {{service: users, tags: [v1], datacenter: dc1}}, zone: z}}]}}\n{ROUTE}",
+         services:\n- {{name: up, discovery: \
+         [{{consul: {{service: users, tags: [v1], datacenter: dc1}}, zone: z}}]}}\n{ROUTE}",
         registry.address
     ));
     wait_resolved(&gateway, &["127.0.0.1"]);
@@ -285,11 +287,16 @@ fn slices_of_kubernetes_are_listed_watched_and_listed_anew() {
     let registry = Registry::start(json!({"a": slice("a", &origin, &[("127.0.0.1", true), ("127.0.0.9", false)])}));
     let dir = tempfile::tempdir().expect("a directory");
     let kubeconfig = dir.path().join("config");
-    std::fs::write(&kubeconfig, format!(
-        "current-context: t\ncontexts: [{{name: t, context: {{cluster: c, user: u, namespace: shop}}}}]\n\
-         clusters: [{{name: c, cluster: {{server: \"http://{}\"}}}}]\nusers: [{{name: u, user: {{token: pod-token}}}}]\n",
-        registry.address
-    )).expect("written");
+    std::fs::write(
+        &kubeconfig,
+        format!(
+            "current-context: t\ncontexts: [{{name: t, context: {{cluster: c, user: u, namespace: shop}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: \"http://{}\"}}}}]\n\
+         users: [{{name: u, user: {{token: pod-token}}}}]\n",
+            registry.address
+        ),
+    )
+    .expect("written");
     let gateway = Gateway::start(&format!(
         "discovery: {{wait: 5s, kubernetes: {{kubeconfig: {}}}}}\n\
          services:\n- {{name: up, discovery: [{{kubernetes: {{service: users, port: http}}}}]}}\n{ROUTE}",
@@ -299,7 +306,9 @@ fn slices_of_kubernetes_are_listed_watched_and_listed_anew() {
     let one = gateway.ask_admin("GET", "/services/up/endpoints").json()[0].clone();
     assert_eq!((&one["zone"], &one["metadata"]["pod"]), (&json!("eu-1a"), &json!("pod-127.0.0.1")));
     let (target, token) = registry.seen()[0].clone();
-    assert!(target.starts_with("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dusers&limit="));
+    let (path, query) = target.split_once('?').expect("a query");
+    assert_eq!(path, "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices");
+    assert!(query.starts_with("labelSelector=kubernetes.io%2Fservice-name%3Dusers&limit="), "{query}");
     assert_eq!(token, "Bearer pod-token");
     let load = Load::start(gateway.address, 1, 2, 0);
     eventually("it watches", || {
@@ -331,7 +340,8 @@ fn a_registry_that_is_not_there_stops_nothing() {
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("an address");
     let gateway = Gateway::start(&format!(
         "discovery: {{consul: \"http://{gone}\", kubernetes: {{kubeconfig: /nowhere}}}}\n\
-         services:\n- {{name: up, discovery: [{{consul: users}}, {{kubernetes: users}}]}}\n{ROUTE}- {{path: /here, respond: {{body: here}}}}\n"
+         services:\n- {{name: up, discovery: [{{consul: users}}, {{kubernetes: users}}]}}\n{ROUTE}\
+         - {{path: /here, respond: {{body: here}}}}\n"
     ));
     assert_eq!((gateway.get("/here").status, gateway.get("/").status), (200, 503));
     let source = wait_state(&gateway, "failed");

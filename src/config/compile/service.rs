@@ -249,8 +249,8 @@ impl<'a> Services<'a> {
         id
     }
 
-    /// Where the endpoints lie: what was found for the same sources before stays. Where there was nothing, addresses are
-    /// there at once, and names as long as nobody has looked them up.
+    /// Where the endpoints lie: what was found for the same sources before stays. Where there was nothing, addresses
+    /// are there at once, and names as long as nobody has looked them up.
     fn place(
         &self,
         identity: &str,

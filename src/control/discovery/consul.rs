@@ -281,7 +281,8 @@ mod tests {
     fn answers_are_read_as_the_api_gives_them() {
         let instance = |status: &str, service: &str| {
             format!(
-                r#"{{"Node":{{"Node":"n","Address":"10.1.1.1"}},"Service":{{"ID":"x",{service}}},"Checks":[{{"Status":"passing"}},{{"Status":"{status}"}}]}}"#
+                r#"{{"Node":{{"Node":"n","Address":"10.1.1.1"}},"Service":{{"ID":"x",{service}}},
+                "Checks":[{{"Status":"passing"}},{{"Status":"{status}"}}]}}"#
             )
         };
         let body = format!(
@@ -292,7 +293,8 @@ mod tests {
             ),
             instance(
                 "warning",
-                r#""Address":"10.0.0.2","Port":81,"Tags":null,"Meta":null,"Weights":{"Passing":3,"Warning":2},"Locality":{"Region":"r","Zone":"z"}"#
+                r#""Address":"10.0.0.2","Port":81,"Tags":null,"Meta":null,
+                "Weights":{"Passing":3,"Warning":2},"Locality":{"Region":"r","Zone":"z"}"#
             ),
             instance("critical", r#""Address":"10.0.0.3","Port":82"#),
             instance("passing", r#""Address":"10.0.0.4","Port":0"#),

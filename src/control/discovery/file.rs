@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(json[0].weight.get(), 2);
         assert!(parse("x", "[]").expect("no endpoint").is_empty());
         for wrong in ["", "a: 1", "- {adress: \"a:1\"}", "- 10.0.0.1", "- {address: \"a:1\", weight: 0}", "[1"] {
-            let error = parse("lists/a.yaml", wrong).map(drop).expect_err(wrong);
+            let error = parse("lists/a.yaml", wrong).map(|list| list.len()).expect_err(wrong);
             assert!(error.starts_with("lists/a.yaml: "), "{error}");
         }
         let long = "- 10.0.0.1:80\n".repeat(DISCOVERED_MAX + 1);

@@ -76,22 +76,17 @@ impl Api {
 
     /// Asks. The answer is whatever came, good or bad.
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
-        // Boxed: a handshake's state is large, and its callers wait for most of their lives.
-        Box::pin(self.ask_unboxed(ask)).await
-    }
-
-    async fn ask_unboxed(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
-        let connect = timeout(Duration::from_millis(DISCOVERY_CONNECT_MS), self.connect());
+        let connect = timeout(Duration::from_millis(DISCOVERY_CONNECT_MS), Box::pin(self.connect()));
         let stream = connect.await.map_err(|_| self.trouble("no connection in time"))??;
         match &self.tls {
-            None => self.exchange(stream, ask).await,
+            None => Box::pin(self.exchange(stream, ask)).await,
             Some(config) => {
                 let name = self.tls_name.clone().unwrap_or_else(|| self.host.clone());
                 let name = ServerName::try_from(name).map_err(|error| self.trouble(error))?;
                 let shake = TlsConnector::from(config.clone()).connect(name, stream);
-                let shaken = timeout(Duration::from_millis(DISCOVERY_CONNECT_MS), shake).await;
+                let shaken = timeout(Duration::from_millis(DISCOVERY_CONNECT_MS), Box::pin(shake)).await;
                 let stream = shaken.map_err(|_| self.trouble("no TLS in time"))?;
-                self.exchange(stream.map_err(|error| self.trouble(error))?, ask).await
+                Box::pin(self.exchange(stream.map_err(|error| self.trouble(error))?, ask)).await
             }
         }
     }

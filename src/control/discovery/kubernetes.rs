@@ -21,6 +21,8 @@ use crate::snapshot::Kubernetes;
 
 /// Slices of one service; Kubernetes puts 100 endpoints into each.
 const SLICES_MAX: usize = 1_024;
+/// What says which service a slice is of.
+const LABEL: &str = "kubernetes.io%2Fservice-name";
 /// Slices in one answer of a list.
 const PAGE: usize = 250;
 
@@ -101,7 +103,7 @@ impl KubernetesProvider {
         let Some(cluster) = &self.cluster else { return Err(Trouble::failed("no cluster")) };
         let namespace = if self.namespace.is_empty() { &cluster.namespace } else { &self.namespace };
         let path = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3D{}{query}",
+            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector={LABEL}%3D{}{query}",
             escape(namespace),
             escape(&self.service)
         );
@@ -407,7 +409,8 @@ mod tests {
         let ports =
             json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
         let value = json!({
-            "metadata": {"name": name, "resourceVersion": "5"}, "addressType": family, "endpoints": endpoints, "ports": ports,
+            "metadata": {"name": name, "resourceVersion": "5"}, "addressType": family,
+            "endpoints": endpoints, "ports": ports,
         });
         serde_json::from_value(value).expect("a slice")
     }
@@ -418,8 +421,8 @@ mod tests {
 
     #[test]
     fn ready_ones_first_then_those_that_serve_while_they_end() {
-        let ready = json!({"addresses": ["10.0.0.1", "10.9.9.9"], "conditions": {"ready": true}, "zone": "a", "nodeName": "n",
-            "targetRef": {"kind": "Pod", "name": "p"}});
+        let ready = json!({"addresses": ["10.0.0.1", "10.9.9.9"], "conditions": {"ready": true}, "zone": "a",
+            "nodeName": "n", "targetRef": {"kind": "Pod", "name": "p"}});
         let unknown = json!({"addresses": ["10.0.0.2"]});
         let ending =
             json!({"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}});

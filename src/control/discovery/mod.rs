@@ -1,9 +1,9 @@
 //! Where endpoints come from while the gateway runs (R225-R230, F30-F32).
 //!
 //! Each different lookup of the configuration has one task on the control thread, whoever uses it: a [`provider`] that
-//! tells what there is now, or why it cannot tell. What it tells is kept ([`state`]); a second task makes the sets of the
-//! services concerned from it, puts them where workers find them, and tells the workers, which take them up between two
-//! requests. Nothing of this waits for a worker's request, and no request waits for it.
+//! tells what there is now, or why it cannot tell. What it tells is kept ([`state`]); a second task makes the sets of
+//! the services concerned from it, puts them where workers find them, and tells the workers, which take them up between
+//! two requests. Nothing of this waits for a worker's request, and no request waits for it.
 //!
 //! A start or a reload waits for first answers, for a bounded time, and goes on without those that do not come.
 
@@ -21,7 +21,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout_at};
@@ -31,7 +31,7 @@ use self::dns::{NameProvider, Names, SrvProvider};
 use self::file::FileProvider;
 use self::kubernetes::KubernetesProvider;
 use self::provider::{Member, Patience, Provider, Trouble};
-use self::state::{Change, Condition, Events, Known};
+use self::state::{Change, Condition, Event, Events, Known};
 use super::fleet::Fleet;
 use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
 use crate::telemetry::log;
@@ -139,8 +139,10 @@ impl Discovery {
         }
     }
 
-    /// Carries answers to the workers, for ever.
-    pub async fn publish<F: AsRef<Fleet>>(self: Arc<Self>, fleet: Arc<F>) {
+    /// Carries answers to the workers, for ever, beginning with what came since `first` was prepared.
+    pub async fn publish<F: AsRef<Fleet>>(self: Arc<Self>, fleet: Arc<F>, first: Arc<Snapshot>) {
+        self.settle(&first, (*fleet).as_ref()).await;
+        drop(first);
         loop {
             self.news.notified().await;
             let fleet = (*fleet).as_ref();
@@ -285,10 +287,8 @@ impl Discovery {
     }
 
     /// The last changes, oldest first.
-    pub fn events(&self) -> Vec<Value> {
-        let state = self.state();
-        let event = |event: &state::Event| json!({ "unix_ms": event.unix_ms, "subject": event.subject, "what": event.what, "why": event.why });
-        state.events.all().map(event).collect()
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.all().cloned().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

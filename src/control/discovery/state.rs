@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::provider::{Member, Patience, Trouble};
 use crate::limits::DISCOVERY_EVENTS_MAX;
-use crate::time::{self, Now};
+use crate::time::Now;
 
 /// How a lookup is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +124,8 @@ pub struct Events(VecDeque<Event>);
 /// A change that an operator may want to know of.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Wall clock, in milliseconds since the Unix epoch.
-    pub unix_ms: u64,
+    /// When.
+    pub at: Now,
     /// What it is about: a lookup or a service.
     pub subject: String,
     /// What happened.
@@ -140,7 +140,7 @@ impl Events {
         if self.0.len() >= DISCOVERY_EVENTS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Event { unix_ms: time::unix_ms(), subject, what, why });
+        self.0.push_back(Event { at: Now::read(), subject, what, why });
     }
 
     /// All.
