@@ -16,6 +16,7 @@ const EXERCISED: &[&str] = &[
     "behind_a_proxy",
     "canary",
     "concurrency",
+    "discovery",
     "grpc",
     "headers",
     "http2",
@@ -342,6 +343,26 @@ fn grpc() {
     let codes = (0..3).map(|_| call("/grpc.health.v1.Health/Check", "application/grpc"));
     let codes: Vec<_> = codes.map(|answer| answer.header("grpc-status").map(str::to_owned)).collect();
     assert_eq!(codes[2].as_deref(), Some("8"), "{codes:?}");
+}
+
+#[test]
+fn discovery() {
+    let (one, two, reports) = (Origin::fixed("one"), Origin::fixed("two"), Origin::fixed("reports"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let list = dir.path().join("users.yaml");
+    let put = |text: String| {
+        let next = list.with_extension("next");
+        std::fs::write(&next, text).expect("written");
+        std::fs::rename(&next, &list).expect("renamed");
+    };
+    put(format!("- {}\n", one.address));
+    let gateway = Plan::example("discovery")
+        .env("USERS_LIST", list.display())
+        .env("REPORTS", format!("localhost:{}", reports.address.port()))
+        .start();
+    assert_eq!((gateway.get("/users/7").text(), gateway.get("/reports/1").text()), ("one".into(), "reports".into()));
+    put(format!("- {}\n", two.address));
+    eventually("the new list is used", || (gateway.get("/users/7").text() == "two").then_some(()));
 }
 
 #[test]
