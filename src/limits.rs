@@ -193,8 +193,11 @@ pub const BREAKER_OPEN_MS: u64 = 60_000;
 pub const BREAKER_TRIALS: u32 = 3;
 /// When a client should come back whose request met a half open breaker with all its trials under way.
 pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
-/// Failed attempts in a row, as one worker sees them, that eject an endpoint (`ejection.failures`; F23).
+/// Failed attempts in a row, over all workers, that eject an endpoint (`ejection.failures`; F23).
 pub const EJECTION_FAILURES: u32 = 3;
+/// An endpoint that could not be reached so often is tried again by one request in so many milliseconds, while others are
+/// there for the rest, and while nobody is (F29).
+pub const UNREACHABLE_TRIAL_MS: u64 = 250;
 /// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).
 pub const EJECTION_GATEWAY_ERRORS: u32 = 5;
 /// Part of a pool that may be out by ejection, in percent (`ejection.percent_max`).

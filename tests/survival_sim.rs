@@ -9,7 +9,8 @@ use ringway::upstream::balance::{Algorithm, Balancer, BalancerState, TriedSet, V
 use ringway::upstream::breaker::{BreakerRules, BreakerSpec, State, Verdict as Ended};
 use ringway::upstream::budget::RetryBudget;
 use ringway::upstream::health::{Out, Returning, Verdict};
-use ringway::upstream::passive::{Outcome, Streak};
+use ringway::upstream::passive::Outcome;
+use ringway::upstream::record::Record;
 use ringway::upstream::rules::{BudgetRules, EjectionRules, SelectionRules};
 use ringway::upstream::selection::{Member, Selection};
 use ringway::upstream::state::ServiceState;
@@ -32,9 +33,8 @@ impl Rng {
     }
 }
 
-/// One gateway's worker: what it has counted, and what it has computed.
+/// One gateway's worker: what it has computed.
 struct Worker {
-    streaks: Vec<Streak>,
     selection: Selection,
     epoch: u64,
     states: Vec<BalancerState>,
@@ -49,11 +49,15 @@ struct World {
     well: Vec<bool>,
     checked: bool,
     state: Arc<ServiceState>,
+    /// What all workers have seen, by endpoint.
+    records: Vec<Arc<Record>>,
     workers: Vec<Worker>,
     balancer: Balancer,
     returning: Returning,
     breaker: BreakerSpec,
     asked: Vec<u64>,
+    /// Failures in a row by endpoint, as an onlooker counts them.
+    rows: Vec<u32>,
     requests: u64,
     retries: u64,
     trials: u32,
@@ -69,7 +73,6 @@ impl World {
         let algorithm = Algorithm::ALL[rng.below(Algorithm::ALL.len() as u64) as usize];
         let views = vec![View { weight: 1, load: 0, healthy: true, hash: 0 }; count];
         let worker = |_| Worker {
-            streaks: vec![Streak::default(); count],
             selection: Selection::default(),
             epoch: 0,
             states: Vec::new(),
@@ -77,16 +80,19 @@ impl World {
         };
         let workers = (0..1 + rng.below(3)).map(worker).collect();
         let rules = BreakerRules { open_ms: 5_000, ..BreakerRules::default() };
+        let state = ServiceState::new(names.iter().map(String::as_str));
         Self {
             now: Now::from_ms(1_000_000),
             well: vec![true; count],
             checked: rng.below(2) == 0,
-            state: ServiceState::new(names.iter().map(String::as_str)),
+            records: names.iter().map(|name| state.record(name)).collect(),
+            state,
             workers,
             balancer: Balancer::new(algorithm, &views),
             returning: Returning { base_ms: 1_000, max_ms: 30_000, slow_start_ms: rng.below(2) * 3_000 },
             breaker: BreakerSpec { name: "up".into(), rules, shared: Arc::default() },
             asked: vec![0; count],
+            rows: vec![0; count],
             requests: 0,
             retries: 0,
             trials: 0,
@@ -159,7 +165,7 @@ impl World {
             let Some(at) = self.pick(worker, &tried) else { break };
             self.asked[at] += 1;
             ended = if self.well[at] { Ended::Success } else { Ended::Failure };
-            self.learn(worker, at);
+            self.learn(at);
             if self.well[at] || attempt == 1 {
                 break;
             }
@@ -188,11 +194,15 @@ impl World {
         Some(picked)
     }
 
-    fn learn(&mut self, worker: usize, at: usize) {
+    fn learn(&mut self, at: usize) {
         let outcome = if self.well[at] { Outcome::Well } else { Outcome::Failed };
-        let streak = &mut self.workers[worker].streaks[at];
-        if let Some(why) = streak.add(outcome, &EjectionRules::default()) {
-            *streak = Streak::default();
+        let known = &mut self.rows[at];
+        *known = if self.well[at] { 0 } else { *known + 1 };
+        let why = self.records[at].add(outcome, &EjectionRules::default());
+        // Whichever workers saw them: the third failure in a row is the one that ejects, and no earlier one.
+        assert_eq!(why.is_some(), *known == 3, "{known} failures in a row, counted by {} workers", self.workers.len());
+        if let Some(why) = why {
+            *known = 0;
             self.state.eject(&self.names[at], self.now, &self.returning, 50, why.to_owned());
         }
     }

@@ -32,7 +32,7 @@ use crate::telemetry::metrics::exposition::{CertificateFacts, ControlFacts, Expo
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
 use crate::tls::Known;
-use crate::upstream::service::EndpointReport;
+use crate::upstream::endpoint::EndpointReport;
 use crate::worker::mailbox::Report;
 use crate::worker::memory::{Level, Memory};
 

@@ -19,9 +19,10 @@ use crate::snapshot::{self, HostRule, Listener, Protocol};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 use crate::upstream::balance::{Algorithm, TriedSet};
+use crate::upstream::endpoint::Visit;
 use crate::upstream::passive::Outcome;
 use crate::upstream::rules::RetryRules;
-use crate::upstream::service::{Service, Visit};
+use crate::upstream::service::{Service, UNREACHABLE};
 
 /// What a request needs to reach an endpoint.
 pub struct Proxy<'a, C: Connect> {
@@ -75,7 +76,7 @@ impl<C: Connect> Proxy<'_, C> {
             let now = self.timers.known_now();
             let (at, visit) = match self.service.choose(self.spec, x, &mut tried, now) {
                 Ok(chosen) => chosen,
-                Err(failure) => return Err(x.failure.unwrap_or(failure)),
+                Err(failure) => return Err(self.sum_up(x.failure.unwrap_or(failure))),
             };
             x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
@@ -99,12 +100,12 @@ impl<C: Connect> Proxy<'_, C> {
             if x.attempts - u32::from(stale) >= self.retries.attempts_max
                 || !self.may_retry(down, x, failure, held.as_deref())
             {
-                return Err(failure);
+                return Err(self.sum_up(failure));
             }
             // A refused answer has taken its retry from the budget.
             let refused = failure.reason == Reason::UpstreamStatus;
             if !tried.insert(at as usize) || !(refused || self.service.take_retry(self.spec, self.timers.known_now())) {
-                return Err(failure);
+                return Err(self.sum_up(failure));
             }
             // Remembered in case no other endpoint is left.
             x.failure = Some(failure);
@@ -112,6 +113,17 @@ impl<C: Connect> Proxy<'_, C> {
             self.pause(x, refused).await?;
             rewind(x, held.as_deref());
         }
+    }
+
+    /// What the last failure means for the request: where no endpoint can be reached any more, clients are told to come
+    /// back, and not what one endpoint did (F29).
+    #[cold]
+    fn sum_up(&self, failure: Failure) -> Failure {
+        let unreached = Outcome::of(failure, false) == Outcome::Unreached;
+        if unreached && self.service.is_unreachable(self.spec) {
+            return Failure::with(Reason::NoEndpoint, UNREACHABLE);
+        }
+        failure
     }
 
     /// What holds the request's body, where it may have to be sent again.
@@ -197,6 +209,20 @@ impl<C: Connect> Proxy<'_, C> {
         self.service.learn(self.spec, visit, outcome, self.timers.known_now());
     }
 
+    /// The rules of an attempt that began then.
+    #[inline]
+    fn terms<'t>(&'t self, visit: &Visit<C::Io>, begun: Now, refuses: &'t dyn Fn(&Exchange) -> bool) -> Terms<'t> {
+        Terms {
+            rules: &self.spec.rules,
+            due: self.due,
+            body_bytes_max: self.body_bytes_max,
+            room: visit.room(),
+            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
+            refuses: Some(refuses).filter(|_| self.retries.looks_at_answers()),
+            timers: self.timers,
+        }
+    }
+
     async fn attempt<D: Downstream>(
         &self,
         down: &mut D,
@@ -233,16 +259,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         if let Some(upgrade) = self.upgrade {
             // Boxed, since it is rare.
             let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
@@ -306,16 +323,7 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) => return Attempt::Failed(failure),
         };
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         match relay::exchange(body, sink, &mut stream, x, Buf::empty(), &terms, on_head).await {
             Ok(()) => Attempt::Done,
             // Not looked at by the endpoint; but what was taken of its body may be gone with it.

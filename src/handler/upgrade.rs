@@ -17,7 +17,7 @@ use crate::proto::h1::upgrade::may_pass;
 use crate::proto::upstream::{RequestSink, ResponseSource};
 use crate::snapshot::{ConnectionPlace, Listener, TunnelRules};
 use crate::sys::buf::Buf;
-use crate::upstream::service::{Load, Visit};
+use crate::upstream::endpoint::{Load, Visit};
 
 /// What a request that may become a tunnel has with it.
 pub struct Upgrade<I: Io> {

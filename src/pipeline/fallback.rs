@@ -50,7 +50,7 @@ pub fn settle(passage: Option<Passage<'_>>, x: &Exchange, answered: &Result<(), 
             Ok(()) => Verdict::Success,
             Err(failure) if failure.reason == Reason::UpstreamStatus => Verdict::Failure,
             Err(failure) => match Outcome::of(*failure, x.upstream_status != 0) {
-                Outcome::Failed => Verdict::Failure,
+                outcome if outcome.is_failure() => Verdict::Failure,
                 _ => Verdict::Nothing,
             },
         };

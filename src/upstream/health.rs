@@ -135,6 +135,15 @@ impl Facts {
         Some(ms)
     }
 
+    /// Ends an ejection: it was asked all the same, and has answered. Returns whether there was one.
+    pub fn revive(&mut self, now: Now) -> bool {
+        let ejected = now < self.ejected_until;
+        if ejected {
+            (self.ejected_until, self.back_since) = (now, Some(now));
+        }
+        ejected
+    }
+
     /// Takes a check's verdict. Returns whether it is another than before.
     pub fn judge(&mut self, verdict: Verdict, now: Now) -> bool {
         if self.verdict == verdict {

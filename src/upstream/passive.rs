@@ -15,6 +15,8 @@ pub enum Outcome {
     ServerError,
     /// It brought no whole answer.
     Failed,
+    /// There was no connection to it. No request can be the cause.
+    Unreached,
     /// What happened says nothing about it.
     Nothing,
 }
@@ -36,10 +38,8 @@ impl Outcome {
             Reason::ConnectFailed if failure.detail == "no local port left" => Outcome::Nothing,
             // The time of the whole request may have been spent by the client.
             Reason::RequestTimeout if answered => Outcome::Nothing,
-            Reason::ConnectRefused
-            | Reason::ConnectFailed
-            | Reason::ConnectTimeout
-            | Reason::UpstreamReset
+            Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout => Outcome::Unreached,
+            Reason::UpstreamReset
             | Reason::UpstreamCertificate
             | Reason::UpstreamHandshake
             | Reason::UpstreamClosed
@@ -52,6 +52,16 @@ impl Outcome {
             _ => Outcome::Nothing,
         }
     }
+
+    /// Whether it brought no whole answer.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Outcome::Failed | Outcome::Unreached)
+    }
+
+    /// Whether it answered, whatever it said.
+    pub const fn is_answer(self) -> bool {
+        matches!(self, Outcome::Well | Outcome::GatewayError | Outcome::ServerError)
+    }
 }
 
 /// Failures of one endpoint in a row.
@@ -63,9 +73,35 @@ pub struct Streak {
     pub gateway_errors: u16,
     /// These, and other answers 5xx.
     pub server_errors: u16,
+    /// Connections in a row that did not come about, whatever was ejected meanwhile.
+    pub unreached: u16,
 }
 
 impl Streak {
+    /// From one word.
+    #[inline]
+    pub const fn of_word(word: u64) -> Self {
+        Self {
+            failures: word as u16,
+            gateway_errors: (word >> 16) as u16,
+            server_errors: (word >> 32) as u16,
+            unreached: (word >> 48) as u16,
+        }
+    }
+
+    /// As one word.
+    pub const fn word(self) -> u64 {
+        self.failures as u64
+            | (self.gateway_errors as u64) << 16
+            | (self.server_errors as u64) << 32
+            | (self.unreached as u64) << 48
+    }
+
+    /// Without what an ejection has paid for.
+    pub const fn begun_anew(self) -> Self {
+        Self { failures: 0, gateway_errors: 0, server_errors: 0, unreached: self.unreached }
+    }
+
     /// Counts an outcome. Returns why the endpoint is to be ejected, if it is.
     pub fn add(&mut self, outcome: Outcome, rules: &EjectionRules) -> Option<&'static str> {
         let up = |count: &mut u16| *count = count.saturating_add(1);
@@ -73,15 +109,18 @@ impl Streak {
             Outcome::Nothing => return None,
             Outcome::Well => *self = Self::default(),
             Outcome::ServerError => {
-                (self.failures, self.gateway_errors) = (0, 0);
+                (self.failures, self.gateway_errors, self.unreached) = (0, 0, 0);
                 up(&mut self.server_errors);
             }
             Outcome::GatewayError => {
-                self.failures = 0;
+                (self.failures, self.unreached) = (0, 0);
                 up(&mut self.gateway_errors);
                 up(&mut self.server_errors);
             }
-            Outcome::Failed => {
+            Outcome::Failed | Outcome::Unreached => {
+                if outcome == Outcome::Unreached {
+                    up(&mut self.unreached);
+                }
                 up(&mut self.failures);
                 up(&mut self.gateway_errors);
                 up(&mut self.server_errors);
@@ -179,7 +218,7 @@ mod tests {
             // A refused answer is judged by its status; a refused stream is an endpoint that goes in good order.
             let judged_elsewhere = matches!(reason, Reason::UpstreamStatus | Reason::UpstreamRefused);
             let blamed = reason.origin() == crate::error::Origin::Upstream && !judged_elsewhere;
-            assert_eq!(outcome == Outcome::Failed, blamed, "{reason}");
+            assert_eq!(outcome.is_failure(), blamed, "{reason}");
         }
         let ours = Failure::with(Reason::ConnectFailed, "no local port left");
         assert_eq!(Outcome::of(ours, false), Outcome::Nothing);

@@ -41,6 +41,8 @@ pub struct Selection {
     pub ramping: Vec<(u32, Facts)>,
     /// Endpoints that an operator drains: clients that stick to them still get them.
     pub leaving: Vec<u32>,
+    /// Endpoints that only requests have spoken against.
+    pub ejected: Vec<u32>,
     /// More than the threshold is out, so that all are asked.
     pub panic: bool,
     /// When it must be computed anew although nothing happens.
@@ -72,9 +74,12 @@ impl Selection {
             (drains && member.facts.verdict != Verdict::Down).then_some(at as u32)
         };
         let leaving = members.iter().enumerate().filter_map(leaves).collect();
+        let is_ejected =
+            |member: &Member<'_>| matches!(member.facts.out(now), Some(Out::Ejected(_))) && member.view.healthy;
+        let ejected = (0..members.len() as u32).filter(|at| is_ejected(&members[*at as usize])).collect();
         // Where all of them start slowly, nobody could take what they do not.
         let all = ramping.len() == healthy.iter().filter(|view| view.healthy).count();
-        Self { tiers, healthy, ramping: if all { Vec::new() } else { ramping }, leaving, panic, until }
+        Self { tiers, healthy, ramping: if all { Vec::new() } else { ramping }, leaving, ejected, panic, until }
     }
 
     /// Whether nobody may be asked.

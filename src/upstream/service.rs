@@ -1,95 +1,29 @@
 //! A service as one worker knows it: its endpoints with their pools and their load. It outlives reloads by identity.
 
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::rc::{Rc, Weak};
+use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use rustls::AlertDescription;
-use rustls::pki_types::ServerName;
 
-use super::balance::{Algorithm, BalancerState, TriedSet, View, hash_key};
+use super::balance::{BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
-use super::latency::Latency;
-use super::passive::{self, Outcome, Streak, Window};
-use super::pool::Pool;
+use super::endpoint::{Endpoint, EndpointReport, Visit};
+use super::passive::{self, Outcome, Window};
+use super::rules::EjectionRules;
 use super::selection::Selection;
 use super::state::Ejection;
 use super::sticky::Sticky;
-use super::streams::Streams;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
 use crate::error::{Failure, Reason};
-use crate::http::exchange::{EndpointTag, EndpointWork, Exchange};
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, ENDPOINT_REQUESTS_MAX, SHORT_RESPONSES_MIN};
-use crate::net::io::{Connect, Io};
-use crate::net::timer::Timers;
-use crate::net::tls::HandshakeError;
-use crate::proto::h1::client::ClientConnection;
+use crate::http::exchange::{EndpointWork, Exchange};
+use crate::limits::ENDPOINT_REQUESTS_MAX;
+use crate::net::io::Io;
 use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
-use crate::tls::{ClientTls, certificate_words};
-
-/// One endpoint in one worker; the same one over reloads as long as its address stands.
-pub struct Endpoint<I: Io> {
-    /// Where it is; None while its name does not resolve.
-    pub address: Option<SocketAddr>,
-    /// As written: label.
-    pub authority: String,
-    /// The Host that it sees where the rule says so.
-    pub host: String,
-    /// What requests keep of it.
-    pub tag: Rc<EndpointTag>,
-    /// Idle connections.
-    pub pool: Pool<I>,
-    /// How it is spoken to by TLS; None without.
-    secure: Option<Secure>,
-    /// Connections that requests share, where they are HTTP/2.
-    pub streams: Streams,
-    active: Cell<u32>,
-    opened: Cell<u64>,
-    reused: Cell<u64>,
-    /// Room for the next response, in bytes.
-    room: Cell<u32>,
-    /// Responses in a row that would have fitted the smallest buffer.
-    short: Cell<u8>,
-    /// Failures in a row.
-    streak: Cell<Streak>,
-    /// Successes and failures, where outliers are looked for.
-    window: Cell<Window>,
-    /// How long answers take at worst of late, where balancing asks.
-    latency: Cell<Latency>,
-}
-
-/// TLS towards an endpoint.
-struct Secure {
-    tls: Arc<ClientTls>,
-    /// None where its host can be in no certificate.
-    name: Option<ServerName<'static>>,
-}
-
-/// What is reckoned for a response's head.
-const HEAD_BYTES_USUAL: usize = 512;
-
-/// What an endpoint tells the admin plane.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EndpointReport {
-    /// As written.
-    pub authority: String,
-    /// Requests under way.
-    pub active: u64,
-    /// Idle connections.
-    pub idle: u64,
-    /// Connections that were opened.
-    pub opened: u64,
-    /// Requests that went over a connection already open.
-    pub reused: u64,
-    /// Whether it can be chosen.
-    pub healthy: bool,
-}
 
 /// A service in one worker.
 pub struct Service<I: Io> {
@@ -126,44 +60,6 @@ struct Balancing<I: Io> {
     /// One for each tier.
     states: Vec<BalancerState>,
     budget: RetryBudget,
-}
-
-/// An endpoint while a request is with it: counted as its load until dropped.
-pub struct Visit<I: Io>(Rc<Endpoint<I>>);
-
-impl<I: Io> Drop for Visit<I> {
-    fn drop(&mut self) {
-        debug_assert!(self.0.active.get() > 0);
-        self.0.active.set(self.0.active.get().saturating_sub(1));
-    }
-}
-
-impl<I: Io> Visit<I> {
-    /// A load of its own on the same endpoint, for what may outlive the configuration.
-    pub fn load(&self) -> Load<I> {
-        self.0.active.set(self.0.active.get() + 1);
-        Load(Rc::downgrade(&self.0))
-    }
-}
-
-/// A tunnel as the load of its endpoint, until dropped. An endpoint that a reload took away is not kept: its idle
-/// connections close.
-pub struct Load<I: Io>(Weak<Endpoint<I>>);
-
-impl<I: Io> Drop for Load<I> {
-    fn drop(&mut self) {
-        if let Some(endpoint) = self.0.upgrade() {
-            endpoint.active.set(endpoint.active.get().saturating_sub(1));
-        }
-    }
-}
-
-impl<I: Io> std::ops::Deref for Visit<I> {
-    type Target = Endpoint<I>;
-
-    fn deref(&self) -> &Endpoint<I> {
-        &self.0
-    }
 }
 
 impl<I: Io> Service<I> {
@@ -306,7 +202,10 @@ impl<I: Io> Service<I> {
             }
             false => self.another(spec, &mut balancing, key, x.random, tried),
         };
-        let at = at.ok_or(Reason::NoEndpoint)?;
+        let mut at = at.ok_or(Reason::NoEndpoint)?;
+        if balancing.endpoints[at].record.is_unreachable(&spec.resilience.ejection) {
+            at = detour(spec, &mut balancing, at, (key, x.random), tried, now)?;
+        }
         let endpoint = &balancing.endpoints[at];
         if endpoint.active.get() >= self.endpoint_requests_max {
             return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
@@ -358,7 +257,8 @@ impl<I: Io> Service<I> {
     ) -> Option<usize> {
         let Balancing { set, endpoints, selection, states, .. } = balancing;
         let mut suspects = *tried;
-        let failing = endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.streak.get().failures > 0);
+        let fails = |e: &Endpoint<I>| e.record.streak().failures > 0 || e.record.streak().unreached > 0;
+        let failing = endpoints.iter().enumerate().filter(|(_, endpoint)| fails(endpoint));
         failing.for_each(|(at, _)| _ = tried.has(at) || suspects.insert(at));
         let tier = selection.tier(random);
         let views = selection.tiers.get(tier).map(|tier| &tier.views);
@@ -391,13 +291,20 @@ impl<I: Io> Service<I> {
         // An endpoint that comes back has no past.
         let healthy = &balancing.selection.healthy;
         let gone = balancing.endpoints.iter().zip(healthy).filter(|(_, view)| !view.healthy);
-        gone.for_each(|(endpoint, _)| endpoint.streak.set(Streak::default()));
+        gone.for_each(|(endpoint, _)| endpoint.record.begin_anew());
     }
 
-    /// Learns how an endpoint did. Ejects it when it failed too often (F22, F23).
+    /// Whether connecting has failed at every endpoint that may be asked, and none has answered since (F29).
+    #[cold]
+    pub fn is_unreachable(&self, spec: &snapshot::Service) -> bool {
+        let balancing = self.balancing.borrow();
+        !balancing.selection.is_empty() && !balancing.has_reachable(&spec.resilience.ejection)
+    }
+
+    /// Learns how an endpoint did. Ejects it when it failed too often, with all workers (F22, F23).
     #[inline]
     pub fn learn(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
-        if outcome == Outcome::Well && endpoint.streak.get() == Streak::default() && !endpoint.window.get().counts() {
+        if outcome == Outcome::Well && endpoint.record.is_clean() && !endpoint.window.get().counts() {
             return;
         }
         self.note(spec, endpoint, outcome, now);
@@ -406,13 +313,14 @@ impl<I: Io> Service<I> {
     #[cold]
     fn note(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
         let rules = &spec.resilience.ejection;
-        let mut streak = endpoint.streak.get();
-        let why = streak.add(outcome, rules);
-        endpoint.streak.set(streak);
+        // Where nobody could be reached, who answers has been asked in spite of its ejection.
+        let back = outcome.is_answer() && endpoint.record.is_unreachable(rules) && self.is_unreachable(spec);
+        let why = endpoint.record.add(outcome, rules);
         endpoint.window.set(endpoint.window.get().with(outcome));
         if let Some(why) = why {
-            endpoint.streak.set(Streak::default());
             self.eject(spec, endpoint, why, now);
+        } else if back {
+            spec.state.revive(&endpoint.authority, now);
         }
     }
 
@@ -489,152 +397,68 @@ fn join<I: Io>(
     };
     let fresh = set.endpoints.iter().filter(|e| kept(e).is_none()).map(|e| &*e.authority);
     let mut tags = stats.tags(fresh).into_iter();
-    let mut make = |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tls, tags.next()?)));
+    let mut make =
+        |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tls, tags.next()?, spec.state.record(&e.authority))));
     set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect()
 }
 
-impl<I: Io> Endpoint<I> {
-    /// Whether it sees what the specification says.
-    fn is_as(&self, spec: &snapshot::Endpoint) -> bool {
-        self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
-    }
-
-    fn new(spec: &snapshot::Endpoint, tls: Option<&Arc<ClientTls>>, tag: Rc<EndpointTag>) -> Self {
-        // A certificate is for the name that was written, whichever of its addresses this is.
-        let name = if spec.host.is_empty() { &spec.authority } else { &spec.host };
-        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(name) });
-        Self {
-            secure,
-            address: spec.address,
-            authority: spec.authority.clone(),
-            host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
-            tag,
-            pool: Pool::default(),
-            streams: Streams::default(),
-            active: Cell::new(0),
-            opened: Cell::new(0),
-            reused: Cell::new(0),
-            room: Cell::new(BUF_SMALL_BYTES as u32),
-            short: Cell::new(0),
-            streak: Cell::default(),
-            window: Cell::default(),
-            latency: Cell::default(),
-        }
-    }
-
-    /// What balancing compares.
-    fn load(&self, algorithm: Algorithm, now: Now) -> u32 {
-        match algorithm {
-            Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
-            _ => self.active.get(),
-        }
-    }
-
-    /// Learns how long an answer took.
-    pub fn took(&self, ns: u64, now: Now) {
-        self.latency.set(self.latency.get().with(ns, now));
-    }
-
-    fn report(&self) -> EndpointReport {
-        EndpointReport {
-            authority: self.authority.clone(),
-            active: u64::from(self.active.get()),
-            idle: (self.pool.len() + self.streams.len()) as u64,
-            opened: self.opened.get(),
-            reused: self.reused.get(),
-            healthy: self.address.is_some(),
-        }
-    }
-
-    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
-    pub fn room(&self) -> usize {
-        self.room.get() as usize
-    }
-
-    /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
-    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
-    /// the guess is wrong, so it takes several responses to come to it.
-    pub fn learn(&self, response_bytes: u64) {
-        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
-        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
-        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
-        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
-        self.short.set(short);
-        let room = match response_bytes {
-            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
-            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
-            _ => BUF_SMALL_BYTES,
+impl<I: Io> Balancing<I> {
+    /// Whether there is one that may be asked and has not failed to be reached of late.
+    fn has_reachable(&self, rules: &EjectionRules) -> bool {
+        let selection = &self.selection;
+        let sets = selection.tiers.iter().map(|tier| &tier.views).chain([&selection.healthy]);
+        let reachable = |(view, endpoint): (&View, &Rc<Endpoint<I>>)| {
+            view.healthy && view.weight > 0 && !endpoint.record.is_unreachable(rules)
         };
-        self.room.set(room as u32);
+        sets.into_iter().any(|views| views.iter().zip(&self.endpoints).any(reachable))
     }
 
-    /// An idle connection, if there is one that may be used.
-    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
-        let connection = self.pool.take(now, rules, must_live)?;
-        self.reused.set(self.reused.get() + 1);
-        Some(connection)
-    }
-
-    /// A request goes over a connection that was open.
-    pub fn count_reuse(&self) {
-        self.reused.set(self.reused.get() + 1);
-    }
-
-    /// A new connection, within `timeout_ms`.
-    ///
-    /// # Errors
-    /// Why there is none; nothing of the request was sent then.
-    pub async fn connect<C: Connect<Io = I>>(
-        &self,
-        connector: &C,
-        timers: &Rc<Timers>,
-        timeout_ms: u64,
-    ) -> Result<Box<ClientConnection<I>>, Failure> {
-        let io = self.open(connector, timeout_ms).await?;
-        Ok(Box::new(ClientConnection::new(io, timers)))
-    }
-
-    /// As [`Self::connect`], without a wire.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
-        let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
-        // Boxed, since it is rare and its timer would make every request's future larger.
-        let opened = match &self.secure {
-            None => Box::pin(connector.connect(address, timeout_ms)).await,
-            Some(Secure { tls, name: Some(name) }) => {
-                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
-            }
-            Some(Secure { name: None, .. }) => {
-                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
-            }
-        };
-        match opened {
-            Ok(io) => {
-                self.opened.set(self.opened.get() + 1);
-                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
-                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
-                match io.agreed() {
-                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
-                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
-                    }
-                    _ => Ok(io),
-                }
-            }
-            Err(error) => Err(connect_failure(&error)),
-        }
-    }
-
-    /// Whether these are its rules of TLS. What was opened under others is not theirs.
-    fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
-        match (&self.secure, tls) {
-            (None, None) => true,
-            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
-            _ => false,
-        }
+    /// An endpoint that a request may try although none could be reached: each is tried once in a while, those that
+    /// are ejected as well, so that the first one that is back serves at once.
+    fn trial(&self, first: usize, tried: &TriedSet, now: Now) -> Option<usize> {
+        let Selection { tiers, healthy, ejected, .. } = &self.selection;
+        let asked = |at: usize| healthy[at].healthy || tiers.iter().any(|tier| tier.views[at].healthy);
+        let others = (0..self.endpoints.len()).filter(|at| asked(*at) || ejected.contains(&(*at as u32)));
+        let mut all = std::iter::once(first).chain(others);
+        all.find(|at| !tried.has(*at) && self.endpoints[*at].record.take_trial(now))
     }
 }
+
+/// Where to instead of an endpoint that could not be reached: to it once in a while, else to another one. In a panic
+/// all are asked as they come (F27). Where none can be reached, most requests fail at once (F29).
+#[cold]
+fn detour<I: Io>(
+    spec: &snapshot::Service,
+    balancing: &mut Balancing<I>,
+    at: usize,
+    (key, random): (Option<u64>, u64),
+    tried: &TriedSet,
+    now: Now,
+) -> Result<usize, Failure> {
+    let rules = &spec.resilience.ejection;
+    if !balancing.has_reachable(rules) {
+        return balancing.trial(at, tried, now).ok_or(Failure::with(Reason::NoEndpoint, UNREACHABLE));
+    }
+    let tries = || spec.state.take_trial(now) && balancing.endpoints[at].record.take_trial(now);
+    if balancing.selection.panic || tries() {
+        return Ok(at);
+    }
+    let Balancing { set, endpoints, selection, states, .. } = balancing;
+    let tier = selection.tier(random);
+    let own = selection.tiers.get(tier).map(|tier| &tier.views);
+    let found = own.into_iter().chain([&selection.healthy]).find_map(|views| {
+        let reachable = |(view, endpoint): (&View, &Rc<Endpoint<I>>)| View {
+            healthy: view.healthy && !endpoint.record.is_unreachable(rules),
+            ..*view
+        };
+        let views: Vec<_> = views.iter().zip(&*endpoints).map(reachable).collect();
+        set.balancer.pick(&mut states[tier], &views, key, random, tried)
+    });
+    Ok(found.unwrap_or(at))
+}
+
+/// Why nobody is asked, for the log.
+pub const UNREACHABLE: &str = "no endpoint can be reached";
 
 impl Limit {
     fn enter(&self, x: &mut Exchange, now: Now) -> Result<Option<Ticket>, Failure> {
@@ -666,66 +490,6 @@ fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> 
     (selection.healthy[at].healthy || selection.leaving.contains(&(at as u32))).then_some(at)
 }
 
-fn connect_failure(error: &io::Error) -> Failure {
-    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
-        return Failure::with(Reason::Overloaded, "no descriptor left");
-    }
-    if let Some(refused) = error.get_ref().and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
-        return handshake_failure(refused);
-    }
-    match error.kind() {
-        io::ErrorKind::TimedOut if error.get_ref().is_some() => {
-            Failure::with(Reason::ConnectTimeout, "in the TLS handshake")
-        }
-        io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
-        io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
-        io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            Failure::with(Reason::ConnectFailed, "unreachable")
-        }
-        _ => Reason::ConnectFailed.into(),
-    }
-}
-
-/// Which check failed, and whose it was.
-fn handshake_failure(error: &HandshakeError) -> Failure {
-    let failed = |detail| Failure::with(Reason::UpstreamHandshake, detail);
-    match error {
-        HandshakeError::Tls(rustls::Error::InvalidCertificate(why)) => {
-            Failure::with(Reason::UpstreamCertificate, certificate_words(why))
-        }
-        HandshakeError::Tls(rustls::Error::NoCertificatesPresented) => {
-            Failure::with(Reason::UpstreamCertificate, "the endpoint shows no certificate")
-        }
-        HandshakeError::Tls(rustls::Error::AlertReceived(alert)) => failed(alert_words(*alert)),
-        HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => failed("the endpoint does not speak TLS"),
-        HandshakeError::Tls(rustls::Error::PeerIncompatible(_)) => failed("no common version or cipher"),
-        HandshakeError::Io(_) => failed("the endpoint closed in the handshake"),
-        HandshakeError::TooLong => failed("the endpoint says too much"),
-        _ => failed("the endpoint breaks the protocol"),
-    }
-}
-
-/// What an endpoint says why it refuses us.
-fn alert_words(alert: AlertDescription) -> &'static str {
-    match alert {
-        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
-            "the endpoint refuses our versions or ciphers"
-        }
-        AlertDescription::UnrecognisedName => "the endpoint does not know the name",
-        AlertDescription::NoApplicationProtocol => "the endpoint does not speak our protocol",
-        AlertDescription::CertificateRequired => "the endpoint wants a certificate of ours",
-        AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => "the endpoint refuses our certificate",
-        _ => "the endpoint refuses the handshake",
-    }
-}
-
 /// Hash of what the service balances on; None when the request does not have it.
 pub fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
@@ -752,6 +516,7 @@ mod tests {
     use crate::net::mem::Mem;
     use crate::snapshot::{Endpoints, HostRule, ServiceLimits};
     use crate::telemetry::metrics::WorkerMetrics;
+    use crate::upstream::balance::Algorithm;
     use crate::upstream::rules::Resilience;
     use crate::upstream::state::ServiceState;
 

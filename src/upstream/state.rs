@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ahash::AHashMap;
 
 use super::health::{Administration, Facts, Out, Returning, Verdict};
+use super::record::{Pace, Record};
 use crate::limits::EVENTS_PER_SERVICE_MAX;
 use crate::time::Now;
 
@@ -22,12 +23,16 @@ pub struct ServiceState {
     epoch: AtomicU64,
     /// Ejections so far.
     ejections: AtomicU64,
+    /// Paces trials of endpoints that cannot be reached, while others can: each may cost a retry.
+    trials: Pace,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     facts: AHashMap<Arc<str>, Facts>,
+    /// Of the endpoints that a worker has.
+    records: AHashMap<Arc<str>, Arc<Record>>,
     events: VecDeque<Event>,
 }
 
@@ -60,11 +65,8 @@ impl ServiceState {
     pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
         let facts = endpoints.into_iter().map(|endpoint| (endpoint.into(), Facts::default())).collect();
         let ejections = AtomicU64::new(0);
-        Arc::new(Self {
-            epoch: AtomicU64::new(1),
-            ejections,
-            known: Mutex::new(Known { facts, events: VecDeque::new() }),
-        })
+        let (trials, known) = (Pace::default(), Mutex::new(Known { facts, ..Known::default() }));
+        Arc::new(Self { epoch: AtomicU64::new(1), ejections, trials, known })
     }
 
     /// Changes whenever a fact does. Relaxed: facts are read behind a lock, which orders them; seeing a change one
@@ -85,6 +87,8 @@ impl ServiceState {
         if gone.is_empty() && fresh.is_empty() {
             return;
         }
+        // Workers may hold on to one for a while: an endpoint that comes back meanwhile is the same.
+        known.records.retain(|name, record| wanted.contains_key(&**name) || Arc::strong_count(record) > 1);
         for name in gone {
             known.facts.remove(&name);
             known.note(now, &name, "left", String::new());
@@ -131,6 +135,27 @@ impl ServiceState {
         self.ejections.fetch_add(1, Ordering::Relaxed);
         self.changed();
         Ejection::Done(ms)
+    }
+
+    /// What all workers have seen of an endpoint: the same for all that ask.
+    pub fn record(&self, endpoint: &str) -> Arc<Record> {
+        let mut known = self.known();
+        if let Some(record) = known.records.get(endpoint) {
+            return record.clone();
+        }
+        let record = Arc::<Record>::default();
+        known.records.insert(endpoint.into(), record.clone());
+        record
+    }
+
+    /// Whether a request may try an endpoint that could not be reached, although another one can be.
+    pub fn take_trial(&self, now: Now) -> bool {
+        self.trials.take(now)
+    }
+
+    /// Ends an endpoint's ejection, since it answers. Returns whether it was ejected.
+    pub fn revive(&self, endpoint: &str, now: Now) -> bool {
+        self.change(now, endpoint, "up", "it answers again".to_owned(), |facts| facts.revive(now))
     }
 
     /// Takes the verdict of a check. Returns whether it changed anything.

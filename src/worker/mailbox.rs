@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
-use crate::upstream::service::EndpointReport;
+use crate::upstream::endpoint::EndpointReport;
 
 /// What a worker is told. The queue needs no bound of its own: only the control thread sends, and it waits for answers.
 pub enum Command {

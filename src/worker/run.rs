@@ -38,7 +38,7 @@ use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
 use crate::time::{self, Clock, Now};
-use crate::upstream::service::EndpointReport;
+use crate::upstream::endpoint::EndpointReport;
 
 /// What a worker is started with.
 pub struct Start {

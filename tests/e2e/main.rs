@@ -7,6 +7,7 @@ mod support;
 
 mod access_log;
 mod admin;
+mod all_dead;
 mod bad_input;
 mod bad_servers;
 mod breakers;

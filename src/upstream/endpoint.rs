@@ -1,0 +1,269 @@
+//! An endpoint as one worker knows it: its connections, its load, what its answers were like.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::balance::Algorithm;
+use super::failures;
+use super::latency::Latency;
+use super::passive::Window;
+use super::pool::Pool;
+use super::record::Record;
+use super::streams::Streams;
+use crate::error::{Failure, Reason};
+use crate::http::exchange::EndpointTag;
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, SHORT_RESPONSES_MIN};
+use crate::net::io::{Connect, Io};
+use crate::net::timer::Timers;
+use crate::proto::h1::client::ClientConnection;
+use crate::snapshot::{self, ServiceRules};
+use crate::time::Now;
+use crate::tls::ClientTls;
+
+/// One endpoint in one worker; the same one over reloads as long as its address stands.
+pub struct Endpoint<I: Io> {
+    /// Where it is; None while its name does not resolve.
+    pub address: Option<SocketAddr>,
+    /// As written: label.
+    pub authority: String,
+    /// The Host that it sees where the rule says so.
+    pub host: String,
+    /// What requests keep of it.
+    pub tag: Rc<EndpointTag>,
+    /// Idle connections.
+    pub pool: Pool<I>,
+    /// How it is spoken to by TLS; None without.
+    secure: Option<Secure>,
+    /// Connections that requests share, where they are HTTP/2.
+    pub streams: Streams,
+    pub(super) active: Cell<u32>,
+    opened: Cell<u64>,
+    reused: Cell<u64>,
+    /// Room for the next response, in bytes.
+    room: Cell<u32>,
+    /// Responses in a row that would have fitted the smallest buffer.
+    short: Cell<u8>,
+    /// Failures in a row, as all workers have seen them.
+    pub(super) record: Arc<Record>,
+    /// Successes and failures, where outliers are looked for.
+    pub(super) window: Cell<Window>,
+    /// How long answers take at worst of late, where balancing asks.
+    latency: Cell<Latency>,
+}
+
+/// TLS towards an endpoint.
+struct Secure {
+    tls: Arc<ClientTls>,
+    /// None where its host can be in no certificate.
+    name: Option<ServerName<'static>>,
+}
+
+/// What is reckoned for a response's head.
+const HEAD_BYTES_USUAL: usize = 512;
+
+/// What an endpoint tells the admin plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointReport {
+    /// As written.
+    pub authority: String,
+    /// Requests under way.
+    pub active: u64,
+    /// Idle connections.
+    pub idle: u64,
+    /// Connections that were opened.
+    pub opened: u64,
+    /// Requests that went over a connection already open.
+    pub reused: u64,
+    /// Whether it can be chosen.
+    pub healthy: bool,
+}
+
+/// An endpoint while a request is with it: counted as its load until dropped.
+pub struct Visit<I: Io>(pub(super) Rc<Endpoint<I>>);
+
+impl<I: Io> Drop for Visit<I> {
+    fn drop(&mut self) {
+        debug_assert!(self.0.active.get() > 0);
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+impl<I: Io> Visit<I> {
+    /// A load of its own on the same endpoint, for what may outlive the configuration.
+    pub fn load(&self) -> Load<I> {
+        self.0.active.set(self.0.active.get() + 1);
+        Load(Rc::downgrade(&self.0))
+    }
+}
+
+/// A tunnel as the load of its endpoint, until dropped. An endpoint that a reload took away is not kept: its idle
+/// connections close.
+pub struct Load<I: Io>(Weak<Endpoint<I>>);
+
+impl<I: Io> Drop for Load<I> {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.0.upgrade() {
+            endpoint.active.set(endpoint.active.get().saturating_sub(1));
+        }
+    }
+}
+
+impl<I: Io> std::ops::Deref for Visit<I> {
+    type Target = Endpoint<I>;
+
+    fn deref(&self) -> &Endpoint<I> {
+        &self.0
+    }
+}
+
+impl<I: Io> Endpoint<I> {
+    /// Whether it sees what the specification says.
+    pub(super) fn is_as(&self, spec: &snapshot::Endpoint) -> bool {
+        self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
+    }
+
+    pub(super) fn new(
+        spec: &snapshot::Endpoint,
+        tls: Option<&Arc<ClientTls>>,
+        tag: Rc<EndpointTag>,
+        record: Arc<Record>,
+    ) -> Self {
+        // A certificate is for the name that was written, whichever of its addresses this is.
+        let name = if spec.host.is_empty() { &spec.authority } else { &spec.host };
+        let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(name) });
+        Self {
+            secure,
+            address: spec.address,
+            authority: spec.authority.clone(),
+            host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
+            tag,
+            pool: Pool::default(),
+            streams: Streams::default(),
+            active: Cell::new(0),
+            opened: Cell::new(0),
+            reused: Cell::new(0),
+            room: Cell::new(BUF_SMALL_BYTES as u32),
+            short: Cell::new(0),
+            record,
+            window: Cell::default(),
+            latency: Cell::default(),
+        }
+    }
+
+    /// What balancing compares.
+    pub(super) fn load(&self, algorithm: Algorithm, now: Now) -> u32 {
+        match algorithm {
+            Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
+            _ => self.active.get(),
+        }
+    }
+
+    /// Learns how long an answer took.
+    pub fn took(&self, ns: u64, now: Now) {
+        self.latency.set(self.latency.get().with(ns, now));
+    }
+
+    pub(super) fn report(&self) -> EndpointReport {
+        EndpointReport {
+            authority: self.authority.clone(),
+            active: u64::from(self.active.get()),
+            idle: (self.pool.len() + self.streams.len()) as u64,
+            opened: self.opened.get(),
+            reused: self.reused.get(),
+            healthy: self.address.is_some(),
+        }
+    }
+
+    /// Room for the first read of a response, in bytes: what the last ones were like is the best guess.
+    pub fn room(&self) -> usize {
+        self.room.get() as usize
+    }
+
+    /// Remembers how long a response was. A large buffer pays where it takes the whole response: what is longer is read
+    /// in steps or passed on by the kernel, and its first read need not be long. The smallest costs one more read where
+    /// the guess is wrong, so it takes several responses to come to it.
+    pub fn learn(&self, response_bytes: u64) {
+        const TINY_MAX: u64 = (BUF_TINY_BYTES - HEAD_BYTES_USUAL) as u64;
+        const LARGE_MIN: u64 = BUF_SMALL_BYTES as u64 + 1;
+        const LARGE_MAX: u64 = BUF_LARGE_BYTES as u64;
+        let short = if response_bytes <= TINY_MAX { self.short.get().saturating_add(1) } else { 0 };
+        self.short.set(short);
+        let room = match response_bytes {
+            _ if short >= SHORT_RESPONSES_MIN => BUF_TINY_BYTES,
+            LARGE_MIN..=LARGE_MAX => BUF_LARGE_BYTES,
+            _ => BUF_SMALL_BYTES,
+        };
+        self.room.set(room as u32);
+    }
+
+    /// An idle connection, if there is one that may be used.
+    pub fn reuse(&self, now: Now, rules: &ServiceRules, must_live: bool) -> Option<Box<ClientConnection<I>>> {
+        let connection = self.pool.take(now, rules, must_live)?;
+        self.reused.set(self.reused.get() + 1);
+        Some(connection)
+    }
+
+    /// A request goes over a connection that was open.
+    pub fn count_reuse(&self) {
+        self.reused.set(self.reused.get() + 1);
+    }
+
+    /// A new connection, within `timeout_ms`.
+    ///
+    /// # Errors
+    /// Why there is none; nothing of the request was sent then.
+    pub async fn connect<C: Connect<Io = I>>(
+        &self,
+        connector: &C,
+        timers: &Rc<Timers>,
+        timeout_ms: u64,
+    ) -> Result<Box<ClientConnection<I>>, Failure> {
+        let io = self.open(connector, timeout_ms).await?;
+        Ok(Box::new(ClientConnection::new(io, timers)))
+    }
+
+    /// As [`Self::connect`], without a wire.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
+        let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
+        // Boxed, since it is rare and its timer would make every request's future larger.
+        let opened = match &self.secure {
+            None => Box::pin(connector.connect(address, timeout_ms)).await,
+            Some(Secure { tls, name: Some(name) }) => {
+                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+            }
+            Some(Secure { name: None, .. }) => {
+                return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
+            }
+        };
+        match opened {
+            Ok(io) => {
+                self.opened.set(self.opened.get() + 1);
+                // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
+                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                match io.agreed() {
+                    Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
+                        Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))
+                    }
+                    _ => Ok(io),
+                }
+            }
+            Err(error) => Err(failures::of_connect(&error)),
+        }
+    }
+
+    /// Whether these are its rules of TLS. What was opened under others is not theirs.
+    pub(super) fn is_secured_by(&self, tls: Option<&Arc<ClientTls>>) -> bool {
+        match (&self.secure, tls) {
+            (None, None) => true,
+            (Some(known), Some(wanted)) => Arc::ptr_eq(&known.tls, wanted),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Endpoints that nobody can reach: some of them, all of them, and their return (F22, F27, F29), with one worker and
+//! with several.
+
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{Client, Gateway, Origin, Step, eventually};
+
+/// A port that belongs to the test and at which nobody listens yet.
+struct Place {
+    socket: Option<Socket>,
+    address: SocketAddr,
+}
+
+impl Place {
+    fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(&any.into()).expect("a port");
+        let address = socket.local_addr().expect("an address").as_socket().expect("of IP");
+        Self { socket: Some(socket), address }
+    }
+
+    /// Somebody listens from now on.
+    fn open(&mut self) -> Origin {
+        self.socket = None;
+        Origin::fixed_at(self.address, "back")
+    }
+}
+
+fn yaml(endpoints: &[SocketAddr], workers: u32, more: &str) -> String {
+    let endpoints: Vec<_> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+    format!(
+        "server: {{workers: {workers}}}\nservices: [{{name: up, endpoints: [{}], slow_start: 0s{more}}}]\n\
+         routes: [{{name: all, path: /*, service: up}}]\n",
+        endpoints.join(", ")
+    )
+}
+
+/// Whichever of them returns, also one that is ejected for minutes.
+#[test]
+fn nobody_to_be_reached_is_told_at_once_and_is_over_with_the_first_that_returns() {
+    for (count, back) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
+        let mut places: Vec<_> = (0..count).map(|_| Place::new()).collect();
+        let addresses: Vec<_> = places.iter().map(|place| place.address).collect();
+        let gateway = Gateway::start(&yaml(&addresses, 2, ", ejection: {base: 300s}"));
+        let refused = eventually("it is known that nobody is there", || {
+            let answer = gateway.get("/");
+            assert!([502, 503].contains(&answer.status), "{}", answer.status);
+            (answer.status == 503).then_some(answer)
+        });
+        assert_eq!((refused.reason().as_str(), refused.header("retry-after")), ("no_endpoint", Some("1")));
+        // From then on it is so for all, whichever worker they meet, those that try it among them.
+        for _ in 0..20 {
+            let answer = gateway.ask("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi");
+            assert_eq!((answer.status, answer.reason().as_str()), (503, "no_endpoint"));
+        }
+        let _origin = places[back].open();
+        eventually("it serves again", || (gateway.get("/").status == 200).then_some(()));
+        (0..40).for_each(|at| assert_eq!(gateway.get("/").status, 200, "{count} {back}: {at}"));
+    }
+}
+
+#[test]
+fn three_of_four_that_cannot_be_reached_lose_nothing_once_that_is_known() {
+    let places: Vec<_> = (0..3).map(|_| Place::new()).collect();
+    let good = Origin::fixed("good");
+    let mut addresses: Vec<_> = places.iter().map(|place| place.address).collect();
+    addresses.push(good.address);
+    let gateway = Gateway::start(&yaml(&addresses, 1, ""));
+    let mut row = 0;
+    eventually("who is dead is known", || {
+        row = if gateway.get("/").status == 200 { row + 1 } else { 0 };
+        (row == 40).then_some(())
+    });
+    for _ in 0..60 {
+        assert_eq!(gateway.get("/").status, 200);
+        let posted = gateway.ask("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi");
+        assert_eq!(posted.status, 200);
+    }
+    assert_eq!(gateway.metric("ringway_service_panic", &[]), 0.0, "half of them at most is ejected");
+}
+
+/// Three failures eject, however many workers have seen them.
+#[test]
+fn failures_count_over_all_workers() {
+    let (good, bad) = (Origin::fixed("good"), Origin::start(|_| vec![Step::Close]));
+    let gateway = Gateway::start(&yaml(&[bad.address, good.address], 4, ", ejection: {base: 300s, max: 300s}"));
+    // As many connections as make it likely that all workers have some.
+    let mut clients: Vec<_> = (0..16).map(|_| Client::connect(gateway.address)).collect();
+    for round in 0..6 {
+        for client in &mut clients {
+            assert_eq!(client.get(&format!("/{round}")).status, 200);
+        }
+    }
+    let used = gateway.by_worker("ringway_worker_requests_total", 4).iter().filter(|count| **count > 0.0).count();
+    assert!(used > 1, "one worker had it all");
+    assert_eq!(bad.seen().len(), 3);
+}
