@@ -276,3 +276,79 @@ fn seeds() {
 fn the_same_seed_gives_the_same_run() {
     (0..20).for_each(|seed| assert_eq!(run(seed), run(seed)));
 }
+
+/// An endpoint that is up for a second and down for a second, beside three that are well, for half an hour (F26): the
+/// times for which it is left alone double up to their cap, so that it costs less and less; the others never leave.
+fn flap(seed: u64) -> [u64; 2] {
+    let mut world = World::new(seed);
+    (world.checked, world.returning.slow_start_ms) = (false, 3_000);
+    let count = world.names.len();
+    let begun = world.now;
+    let (mut last, mut out_ms, mut failed_early, mut failed_late) = (0, Vec::new(), 0, 0);
+    for _ in 0..18_000 {
+        world.now = world.now.plus_ms(50 + world.rng.below(100));
+        let ms = world.now.since_ns(begun) / 1_000_000;
+        world.well[0] = (ms / 1_000).is_multiple_of(2);
+        let worker = world.rng.below(world.workers.len() as u64) as usize;
+        let (asked, was_well) = (world.asked[0], world.well[0]);
+        world.ask(worker);
+        let failed = if was_well { 0 } else { world.asked[0] - asked };
+        if ms < 300_000 {
+            failed_early += failed
+        } else if ms < 600_000 {
+            failed_late += failed
+        }
+        let facts = world.state.facts(&world.names[0]).expect("known");
+        if facts.ejections > 0 && facts.ejected_until.0 != last {
+            last = facts.ejected_until.0;
+            out_ms.push(facts.ejected_until.since_ns(world.now) / 1_000_000);
+        }
+        for other in 1..count {
+            assert!(world.state.facts(&world.names[other]).expect("known").out(world.now).is_none());
+        }
+    }
+    if count == 1 {
+        assert_eq!(out_ms, [], "a single one is never left alone");
+        return [0; 2];
+    }
+    // One doubling more each time, but for those that long service has paid for.
+    let doubles = |pair: &[u64]| pair[1] <= pair[0] * 2 && pair[1] >= 1_000;
+    assert!(out_ms.windows(2).all(doubles) && out_ms.iter().all(|ms| *ms <= 30_000), "{out_ms:?}");
+    [failed_early, failed_late]
+}
+
+#[test]
+fn a_flapping_endpoint_costs_less_and_less() {
+    let mut sums = [0; 2];
+    for seed in 0..60 {
+        let one = std::panic::catch_unwind(|| flap(seed)).unwrap_or_else(|_| panic!("seed {seed}"));
+        sums.iter_mut().zip(one).for_each(|(sum, more)| *sum += more);
+    }
+    println!("requests that met it down, in the first five minutes and in the next: {sums:?}");
+    assert!(sums[0] > 0 && sums[1] * 10 <= sums[0] * 12, "{sums:?}");
+}
+
+/// Every endpoint fails, every request wants three retries, for a minute at any rate: what reaches endpoints is what
+/// came in and the budget, whichever way requests fall on workers (F25).
+#[test]
+fn a_storm_of_retries_is_held_to_the_budget() {
+    for seed in 0..2_000 {
+        let mut rng = Rng(seed);
+        let (workers, rules) = (1 + rng.below(8) as u32, BudgetRules::default());
+        let mut budgets = vec![RetryBudget::default(); workers as usize];
+        let (mut now, begun) = (Now::from_ms(1_000_000), Now::from_ms(1_000_000));
+        let (pause_us, mut requests, mut retries) = (500 + rng.below(200_000), 0, 0);
+        while now.since_ns(begun) < 60_000_000_000 && requests < 3_000 {
+            now = Now(now.0 + rng.below(2 * pause_us) * 1_000);
+            let budget = &mut budgets[rng.below(u64::from(workers)) as usize];
+            budget.count(1, now);
+            requests += 1;
+            retries += (0..3).take_while(|_| budget.take(0, now, &rules, workers)).count() as u64;
+        }
+        let seconds = now.since_ns(begun) / 1_000_000_000 + 1;
+        let bound = requests / 5 + 10 * seconds + 3 * u64::from(workers) + u64::from(workers);
+        assert!(retries <= bound, "seed {seed}: {retries} of {requests} in {seconds} s, {workers} workers");
+        // And it gives what it promises.
+        assert!(retries * 10 >= requests, "seed {seed}: {retries} of {requests}, {workers} workers");
+    }
+}

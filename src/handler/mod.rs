@@ -3,6 +3,7 @@
 pub mod forward;
 pub mod nap;
 pub mod grpc_web;
+mod hedge;
 pub mod proxy;
 pub mod relay;
 pub mod replay;

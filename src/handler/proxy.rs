@@ -49,7 +49,7 @@ pub struct Proxy<'a, C: Connect> {
 }
 
 /// How one attempt ended.
-enum Attempt {
+pub(super) enum Attempt {
     Done,
     /// The connection had been closed by the endpoint while it was idle; nothing was lost.
     Stale(Failure),
@@ -74,7 +74,7 @@ impl<C: Connect> Proxy<'_, C> {
         let held = self.hold(down, x);
         loop {
             let now = self.timers.known_now();
-            let (at, visit) = match self.service.choose(self.spec, x, &mut tried, now) {
+            let (mut at, mut visit) = match self.service.choose(self.spec, x, &mut tried, now) {
                 Ok(chosen) => chosen,
                 Err(failure) => return Err(self.sum_up(x.failure.unwrap_or(failure))),
             };
@@ -83,7 +83,16 @@ impl<C: Connect> Proxy<'_, C> {
             if let Some(call) = &mut x.grpc {
                 call.begin(self.timers.known_now());
             }
-            let failure = match self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await {
+            let attempt = match &self.retries.hedge {
+                // Boxed: requests that are not hedged carry nothing of it.
+                Some(hedge) if x.attempts == 1 && self.may_hedge(down, x) => {
+                    let attempt;
+                    (attempt, at, visit) = Box::pin(self.race(down, x, (at, visit), &mut tried, hedge, on_head)).await;
+                    attempt
+                }
+                _ => self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await,
+            };
+            let failure = match attempt {
                 Attempt::Done => {
                     self.learn(&visit, x);
                     x.failure = None;
@@ -134,6 +143,13 @@ impl<C: Connect> Proxy<'_, C> {
         wanted.then(|| Box::new(Held::new(rules.replay_bytes_max)))
     }
 
+    /// Whether the request may be with several endpoints at once: nothing of it has to be sent again.
+    fn may_hedge<D: Downstream>(&self, down: &mut D, x: &Exchange) -> bool {
+        let (body, _) = down.split();
+        let plain = self.upgrade.is_none() && self.spec.proxy_protocol.is_none();
+        plain && body.is_done() && x.request.body.is_empty() && self.is_repeatable(x)
+    }
+
     /// Whether the request may reach an endpoint twice.
     fn is_repeatable(&self, x: &Exchange) -> bool {
         let rules = self.retries;
@@ -160,7 +176,7 @@ impl<C: Connect> Proxy<'_, C> {
     }
 
     /// Whether a response is not passed on, since another endpoint may give a better one. Takes the retry.
-    fn refuses(&self, x: &Exchange, held: Option<&Held>) -> bool {
+    pub(super) fn refuses(&self, x: &Exchange, held: Option<&Held>) -> bool {
         let rules = self.retries;
         let code =
             || x.response.fields.find(b"grpc-status").and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
@@ -201,7 +217,7 @@ impl<C: Connect> Proxy<'_, C> {
     }
 
     #[cold]
-    fn blame(&self, visit: &Visit<C::Io>, x: &Exchange, failure: Failure) {
+    pub(super) fn blame(&self, visit: &Visit<C::Io>, x: &Exchange, failure: Failure) {
         let outcome = match failure.reason {
             Reason::UpstreamStatus => Outcome::answered(x.upstream_status),
             _ => Outcome::of(failure, x.upstream_status != 0),
@@ -211,7 +227,12 @@ impl<C: Connect> Proxy<'_, C> {
 
     /// The rules of an attempt that began then.
     #[inline]
-    fn terms<'t>(&'t self, visit: &Visit<C::Io>, begun: Now, refuses: &'t dyn Fn(&Exchange) -> bool) -> Terms<'t> {
+    pub(super) fn terms<'t>(
+        &'t self,
+        visit: &Visit<C::Io>,
+        begun: Now,
+        refuses: &'t dyn Fn(&Exchange) -> bool,
+    ) -> Terms<'t> {
         Terms {
             rules: &self.spec.rules,
             due: self.due,
@@ -338,7 +359,7 @@ impl<C: Connect> Proxy<'_, C> {
     }
 
     /// A stream with the request's head on its way. `end`: no body follows.
-    async fn open_stream(&self, x: &Exchange, visit: &Visit<C::Io>, end: bool) -> Result<Stream, Failure> {
+    pub(super) async fn open_stream(&self, x: &Exchange, visit: &Visit<C::Io>, end: bool) -> Result<Stream, Failure> {
         let now = self.timers.known_now();
         let wait_ms = self.spec.rules.connect_timeout_ms.min(self.due.since_ns(now) / 1_000_000);
         let due = now.plus_ms(wait_ms);
@@ -366,7 +387,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    async fn connect(&self, visit: &Visit<C::Io>) -> Result<Box<ClientConnection<C::Io>>, Failure> {
+    pub(super) async fn connect(&self, visit: &Visit<C::Io>) -> Result<Box<ClientConnection<C::Io>>, Failure> {
         let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
         let timeout_ms = self.within_try(self.spec.rules.connect_timeout_ms, self.timers.known_now()).min(left_ms);
         visit.connect(self.connector, self.timers, timeout_ms).await
@@ -374,14 +395,14 @@ impl<C: Connect> Proxy<'_, C> {
 
     /// `ms`, or what is left of an attempt that began then, in milliseconds.
     #[inline]
-    fn within_try(&self, ms: u64, begun: Now) -> u64 {
+    pub(super) fn within_try(&self, ms: u64, begun: Now) -> u64 {
         let Some(whole_ms) = self.retries.per_try_ms else { return ms };
         ms.min(whole_ms.saturating_sub(self.timers.known_now().since_ns(begun) / 1_000_000))
     }
 
     /// Writes how many milliseconds are left into the request (R133).
     #[inline]
-    fn tell_deadline(&self, x: &mut Exchange) {
+    pub(super) fn tell_deadline(&self, x: &mut Exchange) {
         if let Some(name) = &self.retries.deadline_header {
             let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
             let written = x.request.fields.set(name.as_bytes(), left_ms.to_string().as_bytes());
@@ -389,7 +410,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    fn put_back(&self, visit: &Visit<C::Io>, upstream: Box<ClientConnection<C::Io>>) {
+    pub(super) fn put_back(&self, visit: &Visit<C::Io>, upstream: Box<ClientConnection<C::Io>>) {
         if upstream.is_reusable() {
             visit.pool.give(upstream, self.timers.known_now(), &self.spec.rules);
         }
@@ -405,6 +426,6 @@ fn rewind(x: &mut Exchange, held: Option<&Held>) {
 }
 
 /// Whether a failure is what a connection gives that the endpoint closed while it was idle.
-fn is_stale(failure: Failure) -> bool {
+pub(super) fn is_stale(failure: Failure) -> bool {
     matches!(failure.reason, Reason::UpstreamClosed | Reason::UpstreamReset)
 }

@@ -210,6 +210,10 @@ pub struct Exchange {
     /// Places under limits on requests in flight, given back when the exchange is cleared or dropped: a panic too gives
     /// them back.
     pub permits: Vec<Permit>,
+    /// Copies that went to other endpoints before the first one had answered.
+    pub hedges: u8,
+    /// One of them brought the answer.
+    pub hedge_won: bool,
     /// A value from the worker's generator, new for every request: policies and balancers that need chance take it.
     pub random: u64,
 }
@@ -285,6 +289,8 @@ impl Exchange {
         self.request_bytes = 0;
         self.response_bytes = 0;
         self.permits.clear();
+        self.hedges = 0;
+        self.hedge_won = false;
     }
 }
 
@@ -308,6 +314,8 @@ impl Default for Exchange {
             service: Self::NO_SERVICE,
             endpoint: None,
             attempts: 0,
+            hedges: 0,
+            hedge_won: false,
             upstream_ns: 0,
             upstream_status: 0,
             grpc: None,

@@ -524,6 +524,10 @@ fn count_own(own: &Instruments, x: &Exchange) {
     if x.attempts > 1 {
         own.retries.add(i64::from(x.attempts) - 1);
     }
+    if x.hedges > 0 {
+        own.hedges.add(i64::from(x.hedges));
+        own.hedges_won.add(i64::from(x.hedge_won));
+    }
     let deadline = x.failure.and_then(|failure| match failure.reason {
         Reason::HeaderTimeout => Some(Deadline::Header),
         Reason::BodyTimeout => Some(Deadline::Body),

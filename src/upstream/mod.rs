@@ -14,6 +14,7 @@ pub mod record;
 pub mod rules;
 pub mod selection;
 pub mod service;
+pub mod spread;
 pub mod streams;
 pub mod state;
 pub mod sticky;

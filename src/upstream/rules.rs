@@ -16,7 +16,7 @@ pub struct Resilience {
     pub retries: RetryRules,
 }
 
-/// When an endpoint is ejected: what one worker has seen of it.
+/// When an endpoint is ejected: what all workers have seen of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EjectionRules {
     /// Attempts in a row that brought no whole answer: refused, reset, closed, garbage, too late. 0: never.
@@ -110,6 +110,8 @@ pub struct RetryRules {
     pub backoff: Backoff,
     /// How many there may be.
     pub budget: BudgetRules,
+    /// When the same request goes to another endpoint as well.
+    pub hedge: Option<Hedge>,
     /// A request header that tells the endpoint how many milliseconds are left.
     pub deadline_header: Option<String>,
 }
@@ -130,6 +132,7 @@ impl Default for RetryRules {
             replay_bytes_max: limits::REPLAY_BYTES_MAX,
             backoff: Backoff::default(),
             budget: BudgetRules::default(),
+            hedge: None,
             deadline_header: None,
         }
     }
@@ -141,6 +144,17 @@ impl RetryRules {
     pub fn looks_at_answers(&self) -> bool {
         !self.statuses.is_empty() || !self.grpc_codes.is_empty()
     }
+}
+
+/// When a request goes to another endpoint before the first one has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// After so many milliseconds.
+    pub after_ms: u64,
+    /// Or after what so many percent of the service's answers take, once that is known.
+    pub percentile: Option<u32>,
+    /// Copies at most, beside the first.
+    pub most: u8,
 }
 
 /// The pause before a retry.

@@ -11,8 +11,9 @@ use super::balance::{BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
 use super::endpoint::{Endpoint, EndpointReport, Visit};
 use super::passive::{self, Outcome, Window};
-use super::rules::EjectionRules;
+use super::rules::{EjectionRules, Hedge};
 use super::selection::Selection;
+use super::spread::Spread;
 use super::state::Ejection;
 use super::sticky::Sticky;
 use crate::concurrency::{Admission, Bounds, Local, Terms, Ticket};
@@ -39,6 +40,8 @@ pub struct Service<I: Io> {
     /// Workers that share what the retry budget earns with time.
     workers: u32,
     seed: u64,
+    /// How answers are spread, where hedging asks.
+    spread: RefCell<Option<Box<Spread>>>,
 }
 
 /// A configured limit on the requests of a service (F13).
@@ -88,6 +91,7 @@ impl<I: Io> Service<I> {
             requests: Cell::new(0),
             workers: 1,
             seed,
+            spread: RefCell::default(),
         }
     }
 
@@ -338,6 +342,20 @@ impl<I: Io> Service<I> {
     pub fn take_retry(&self, spec: &snapshot::Service, now: Now) -> bool {
         let rules = &spec.resilience.retries.budget;
         self.balancing.borrow_mut().budget.take(self.requests.take(), now, rules, self.workers)
+    }
+
+    /// Remembers how long an answer took, where hedging asks for that.
+    pub fn note_answer(&self, hedge: &Hedge, ns: u64) {
+        if hedge.percentile.is_some() {
+            self.spread.borrow_mut().get_or_insert_default().add(ns);
+        }
+    }
+
+    /// When a copy of a request goes to another endpoint, in milliseconds.
+    pub fn hedge_after_ms(&self, hedge: &Hedge) -> u64 {
+        let spread = self.spread.borrow();
+        let known = hedge.percentile.and_then(|percent| spread.as_ref()?.percentile_ms(percent));
+        known.unwrap_or(hedge.after_ms)
     }
 
     /// Once a second: counts requests for the budget, looks for outliers.

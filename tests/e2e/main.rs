@@ -18,6 +18,7 @@ mod discovery;
 mod examples;
 mod forwarding;
 mod grpc;
+mod hedging;
 mod http2;
 mod lifecycle;
 mod long_bodies;

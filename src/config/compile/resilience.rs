@@ -7,7 +7,7 @@ use crate::upstream::breaker::{Breaker, BreakerRules, BreakerSpec};
 use crate::upstream::check::{CheckRules, Probe};
 use crate::upstream::health::Returning;
 use crate::upstream::rules::{
-    Backoff, BudgetRules, EjectionRules, OutlierRules, Resilience, RetryRules, SelectionRules,
+    Backoff, BudgetRules, EjectionRules, Hedge, OutlierRules, Resilience, RetryRules, SelectionRules,
 };
 use crate::upstream::sticky::Sticky;
 
@@ -106,6 +106,11 @@ pub(super) fn retries(written: &model::Retries) -> RetryRules {
             per_second: written.budget.per_second.get() as u32,
             least: written.budget.least.get() as u32,
         },
+        hedge: written.hedge.as_ref().map(|hedge| Hedge {
+            after_ms: hedge.after.as_millis() as u64,
+            percentile: hedge.percentile.map(|percent| percent.get() as u32),
+            most: hedge.max.get() as u8,
+        }),
         deadline_header: written.deadline_header.as_ref().map(|name| name.as_str().to_owned()),
     }
 }

@@ -240,8 +240,24 @@ config_struct! {
         backoff: BackoffConfig = "{}",
         /// How many retries there may be, so that they do not make a bad hour worse (F25).
         budget: BudgetConfig = "{}",
+        /// Sends a request without a body to another endpoint as well when the first one is slow; the first answer wins.
+        /// Only what may be repeated, and within `budget`.
+        hedge: Option<HedgeConfig>,
         /// A request header that tells endpoints how many milliseconds are left (R133), as `X-Request-Timeout-Ms`.
         deadline_header: Option<HeaderName>,
+    }
+}
+
+config_struct! {
+    /// When a request goes to a second endpoint before the first one has answered.
+    #[shorthand(after)]
+    pub struct HedgeConfig {
+        /// How long the first one has.
+        after: Duration,
+        /// In its place, what so many percent of the service's answers take, as each worker has seen a hundred.
+        percentile: Option<Int<50, 99>>,
+        /// Copies at most, each after the same time.
+        max: Int<1, 3> = "1",
     }
 }
 

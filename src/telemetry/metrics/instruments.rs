@@ -241,6 +241,10 @@ instruments! {
     upstream_reused: Count = "upstream_connections_reused_total", "Requests sent on a pooled upstream connection.";
     /// Attempts after the first.
     retries: Count = "retries_total", "Attempts after the first.";
+    /// Copies of requests that went to another endpoint before the first one had answered.
+    hedges: Count = "hedges_total", "Copies of requests to a second endpoint while the first is slow.";
+    /// Those that were answered first.
+    hedges_won: Count = "hedges_won_total", "Hedged requests that a copy answered first.";
     /// Panics that were contained: each cost one connection.
     panics: Count = "panics_total", "Panics contained; each cost one connection.";
     /// Access log lines dropped because the writer was behind.

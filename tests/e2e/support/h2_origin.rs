@@ -47,6 +47,8 @@ pub struct Answer {
     pub reset: Option<Code>,
     /// GOAWAY that has seen all streams so far.
     pub leave: bool,
+    /// Nothing is ever said.
+    pub hang: bool,
 }
 
 impl Answer {
@@ -220,6 +222,9 @@ impl Conversation {
         self.open.remove(&key.id);
         let answer = (self.shared.script)(&seen);
         self.shared.seen.lock().expect("requests").push(seen);
+        if answer.hang {
+            return;
+        }
         if answer.leave {
             self.core.refuse_further();
         }
