@@ -546,10 +546,11 @@ fn resilience() {
     assert!(two.last().header("x-timeout-ms").is_some());
     let before = one.seen().iter().filter(|seen| seen.path() != "/health").count();
     assert!(before > 0, "the ill one was asked");
+    // Four failures are too few for an ejection; with those of the payments it may come, and then the second tier helps.
+    assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
     let payments = (0..4).map(|_| get(&gateway, "/payments/7", "").status).collect::<Vec<_>>();
     assert!(payments.contains(&503), "never tried twice: {payments:?}");
     assert_eq!(get(&gateway, "/preview/7", "").text(), "two");
-    assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
     eventually("checks", || {
         (gateway.metric("ringway_health_checks_total", &["result=\"passed\""]) > 3.0).then_some(())
     });
