@@ -546,7 +546,7 @@ fn resilience() {
     assert!(two.last().header("x-timeout-ms").is_some());
     let before = one.seen().iter().filter(|seen| seen.path() != "/health").count();
     assert!(before > 0, "the ill one was asked");
-    // Four failures are too few for an ejection; with those of the payments it may come, and then the second tier helps.
+    // Four failures are too few for an ejection; those of the payments may bring it, and then the second tier helps.
     assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
     let payments = (0..4).map(|_| get(&gateway, "/payments/7", "").status).collect::<Vec<_>>();
     assert!(payments.contains(&503), "never tried twice: {payments:?}");

@@ -22,6 +22,8 @@ mod http2;
 mod lifecycle;
 mod long_bodies;
 mod malformed;
+mod many;
+mod name_servers;
 mod orders;
 mod placement;
 mod policies;
