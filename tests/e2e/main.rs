@@ -17,6 +17,7 @@ mod discovery;
 mod examples;
 mod forwarding;
 mod grpc;
+mod grpc_checks;
 mod http2;
 mod lifecycle;
 mod long_bodies;
