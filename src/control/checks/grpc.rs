@@ -39,7 +39,7 @@ pub(super) async fn ask(
     tls: Option<&Arc<ClientTls>>,
 ) -> Result<(), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| format!("connect: {error}"))?;
-    let Some(tls) = tls else { return call(stream, "http", authority, rules).await };
+    let Some(tls) = tls else { return Box::pin(call(stream, "http", authority, rules)).await };
     let name = tls.name(authority).ok_or("the endpoint has no name for TLS")?;
     let mut config = (*tls.config()).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -49,7 +49,7 @@ pub(super) async fn ask(
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err("TLS: the endpoint does not agree to HTTP/2".to_owned());
     }
-    call(stream, "https", authority, rules).await
+    Box::pin(call(stream, "https", authority, rules)).await
 }
 
 /// One call over a connection of its own, which ends with it.
@@ -255,7 +255,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_health_service_is_asked_for_a_service() {
-        let (result, request) = asked(Answer(&[], b"\0\0\0\0\x02\x08\x01", Some("0")), "a.B").await;
+        let serving = Answer(&[], b"\0\0\0\0\x02\x08\x01", Some("0"));
+        let (result, request) = Box::pin(asked(serving, "a.B")).await;
         assert_eq!(result, Ok(()));
         assert_eq!(request.uri().to_string(), "http://health.test/grpc.health.v1.Health/Check");
         let field = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -279,7 +280,7 @@ mod tests {
             (Answer(&[], b"\0\0\0\0\x03\x08\x01", Some("0")), "not one of the health service"),
             (Answer(&[], b"<html>", Some("0")), "not one of the health service"),
         ] {
-            let result = asked(answer, "a.B").await.0;
+            let result = Box::pin(asked(answer, "a.B")).await.0;
             assert!(result.as_ref().is_err_and(|told| told.contains(why)), "{result:?} is not {why}");
         }
     }
