@@ -159,6 +159,7 @@ const BANS: &[Ban] = &[
             "src/worker/run.rs",
             "src/control/admin/",
             "src/control/checks",
+            "src/control/orders/",
             "src/control/survival.rs",
         ],
         why: "the wall clock is for dates, certificates and tokens",

@@ -154,6 +154,9 @@ fn concurrency() {
     assert_eq!(gateway.get("/api/users").text(), "ok");
     send.send(()).expect("the origin waits");
     assert_eq!(first.response().text(), "report");
+    eventually("its place is free", || {
+        (gateway.metric("ringway_limit_requests_in_flight", &["limit=\"route:report/"]) == 0.0).then_some(())
+    });
     assert_eq!(gateway.get("/api/report").text(), "report");
     assert_eq!(gateway.get("/search").text(), "found");
     let services = gateway.ask_admin("GET", "/services").json();
@@ -293,8 +296,17 @@ fn observability() {
 #[test]
 fn operations() {
     let (before, after) = (Origin::fixed("before"), Origin::fixed("after"));
-    let mut gateway = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "200ms").start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("state.json");
+    let plan = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "200ms");
+    let mut gateway = plan.env("STATE_FILE", file.display()).start();
     let mut client = gateway.connect();
+    assert_eq!(client.get("/").text(), "before");
+    let endpoint = format!("/services/app/endpoints/{}", before.address);
+    assert_eq!(gateway.ask_admin("POST", &format!("{endpoint}/drain")).json()["persisted"], true);
+    assert_eq!(client.get("/").reason(), "no_endpoint");
+    assert!(std::fs::read_to_string(&file).expect("the file").contains("draining"));
+    assert_eq!(gateway.ask_admin("POST", &format!("{endpoint}/enable")).status, 200);
     assert_eq!(client.get("/").text(), "before");
     let text = std::fs::read_to_string(gateway.config_path()).expect("the file");
     gateway.write_config(&text.replace("${APP:-127.0.0.1:3000}", &after.address.to_string()));
