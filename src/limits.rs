@@ -179,6 +179,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const CHECK_FIRST_MS: u64 = 1_000;
 /// Bytes of an answer to a check that are looked at.
 pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The head, and the trailers, of an answer to a check by gRPC.
+pub const CHECK_HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// Checks of the whole process at once; more wait.
 pub const CHECKS_AT_ONCE_MAX: usize = 64;
 /// How often the prober looks for checks that are due.

@@ -18,6 +18,7 @@ mod examples;
 mod explained;
 mod forwarding;
 mod grpc;
+mod grpc_checks;
 mod http2;
 mod lifecycle;
 mod long_bodies;

@@ -327,8 +327,7 @@ impl Drop for Discovery {
 
 impl State {
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random ^ (self.random >> 29)
+        crate::random::next(&mut self.random)
     }
 
     fn provider(&self, lookup: &Lookup) -> (Box<dyn Provider>, Patience) {
