@@ -9,7 +9,7 @@ use crate::net::io::Io;
 use crate::policy::Tick;
 use crate::policy::slots::{LiveChain, Slots};
 use crate::route::RouteTable;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::stats::RouteStats;
 use crate::time::Now;
@@ -47,9 +47,11 @@ impl<I: Io> Plan<I> {
         seed: u64,
     ) -> Self {
         let worker = slots.worker();
-        let routes = snapshot.routes.iter().map(|route| RoutePlan {
+        let routes = snapshot.routes.iter().enumerate().map(|(at, route)| RoutePlan {
             chain: slots.prepare(&route.chain, tick),
-            stats: metrics.route(&route.name, &route.pattern),
+            stats: previous
+                .and_then(|plan| plan.stats_of(at, route, metrics))
+                .unwrap_or_else(|| metrics.route(&route.name, &route.pattern)),
         });
         let routes = routes.collect();
         let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
@@ -63,6 +65,14 @@ impl<I: Io> Plan<I> {
         Self { table: snapshot.table.clone(), routes, services, snapshot }
     }
 
+    /// The counters of a route that has kept its place: most do over a reload, and to compare costs less than a search.
+    fn stats_of(&self, at: usize, route: &Route, metrics: &WorkerMetrics) -> Option<Rc<RouteStats>> {
+        let old = self.snapshot.routes.get(at)?;
+        let same = old.name == route.name && old.pattern == route.pattern;
+        // What shares an entry because all were taken may get one of its own.
+        self.routes.get(at).map(|live| &live.stats).filter(|stats| same && !metrics.is_shared(stats)).cloned()
+    }
+
     /// Fits living state to this plan's configuration.
     pub fn commit(&self, slots: &mut Slots, now: Now) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
@@ -74,16 +84,15 @@ impl<I: Io> Plan<I> {
         }
     }
 
-    /// Takes up the present endpoints of these services; of all, where none are named.
-    pub fn follow(&self, services: Option<&[u32]>) {
-        let follow = |at: usize| {
-            if let (Some(service), Some(spec)) = (self.services.get(at), self.snapshot.services.get(at)) {
-                service.follow(spec);
-            }
+    /// Takes up the present endpoints of these services; of all, where none are named. Returns how many had others.
+    pub fn follow(&self, services: Option<&[u32]>) -> usize {
+        let has_others = |at: &usize| {
+            let known = self.services.get(*at).zip(self.snapshot.services.get(*at));
+            known.is_some_and(|(service, spec)| service.follow(spec))
         };
         match services {
-            Some(some) => some.iter().for_each(|&at| follow(at as usize)),
-            None => (0..self.services.len()).for_each(follow),
+            Some(some) => some.iter().map(|&at| at as usize).filter(has_others).count(),
+            None => (0..self.services.len()).filter(has_others).count(),
         }
     }
 

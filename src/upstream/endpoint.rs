@@ -80,6 +80,8 @@ pub struct EndpointReport {
     pub reused: u64,
     /// Whether it can be chosen.
     pub healthy: bool,
+    /// How long its answers take of late, in microseconds, where balancing asks; 0 where it does not, or not yet.
+    pub ewma_us: u64,
 }
 
 /// An endpoint while a request is with it: counted as its load until dropped.
@@ -175,6 +177,7 @@ impl<I: Io> Endpoint<I> {
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
+            ewma_us: self.latency.get().us(),
         }
     }
 

@@ -33,7 +33,18 @@ struct Known {
     facts: AHashMap<Arc<str>, Facts>,
     /// Of the endpoints that a worker has.
     records: AHashMap<Arc<str>, Arc<Record>>,
+    /// Of endpoints that are there and of those that may come back.
+    orders: AHashMap<Arc<str>, Order>,
     events: VecDeque<Event>,
+}
+
+/// What an operator wants of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Whether it gets requests.
+    pub administration: Administration,
+    /// In place of its weight; None leaves that.
+    pub weight: Option<u32>,
 }
 
 /// A change of an endpoint's state, for operators.
@@ -78,8 +89,14 @@ impl ServiceState {
 
     /// Makes known which endpoints there are: new ones get a slow start, others are forgotten. Harmless when called
     /// again.
-    pub fn set_endpoints<'a>(&self, endpoints: impl IntoIterator<Item = &'a str>, now: Now) {
+    pub fn set_endpoints<'a>(&self, endpoints: impl IntoIterator<Item = &'a str> + Clone, now: Now) {
         let mut known = self.known();
+        let (mut count, names) = (0, endpoints.clone());
+        let are_known = names.into_iter().inspect(|_| count += 1).all(|name| known.facts.contains_key(name));
+        if are_known && count == known.facts.len() {
+            // Each worker says the same of each service at each reload. No name is there twice.
+            return;
+        }
         let wanted: AHashMap<&str, ()> = endpoints.into_iter().map(|endpoint| (endpoint, ())).collect();
         let gone: Vec<_> = known.facts.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
         let fresh: Vec<Arc<str>> =
@@ -96,7 +113,9 @@ impl ServiceState {
         // Where there was none before, there is nobody to take the load meanwhile.
         let first = known.facts.is_empty();
         for name in fresh {
-            known.facts.insert(name.clone(), if first { Facts::default() } else { Facts::joined(now) });
+            let Order { administration, weight } = known.orders.get(&name).copied().unwrap_or_default();
+            let facts = if first { Facts::default() } else { Facts::joined(now) };
+            known.facts.insert(name.clone(), Facts { administration, weight, ..facts });
             known.note(now, &name, "joined", String::new());
         }
         self.changed();
@@ -171,6 +190,12 @@ impl ServiceState {
     /// Another weight than the configured one; None goes back to that. Returns whether it changed anything.
     pub fn set_weight(&self, endpoint: &str, weight: Option<u32>, now: Now, why: String) -> bool {
         self.change(now, endpoint, "weight", why, |facts| std::mem::replace(&mut facts.weight, weight) != weight)
+    }
+
+    /// What operators want, by endpoint: it holds for those that join later. Those that are there are told by
+    /// [`Self::administer`] and [`Self::set_weight`].
+    pub fn set_orders(&self, orders: impl IntoIterator<Item = (Arc<str>, Order)>) {
+        self.known().orders = orders.into_iter().collect();
     }
 
     /// Ejections so far.
@@ -277,6 +302,22 @@ mod tests {
         let empty = ServiceState::new([]);
         empty.set_endpoints(["first:80"], now);
         assert_eq!(empty.facts("first:80"), Some(Facts::default()), "nobody else could take the load");
+    }
+
+    #[test]
+    fn what_an_operator_wants_outlives_an_endpoints_absence() {
+        let (state, names) = state(2);
+        let order = Order { administration: Administration::Draining, weight: Some(7) };
+        state.set_orders([(names[1].as_str().into(), order)]);
+        assert_eq!(state.facts(&names[1]), Some(Facts::default()), "it is told separately");
+        state.set_endpoints([&names[0][..]], Now(1));
+        state.set_endpoints(names.iter().map(String::as_str), Now(2));
+        let facts = state.facts(&names[1]).expect("it is back");
+        assert_eq!((facts.administration, facts.weight), (Administration::Draining, Some(7)));
+        state.set_orders([]);
+        state.set_endpoints([&names[0][..]], Now(3));
+        state.set_endpoints(names.iter().map(String::as_str), Now(4));
+        assert_eq!(state.facts(&names[1]), Some(Facts::joined(Now(4))));
     }
 
     #[test]
