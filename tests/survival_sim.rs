@@ -308,7 +308,7 @@ fn flap(seed: u64) -> [u64; 2] {
         }
     }
     if count == 1 {
-        assert_eq!(out_ms, [], "a single one is never left alone");
+        assert!(out_ms.is_empty(), "a single one is never left alone");
         return [0; 2];
     }
     // One doubling more each time, but for those that long service has paid for.

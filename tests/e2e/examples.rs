@@ -534,6 +534,7 @@ fn resilience() {
             path if path.starts_with("/payments") || path.starts_with("/orders") => {
                 vec![Step::Send(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n").into_bytes())]
             }
+            path if path.starts_with("/catalogue") => vec![Step::Hang],
             _ => ok("served"),
         })
     };
@@ -543,8 +544,13 @@ fn resilience() {
         .env("ORDERS_2", two.address)
         .env("ORDERS_FAR", far.address)
         .env("CHECK_INTERVAL", "50ms")
+        .env("HEDGE_AFTER", "30ms")
         .env("STICKY_SECRET", "a secret that is long enough")
         .start();
+    eventually("a second endpoint that is asked as well", || {
+        assert_eq!(get(&gateway, "/catalogue/7", "").text(), "two");
+        (gateway.metric("ringway_worker_hedges_won_total", &[]) > 0.0).then_some(())
+    });
     let answers: Vec<_> = (0..4).map(|_| get(&gateway, "/orders/7", "")).collect();
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "two"), "a 503 is tried elsewhere");
     assert!(answers[0].header("set-cookie").is_some_and(|cookie| cookie.starts_with("orders_route=")));
