@@ -197,8 +197,8 @@ pub const BREAKER_TRIALS: u32 = 3;
 pub const BREAKER_TRIAL_RETRY_MS: u64 = 1_000;
 /// Failed attempts in a row, over all workers, that eject an endpoint (`ejection.failures`; F23).
 pub const EJECTION_FAILURES: u32 = 3;
-/// An endpoint that could not be reached so often is tried again by one request in so many milliseconds, while others are
-/// there for the rest, and while nobody is (F29).
+/// An endpoint that could not be reached so often is tried again by one request in so many milliseconds, while others
+/// are there for the rest, and while nobody is (F29).
 pub const UNREACHABLE_TRIAL_MS: u64 = 250;
 /// Answers 502, 503 and 504 in a row that do (`ejection.gateway_errors`).
 pub const EJECTION_GATEWAY_ERRORS: u32 = 5;
