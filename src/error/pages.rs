@@ -145,7 +145,7 @@ pub const PAGES: &[Page] = &[
     Page {
         word: "protocol_unsupported",
         causes: &[
-            "A WebSocket over HTTP/2 to a route without `upgrade: [websocket]`, or one that the gateway answers itself.",
+            "A WebSocket over HTTP/2 to a route without `upgrade: [websocket]`, or one that answers by itself.",
             "A `:protocol` other than `websocket`: only that can be carried to an endpoint.",
             "The endpoint answered the request for a WebSocket as an ordinary one.",
         ],

@@ -53,7 +53,7 @@ pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8])
     out.extend(b"\r\n");
 }
 
-/// Writes the head of the request for an HTTP/2 endpoint: the same fields, with names in lower case. `secure`: over TLS.
+/// Writes the head of the request for an HTTP/2 endpoint, over TLS if `secure`: the same fields, names in lower case.
 pub fn write_h2_head(
     encoder: &mut Encoder,
     out: &mut Buf,

@@ -85,7 +85,7 @@ impl<C: Connect> Proxy<'_, C> {
             if let Some(call) = &mut x.grpc {
                 call.begin(self.timers.known_now());
             }
-            let failure = match self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await {
+            let failure = match self.attempt(down, x, &visit, stale, None, held.as_deref(), on_head).await {
                 Attempt::Done => {
                     self.learn(&visit, x);
                     x.failure = None;
@@ -200,30 +200,23 @@ impl<C: Connect> Proxy<'_, C> {
         self.service.learn(self.spec, visit, outcome, self.timers.known_now());
     }
 
+    /// `first` is a new connection for this request, where its protocol had to be found out.
+    #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one attempt")]
     async fn attempt<D: Downstream>(
         &self,
         down: &mut D,
         x: &mut Exchange,
         visit: &Visit<C::Io>,
         fresh: bool,
+        first: Option<Box<ClientConnection<C::Io>>>,
         held: Option<&Held>,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Attempt {
         x.upstream_status = 0;
-        let mut first = None;
-        if self.upgrade.is_none() {
-            let mut protocol = visit.protocol(&self.spec.rules);
-            // Boxed, both: plain requests do not carry the room for them.
-            if protocol.is_none() {
-                first = match Box::pin(self.find_out(visit)).await {
-                    Ok(first) => first,
-                    Err(failure) => return Attempt::Failed(failure),
-                };
-                protocol = visit.protocol(&self.spec.rules);
-            }
-            if first.is_none() && protocol != Some(Protocol::Http1) {
-                return Box::pin(self.attempt_stream(down, x, visit, fresh, held, on_head)).await;
-            }
+        let is_known = self.upgrade.is_some() || visit.protocol(&self.spec.rules) == Some(Protocol::Http1);
+        if !is_known && first.is_none() {
+            // Boxed: plain requests do not carry the room for it.
+            return Box::pin(self.attempt_as_agreed(down, x, visit, fresh, held, on_head)).await;
         }
         let begun = self.timers.known_now();
         let (body, sink) = down.split();
@@ -255,16 +248,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         if let Some(upgrade) = self.upgrade {
             // Boxed, since it is rare.
             let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
@@ -287,6 +271,26 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) if was_reused && is_stale(failure) => Attempt::Stale(failure),
             Err(failure) => Attempt::Failed(failure),
         }
+    }
+
+    /// An attempt at an endpoint that speaks HTTP/2, or what is still to be agreed on.
+    async fn attempt_as_agreed<D: Downstream>(
+        &self,
+        down: &mut D,
+        x: &mut Exchange,
+        visit: &Visit<C::Io>,
+        fresh: bool,
+        held: Option<&Held>,
+        on_head: &mut dyn FnMut(&mut Exchange),
+    ) -> Attempt {
+        if visit.protocol(&self.spec.rules).is_none() {
+            match Box::pin(self.find_out(visit)).await {
+                Err(failure) => return Attempt::Failed(failure),
+                Ok(None) if visit.protocol(&self.spec.rules) == Some(Protocol::Http2) => {}
+                Ok(first) => return Box::pin(self.attempt(down, x, visit, fresh, first, held, on_head)).await,
+            }
+        }
+        self.attempt_stream(down, x, visit, fresh, held, on_head).await
     }
 
     /// An attempt over an HTTP/2 connection.
@@ -329,16 +333,7 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) => return Attempt::Failed(failure),
         };
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         match relay::exchange(body, sink, &mut stream, x, Buf::empty(), &terms, on_head).await {
             Ok(()) => Attempt::Done,
             // Not looked at by the endpoint; but what was taken of its body may be gone with it.
@@ -445,6 +440,18 @@ impl<C: Connect> Proxy<'_, C> {
             let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
             let written = x.request.fields.set(name.as_bytes(), left_ms.to_string().as_bytes());
             debug_assert!(written.is_ok(), "a name that was checked");
+        }
+    }
+
+    fn terms<'t>(&'t self, visit: &Visit<C::Io>, begun: Now, refuses: &'t dyn Fn(&Exchange) -> bool) -> Terms<'t> {
+        Terms {
+            rules: &self.spec.rules,
+            due: self.due,
+            body_bytes_max: self.body_bytes_max,
+            room: visit.room(),
+            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
+            refuses: self.retries.looks_at_answers().then_some(refuses),
+            timers: self.timers,
         }
     }
 

@@ -104,8 +104,8 @@ pub trait ResponseSink {
         Reason::ClientClosed.into()
     }
 
-    /// Sends the 101 in `x.response`, or what the wire has in its place, which opens the tunnel that `x.request.upgrade`
-    /// asks for. Its status is what the client was told afterwards.
+    /// Sends the 101 in `x.response`, or what the wire has in its place, which opens the tunnel that
+    /// `x.request.upgrade` asks for. Its status is what the client was told afterwards.
     ///
     /// # Errors
     /// The client left or stalls.

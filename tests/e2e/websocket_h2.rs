@@ -1,4 +1,4 @@
-//! WebSocket over HTTP/2 (RFC 8441): an extended CONNECT on the client's side, an Upgrade of HTTP/1.1 on the endpoint's.
+//! WebSocket over HTTP/2 (RFC 8441): an extended CONNECT on the client's side, an Upgrade on the endpoint's.
 
 use std::net::TcpListener;
 

@@ -1,7 +1,7 @@
 //! A tunnel of WebSocket frames in which the gateway asks a silent side whether it is still there.
 //!
-//! Bytes pass as in any tunnel. Of the frames only the heads are followed, so that a ping stands between two of them; the
-//! pong goes on to the other side, which may get one unasked (RFC 6455 section 5.5.3).
+//! Bytes pass as in any tunnel. Of the frames only the heads are followed, so that a ping stands between two of them;
+//! the pong goes on to the other side, which may get one unasked (RFC 6455 section 5.5.3).
 
 use std::cell::Cell;
 use std::future::poll_fn;
