@@ -82,8 +82,8 @@ config_struct! {
         upgrade: Vec<Spanned<Protocol>> = "[]",
         /// How long requests that have changed may go on.
         tunnel: Option<Spanned<Tunnel>>,
-        /// Pings of the gateway's own in WebSockets, to a side that is silent; none when left out. Without them the bytes
-        /// of a WebSocket are not looked at.
+        /// Pings of the gateway's own in WebSockets, to a side that is silent; none when left out. Without them no byte
+        /// of a WebSocket is looked at.
         websocket_ping: Option<Spanned<WebSocketPing>>,
         /// Whether calls in gRPC-Web, as browsers make them, are translated for an endpoint that speaks gRPC.
         grpc_web: bool = "false",
