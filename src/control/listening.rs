@@ -113,6 +113,7 @@ mod tests {
             per_client: None,
             stream: None,
             tls: None,
+            proofs: None,
             https_redirect: None,
         };
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");

@@ -234,6 +234,7 @@ mod tests {
             per_client: None,
             stream: None,
             tls: None,
+            proofs: None,
             https_redirect: None,
             connections: None,
             tunnels: Default::default(),

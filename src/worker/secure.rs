@@ -20,6 +20,7 @@ use crate::snapshot::Listener;
 use crate::sys::buf::Buf;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::tls::ServerTls;
+use crate::tls::managed::TLS_PROOF_PROTOCOL;
 
 /// The first byte of a TLS connection: a record of the handshake protocol.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -75,6 +76,10 @@ pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connec
     let agreed = Box::pin(handshake(shared, &listener, &tls, io, origin, &deadline)).await;
     drop((deadline, underway));
     let Some((io, agreed, mut origin)) = agreed else { return };
+    if agreed.alpn.as_deref() == Some(TLS_PROOF_PROTOCOL) {
+        // The handshake was the whole proof (RFC 8737 section 3).
+        return;
+    }
     origin.secure = Some(Rc::new(tls.describe(&agreed)));
     if listener.stream.is_some() {
         return Box::pin(conn::serve_stream(&shared.env, io, &origin, listener)).await;

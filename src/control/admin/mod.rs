@@ -10,6 +10,7 @@
 //! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
 //! | `GET /events` | what changed lately about endpoints and where they come from |
+//! | `GET /certificates` | the certificates of listeners, and the orders of those that the gateway gets itself |
 //! | `GET /circuit-breakers`, `POST /circuit-breakers/{service}/reset` | states of circuit breakers; closes one (R127)
 //! |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
@@ -18,6 +19,7 @@
 //! ([`guard`], F76). It runs on the control thread and asks workers by message only.
 
 pub mod backend;
+mod certificates;
 mod config;
 mod events;
 pub mod guard;
@@ -155,6 +157,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
         .route("/events", get(events::get))
+        .route("/certificates", get(certificates::get))
         .route("/workers", get(workers::get))
         .route("/policies", get(policies::get))
         .route("/version", get(version::get))

@@ -70,6 +70,10 @@ impl AdminBackend for Fake {
         Box::pin(async move { (service == "a/b").then(|| json!([])) })
     }
 
+    fn certificates(&self) -> Value {
+        json!({ "listeners": [], "ordered": [] })
+    }
+
     fn events(&self) -> Value {
         json!([])
     }
