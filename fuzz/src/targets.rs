@@ -470,6 +470,7 @@ pub fn forwarded_request(data: &[u8]) {
             tunnels,
             tls,
             https_redirect,
+            proofs: None,
             stream,
         };
         let mut out = Buf::small();
