@@ -179,6 +179,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const CHECK_FIRST_MS: u64 = 1_000;
 /// Bytes of an answer to a check that are looked at.
 pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The head, and the trailers, of an answer to a check by gRPC.
+pub const CHECK_HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// Checks of the whole process at once; more wait.
 pub const CHECKS_AT_ONCE_MAX: usize = 64;
 /// How often the prober looks for checks that are due.
@@ -225,6 +227,14 @@ pub const SLOW_START_MS: u64 = 30_000;
 pub const SLOW_START_PERCENT: u64 = 10;
 /// Changes of endpoints that are remembered for each service.
 pub const EVENTS_PER_SERVICE_MAX: usize = 64;
+/// Endpoints that operators drain, maintain or weigh otherwise than the configuration says.
+pub const ENDPOINT_ORDERS_MAX: usize = 1_024;
+/// What an operator says of why, in characters; the rest is cut off.
+pub const ENDPOINT_WHY_CHARS_MAX: usize = 256;
+/// `admin.state_file`, in bytes: the most endpoints with the longest names and words fit.
+pub const ENDPOINT_ORDERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Largest weight of an endpoint.
+pub const ENDPOINT_WEIGHT_MAX: u32 = 65_535;
 /// Metadata pairs of one endpoint.
 pub const METADATA_MAX: usize = 32;
 /// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an

@@ -35,6 +35,7 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         per_client: None,
         stream: None,
         tls: None,
+        proofs: None,
         https_redirect: None,
     }
 }

@@ -180,7 +180,8 @@ fn admin_address(arguments: &Arguments) -> Result<SocketAddr, String> {
 }
 
 fn over_admin(address: SocketAddr, path: &str) -> Result<Value, String> {
-    let answer = post(address, path).map_err(|error| format!("the admin API at {address} gives no answer: {error}"))?;
+    let answer = exchange(address, "POST", path)
+        .map_err(|error| format!("the admin API at {address} gives no answer: {error}"))?;
     let text = String::from_utf8_lossy(&answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).unwrap_or("none");
@@ -191,10 +192,26 @@ fn over_admin(address: SocketAddr, path: &str) -> Result<Value, String> {
     }
 }
 
-fn post(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
+/// What the admin API tells; None where there is no such thing.
+///
+/// # Errors
+/// Why it tells nothing.
+pub(super) fn get(address: SocketAddr, path: &str) -> Result<Option<Value>, String> {
+    let answer = exchange(address, "GET", path);
+    let answer = answer.map_err(|error| format!("the admin API at {address} gives no answer: {error}"))?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => serde_json::from_str(body).map(Some).map_err(|_| format!("{address} is no admin API")),
+        Some("404") => Ok(None),
+        status => Err(format!("the admin API at {address} answers {}", status.unwrap_or("nothing"))),
+    }
+}
+
+fn exchange(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

@@ -1,19 +1,23 @@
 //! `ringway explain`: which route takes a request, why the others do not, and what happens to it (U08, A1).
 //!
 //! Nothing here decides anything: the request goes through the parser, the routing, the policies and the balancers that
-//! serve, so that what is explained is what happens. What a running gateway remembers (limits used up, loads, whose
-//! turn it is) is not known here; policies and balancers are taken as they are when a worker starts.
+//! serve, so that what is explained is what happens. What workers remember (limits used up, whose turn it is) is not
+//! known here; policies and balancers are taken as they are when a worker starts. What a running gateway knows of its
+//! endpoints comes from its admin API, where that is given.
 
 pub mod asked;
+pub mod live;
+mod pick;
 pub mod report;
 mod text;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use asked::Asked;
-use report::{Report, explain};
+use live::Live;
+use report::{Report, explain, explain_live};
 
 use crate::control::source::ConfigSource;
 use crate::policy::CompileEnv;
@@ -41,6 +45,10 @@ pub struct Arguments {
     /// Name of the listener that it connects to; the first one if not given.
     #[arg(long)]
     listener: Option<String>,
+    /// Address of the admin API of a gateway that runs with this configuration: explains with the endpoints as they are
+    /// there now (found, drained, ejected, in slow start), their loads, and circuit breakers.
+    #[arg(long)]
+    admin: Option<SocketAddr>,
     /// Show every route, however far from matching.
     #[arg(long)]
     all: bool,
@@ -78,7 +86,11 @@ fn explained(arguments: &Arguments) -> Result<Report, String> {
         peer: arguments.client,
     };
     let shown_max = if arguments.all { usize::MAX } else { CANDIDATES_SHOWN_MAX };
-    explain(&ready.snapshot, listener, &asked, shown_max).map_err(|problem| format!("{problem}\n"))
+    let line = |problem: String| format!("{problem}\n");
+    let report = explain(&ready.snapshot, listener, &asked, shown_max).map_err(line)?;
+    let Some(admin) = arguments.admin else { return Ok(report) };
+    let live = Live::ask(admin, &report).map_err(line)?;
+    explain_live(&ready.snapshot, listener, &asked, shown_max, &live).map_err(line)
 }
 
 fn listener<'a>(snapshot: &'a Snapshot, wanted: Option<&str>) -> Result<&'a Listener, String> {

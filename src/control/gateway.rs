@@ -1,6 +1,7 @@
 //! The running gateway as one object: applies configurations to the fleet and answers the admin API.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,8 +13,8 @@ use tokio::task::JoinHandle;
 use super::acme::{self, Acme};
 use super::activation::Inherited;
 use super::admin::backend::{
-    AdminBackend, Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome,
-    UpgradeOutcome,
+    AdminBackend, Answer, Check, EndpointOrder, EndpointOutcome, ErrorRates, Health, HealthStatus, Readiness,
+    ReadyStatus, ReloadOutcome, UpgradeOutcome,
 };
 use super::checks::Checks;
 use super::discovery::Discovery;
@@ -21,11 +22,13 @@ use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::limits;
 use super::listening::{Listening, Shares};
+use super::operator;
+use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
 use super::survival;
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
-use crate::snapshot::{Listener, Snapshot};
+use crate::snapshot::{Listener, Service, Snapshot};
 use crate::sys::thread;
 use crate::telemetry::access_log::{self, AccessLogWriter};
 use crate::telemetry::log;
@@ -33,8 +36,7 @@ use crate::telemetry::metrics::exposition::{CertificateFacts, ControlFacts, Expo
 use crate::telemetry::metrics::process::ProcessFacts;
 use crate::time;
 use crate::tls::Known;
-use crate::upstream::service::EndpointReport;
-use crate::worker::mailbox::Report;
+use crate::worker::mailbox::{ChangedServices, Report};
 use crate::worker::memory::{Level, Memory};
 
 /// Wishes that wait for their turn; one more is told to come back.
@@ -77,6 +79,21 @@ pub struct Gateway {
     discovery: Arc<Discovery>,
     checks: Arc<Checks>,
     acme: Arc<Acme>,
+    orders: Arc<Orders>,
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// The workers.
+    pub fleet: Fleet,
+    /// The I/O driver of each.
+    pub drivers: Vec<String>,
+    /// Memory of the process.
+    pub memory: Arc<Memory>,
+    /// Where endpoints come from.
+    pub discovery: Arc<Discovery>,
+    /// What operators want of them.
+    pub orders: Arc<Orders>,
 }
 
 const STARTING: u8 = 0;
@@ -87,14 +104,8 @@ impl Gateway {
     /// The gateway of a started fleet, and where wishes come out. `upgrades` is the number of upgrades since the first
     /// start.
     #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
-    pub fn new(
-        fleet: Fleet,
-        drivers: Vec<String>,
-        memory: Arc<Memory>,
-        discovery: Arc<Discovery>,
-        compat_names: bool,
-        upgrades: u64,
-    ) -> (Arc<Self>, mpsc::Receiver<Wish>) {
+    pub fn new(parts: Parts, compat_names: bool, upgrades: u64) -> (Arc<Self>, mpsc::Receiver<Wish>) {
+        let Parts { fleet, drivers, memory, discovery, orders } = parts;
         let (sender, wishes) = mpsc::channel(WISHES_WAITING_MAX);
         let gateway = Self {
             fleet,
@@ -112,6 +123,7 @@ impl Gateway {
             discovery,
             checks: Arc::default(),
             acme: Arc::default(),
+            orders,
         };
         (Arc::new(gateway), wishes)
     }
@@ -188,7 +200,7 @@ impl Gateway {
         }
         let previous = self.fleet.snapshot();
         let outcome = match compiled {
-            Ok((ready, changes)) => self.swap(ready, changes, &previous, belongings).await,
+            Ok((ready, changes)) => Box::pin(self.swap(ready, changes, &previous, belongings)).await,
             Err(diagnostics) => Err(diagnostics.to_json()),
         };
         match outcome {
@@ -226,12 +238,17 @@ impl Gateway {
         };
         let (log_change, access_logs) = logs.prepare(&ready, workers).map_err(|what| undo(what, listening))?;
         let Ready { snapshot, loaded, warnings } = ready;
+        let state_file = loaded.config.admin.state_file.as_ref().map(PathBuf::from);
         // Taking thousands of routes apart is work for the same thread.
         tokio::task::spawn_blocking(move || drop((loaded, warnings)));
         self.discovery.prepare(&snapshot).await;
+        self.orders.apply(&snapshot);
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
             Ok(()) => {
                 listening.retain(&snapshot.listeners);
+                // An operator may have said something meanwhile.
+                self.tell_orders(&snapshot).await;
+                self.orders.keep_in(state_file);
                 door.change(change, self);
                 self.discovery.settle(&snapshot, &self.fleet).await;
                 self.acme.follow(&snapshot.acme);
@@ -245,6 +262,38 @@ impl Gateway {
                 Err(undo(what.to_owned(), listening))
             }
         }
+    }
+
+    /// Makes hold what operators want, and tells the workers where their tables are others then.
+    async fn tell_orders(&self, snapshot: &Snapshot) {
+        let changed = self.orders.apply(snapshot);
+        if !changed.is_empty() {
+            let changed = ChangedServices::Some(snapshot.generation, changed.into());
+            self.fleet.endpoints_changed(changed).await;
+        }
+    }
+
+    /// Does what an operator wants of an endpoint. All that matters is done before the first wait.
+    async fn order(&self, order: EndpointOrder) -> EndpointOutcome {
+        let snapshot = self.fleet.snapshot();
+        let done = match operator::order(&snapshot, &self.orders, &order) {
+            Ok(done) => done,
+            Err(refused) => return refused,
+        };
+        if !done.reweighed.is_empty() {
+            let changed = ChangedServices::Some(snapshot.generation, done.reweighed.clone().into());
+            self.fleet.endpoints_changed(changed).await;
+        }
+        let persisted = if done.changed { self.orders.persist().await } else { Ok(self.orders.is_kept()) };
+        let shown = match snapshot.services.iter().find(|known| known.is_whole() && known.name == order.service) {
+            Some(known) => self.endpoints_of(known).await,
+            None => Vec::new(),
+        };
+        done.told(&order.service, shown, persisted)
+    }
+
+    async fn endpoints_of(&self, service: &Service) -> Vec<Value> {
+        operator::endpoints(service, &self.reports().await, &self.orders, &self.discovery)
     }
 
     async fn reports(&self) -> Vec<Option<Report>> {
@@ -514,11 +563,12 @@ impl AdminBackend for Gateway {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
             let reports = self.reports().await;
-            let service = |service: &crate::snapshot::Service| {
+            let service = |service: &Service| {
                 json!({
                     "name": service.name,
                     "load_balancer": service.endpoints.algorithm().word(),
-                    "endpoints": endpoints(service, &reports),
+                    "endpoints": operator::endpoints(service, &reports, &self.orders, &self.discovery),
+                    "orders_for_absent": operator::absent(service, &self.orders),
                     "sources": self.discovery.sources(service),
                     "limits": limits::of_service(service),
                     "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
@@ -534,8 +584,12 @@ impl AdminBackend for Gateway {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
             let service = snapshot.services.iter().find(|s| s.name == service)?;
-            Some(endpoints(service, &self.reports().await))
+            Some(Value::Array(self.endpoints_of(service).await))
         })
+    }
+
+    fn order_endpoint(&self, order: EndpointOrder) -> Answer<'_, EndpointOutcome> {
+        Box::pin(self.order(order))
     }
 
     fn events(&self) -> Value {
@@ -625,34 +679,6 @@ fn worker_reports(reports: Vec<Option<Report>>) -> Vec<WorkerReport> {
         snapshot: report.map(|report| report.metrics),
     };
     reports.into_iter().enumerate().map(with_number).collect()
-}
-
-/// A service's endpoints with the sums over all workers.
-fn endpoints(service: &crate::snapshot::Service, reports: &[Option<Report>]) -> Value {
-    let of_service = |report: &Report| report.services.iter().find(|(name, _)| *name == service.name).cloned();
-    let all: Vec<_> = reports.iter().flatten().filter_map(of_service).collect();
-    let endpoint = |endpoint: &crate::snapshot::Endpoint| {
-        // A worker may not have taken the present set up yet.
-        let of = |(_, endpoints): &'_ (String, Vec<EndpointReport>)| {
-            endpoints.iter().find(|report| report.authority == endpoint.authority).cloned()
-        };
-        let same: Vec<_> = all.iter().filter_map(of).collect();
-        let sum = |field: fn(&EndpointReport) -> u64| -> u64 { same.iter().map(field).sum() };
-        json!({
-            "address": endpoint.authority,
-            "resolved": endpoint.address,
-            "weight": endpoint.weight,
-            "priority": endpoint.priority,
-            "zone": endpoint.zone,
-            "metadata": endpoint.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "state": survival::state_of(service, endpoint, time::Now::read()),
-            "active_connections": sum(|e| e.active),
-            "idle_connections": sum(|e| e.idle),
-            "opened": sum(|e| e.opened),
-            "reused": sum(|e| e.reused),
-        })
-    };
-    Value::Array(service.endpoints.get().endpoints.iter().map(endpoint).collect())
 }
 
 /// FNV-1a: the same on every node, so that equal configurations are seen to be equal.

@@ -12,6 +12,8 @@ pub mod gateway;
 mod limits;
 pub mod listening;
 pub mod notify;
+mod operator;
+pub mod orders;
 pub mod outcome;
 pub mod revivals;
 mod running;

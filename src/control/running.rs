@@ -22,6 +22,7 @@ use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model;
 use crate::policy::CompileEnv;
+use crate::sys::memory;
 use crate::telemetry::log;
 use crate::worker::mailbox::Drain;
 
@@ -57,6 +58,9 @@ pub(super) struct Running {
     pub publisher: Publisher,
 }
 
+/// By then what only the start needs has run.
+const START_OVER: Duration = Duration::from_millis(500);
+
 /// A reload under way, and who waits for it.
 #[derive(Default)]
 pub(super) struct Reload {
@@ -76,6 +80,11 @@ impl Running {
     /// Obeys until the end.
     pub async fn serve(mut self) -> ExitCode {
         let interval = self.notifier.watchdog_interval().unwrap_or(Duration::from_secs(1));
+        // A while after the last of the start has run; it ends with this runtime.
+        drop(tokio::spawn(async {
+            sleep(START_OVER).await;
+            memory::let_go_of_code();
+        }));
         let fleet = self.gateway.clone();
         loop {
             tokio::select! {

@@ -9,8 +9,9 @@ use std::{fmt, io};
 use super::activation::Inherited;
 use super::discovery::{Discovery, Publisher};
 use super::fleet::{Fleet, FleetSettings};
-use super::gateway::{Belongings, Gateway, shares};
+use super::gateway::{Belongings, Gateway, Parts, shares};
 use super::notify::Notifier;
+use super::orders::Orders;
 use super::revivals::{self, Revivals};
 use super::running::{Reload, Running};
 use super::signals::Signals;
@@ -126,8 +127,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
     }
 
-    let discovery = Discovery::new(random_bits());
-    discovery.prepare(&ready.snapshot).await;
+    let (discovery, orders) = find_endpoints(&ready).await;
     let settings = FleetSettings {
         workers,
         pin: server.pin_workers,
@@ -142,7 +142,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     announce(&ready, &started, &belongings.listening.bound());
 
     let compat_names = ready.loaded.config.metrics.compat_names;
-    let (gateway, wishes) = Gateway::new(fleet, drivers, allowance.memory, discovery, compat_names, inherited.upgrades);
+    let parts = Parts { fleet, drivers, memory: allowance.memory, discovery, orders };
+    let (gateway, wishes) = Gateway::new(parts, compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
     let publisher = gateway.discovery().clone().publish(gateway.clone(), gateway.fleet().snapshot());
     gateway.begin_checks(random_bits());
@@ -169,6 +170,15 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         revivals: Revivals::default(),
         publisher: Publisher::start(publisher),
     })
+}
+
+/// Looks endpoints up, and makes hold what operators want of them.
+async fn find_endpoints(ready: &Ready) -> (Arc<Discovery>, Arc<Orders>) {
+    let orders = Orders::load(ready.loaded.config.admin.state_file.as_ref().map(PathBuf::from));
+    let discovery = Discovery::new(random_bits(), orders.clone());
+    discovery.prepare(&ready.snapshot).await;
+    orders.apply(&ready.snapshot);
+    (discovery, orders)
 }
 
 fn system(error: &dyn fmt::Display) -> StartError {

@@ -101,17 +101,18 @@ impl Default for RequestId {
     }
 }
 
-/// A short text that is made once for a connection and written for each of its requests: an address, a port.
+/// A short text that is made once for a connection and written for each of its requests: an address, a port. `N` is the
+/// longest one; that of addresses is an IPv6 address with a mapped IPv4 one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShortText {
-    bytes: [u8; ShortText::BYTES_MAX],
+pub struct ShortText<const N: usize = 46> {
+    bytes: [u8; N],
     len: u8,
 }
 
-impl ShortText {
-    /// Longest text: an IPv6 address with a mapped IPv4 one.
-    pub const BYTES_MAX: usize = 46;
+/// A port as text.
+pub type PortText = ShortText<5>;
 
+impl<const N: usize> ShortText<N> {
     /// The text of a value; what is beyond the longest text is cut.
     pub fn of(value: &impl std::fmt::Display) -> Self {
         use std::io::Write;
@@ -119,7 +120,7 @@ impl ShortText {
         let mut room = &mut text.bytes[..];
         // Writing stops where the room ends, which is the cut.
         let _ = write!(room, "{value}");
-        text.len = (Self::BYTES_MAX - room.len()) as u8;
+        text.len = (N - room.len()) as u8;
         text
     }
 
@@ -130,9 +131,9 @@ impl ShortText {
     }
 }
 
-impl Default for ShortText {
+impl<const N: usize> Default for ShortText<N> {
     fn default() -> Self {
-        Self { bytes: [0; Self::BYTES_MAX], len: 0 }
+        Self { bytes: [0; N], len: 0 }
     }
 }
 
@@ -176,7 +177,7 @@ pub struct Exchange {
     /// The peer's address as text.
     pub peer_text: ShortText,
     /// The port that the client connected to, as text.
-    pub port_text: ShortText,
+    pub port_text: PortText,
     /// The peer is a trusted proxy: its forwarding fields are believed.
     pub peer_is_trusted: bool,
     /// Scheme that the client used.

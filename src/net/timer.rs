@@ -103,6 +103,10 @@ struct LeastUseful {
     searched: Option<Now>,
 }
 
+/// Idle connections closed in one tick, at least.
+const CLOSES_PER_TICK: usize = 256;
+/// Ticks in which all of them are closed, about.
+const CLOSING_TICKS: usize = 64;
 /// The order of what waits is looked at again after this long, in milliseconds.
 const SEARCH_AGE_MS_MAX: u64 = 1_000;
 /// A search that found nothing is repeated after a millisecond for so many entries: a worker full of requests under way
@@ -124,6 +128,8 @@ pub struct Timers {
     known: Cell<Now>,
     least_useful: RefCell<LeastUseful>,
     ending: Cell<bool>,
+    /// Where the next turn of closing goes on.
+    close_slot: Cell<usize>,
 }
 
 impl Timers {
@@ -131,8 +137,9 @@ impl Timers {
     pub fn new(clock: Clock) -> Rc<Self> {
         let slots = RefCell::new((0..SLOTS).map(|_| Vec::new()).collect());
         let now = clock.read();
-        let (least_useful, ending) = (RefCell::default(), Cell::new(false));
-        Rc::new(Self { slots, tick: Cell::new(tick_of(now)), clock, known: Cell::new(now), least_useful, ending })
+        let (tick, known) = (Cell::new(tick_of(now)), Cell::new(now));
+        let (least_useful, ending, close_slot) = (RefCell::default(), Cell::new(false), Cell::new(0));
+        Rc::new(Self { slots, tick, clock, known, least_useful, ending, close_slot })
     }
 
     /// Reads the clock.
@@ -186,26 +193,42 @@ impl Timers {
         self.ending.set(true);
     }
 
-    /// Interrupts every connection that waits for its next request, so that a drain ends soon. Returns how many. One
-    /// whose request has arrived already can still be answered: only reading is shut.
+    /// Interrupts connections that wait for their next request, so that a drain ends soon: a slice of them, to be
+    /// called at each tick until none is left. Returns how many. One whose request has arrived already can still be
+    /// answered: only reading is shut.
     pub fn close_idle(&self) -> usize {
-        self.end_waiting(Waits::IDLE, 0, Shutdown::Read)
+        self.end_waiting(Waits::IDLE, 0, Shutdown::Read, self.slice())
     }
 
-    /// Interrupts every connection that has waited for one of these for at least `ms`. Returns how many.
-    pub fn close_waiting(&self, those: &[Waits], ms: u64) -> usize {
-        self.end_waiting(those, ms, Shutdown::Both)
+    /// Interrupts connections that have waited for one of these for at least `ms`, as many as of `ticks` ticks. Returns
+    /// how many.
+    pub fn close_waiting(&self, those: &[Waits], ms: u64, ticks: u64) -> usize {
+        self.end_waiting(those, ms, Shutdown::Both, self.slice() * ticks as usize)
     }
 
-    fn end_waiting(&self, those: &[Waits], ms: u64, how: Shutdown) -> usize {
-        let entries: Vec<_> = self.slots.borrow().iter().flatten().filter_map(Weak::upgrade).collect();
+    /// How many connections are closed in one tick: each costs some ten microseconds, and thousands at once would keep
+    /// all others waiting. With very many it is a part of them, so that the whole takes little more than a second.
+    fn slice(&self) -> usize {
+        CLOSES_PER_TICK.max(self.len() / CLOSING_TICKS)
+    }
+
+    fn end_waiting(&self, those: &[Waits], ms: u64, how: Shutdown, most: usize) -> usize {
         let until = self.known.get();
-        let waits = |entry: &&Rc<Entry>| {
+        let waits = |entry: &Rc<Entry>| {
             entry.waits.get().is_some_and(|waits| those.contains(&waits))
                 && until.since_ns(entry.since.get()) >= ms * 1_000_000
                 && !entry.fired.get()
         };
-        entries.iter().filter(waits).map(|entry| entry.close(how)).count()
+        let slots = self.slots.borrow();
+        let from = self.close_slot.get();
+        let in_turn = (from..from + SLOTS).flat_map(|at| slots[at % SLOTS].iter().map(move |entry| (at, entry)));
+        let found = in_turn.filter_map(|(at, entry)| Some((at, entry.upgrade().filter(waits)?)));
+        // The wheel may not stay borrowed while connections are interrupted.
+        let found: Vec<_> = found.take(most).collect();
+        drop(slots);
+        // Where it stopped there may be more.
+        self.close_slot.set(found.last().map_or(from, |(at, _)| at % SLOTS));
+        found.iter().filter(|(_, entry)| waits(entry)).map(|(_, entry)| entry.close(how)).count()
     }
 
     /// Interrupts the connection that is of the least use: one that is drained, else the one that has waited longest
@@ -605,6 +628,26 @@ mod tests {
         assert_eq!(timers.close_idle(), 1);
         assert_eq!((idle.shut.get(), busy.shut.get()), (1, 0));
         assert_eq!(timers.close_idle(), 0, "each is closed once");
+    }
+
+    #[test]
+    fn thousands_are_closed_in_slices_and_none_is_left() {
+        for count in [1, 256, 257, 15_000, 40_000] {
+            let timers = Timers::new(Clock::stopped());
+            let all: Vec<_> = (0..count).map(|_| probe(&timers)).collect();
+            for (at, (_, deadline)) in all.iter().enumerate() {
+                deadline.arm(Now::from_ms((at as u64 * 7) % 75_000), OnExpiry::ShutRead);
+                deadline.set_waits(Some(Waits::Request));
+            }
+            let mut slices = Vec::new();
+            while slices.last() != Some(&0) {
+                slices.push(timers.close_idle());
+                assert!(slices.len() < 2 * CLOSING_TICKS, "{count}: {slices:?}");
+            }
+            assert!(slices.iter().all(|&slice| slice <= CLOSES_PER_TICK.max(count / CLOSING_TICKS)), "{slices:?}");
+            assert_eq!(slices.iter().sum::<usize>(), count);
+            assert!(all.iter().all(|(seen, _)| seen.shut.get() == 1));
+        }
     }
 
     #[test]

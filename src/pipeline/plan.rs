@@ -9,7 +9,7 @@ use crate::net::io::Io;
 use crate::policy::Tick;
 use crate::policy::slots::{LiveChain, Slots};
 use crate::route::RouteTable;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::stats::RouteStats;
 use crate::time::Now;
@@ -47,9 +47,11 @@ impl<I: Io> Plan<I> {
         seed: u64,
     ) -> Self {
         let worker = slots.worker();
-        let routes = snapshot.routes.iter().map(|route| RoutePlan {
+        let routes = snapshot.routes.iter().enumerate().map(|(at, route)| RoutePlan {
             chain: slots.prepare(&route.chain, tick),
-            stats: metrics.route(&route.name, &route.pattern),
+            stats: previous
+                .and_then(|plan| plan.stats_of(at, route, metrics))
+                .unwrap_or_else(|| metrics.route(&route.name, &route.pattern)),
         });
         let routes = routes.collect();
         let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
@@ -61,6 +63,14 @@ impl<I: Io> Plan<I> {
         });
         let services = services.collect();
         Self { table: snapshot.table.clone(), routes, services, snapshot }
+    }
+
+    /// The counters of a route that has kept its place: most do over a reload, and to compare costs less than a search.
+    fn stats_of(&self, at: usize, route: &Route, metrics: &WorkerMetrics) -> Option<Rc<RouteStats>> {
+        let old = self.snapshot.routes.get(at)?;
+        let same = old.name == route.name && old.pattern == route.pattern;
+        // What shares an entry because all were taken may get one of its own.
+        self.routes.get(at).map(|live| &live.stats).filter(|stats| same && !metrics.is_shared(stats)).cloned()
     }
 
     /// Fits living state to this plan's configuration.

@@ -79,6 +79,8 @@ pub struct EndpointSet {
     pub endpoints: Vec<Endpoint>,
     /// Chooses one.
     pub balancer: Balancer,
+    /// The weights that its tables were made with, where it has tables.
+    weights: Box<[u32]>,
 }
 
 /// Where the present set lies: the same place over reloads, for as long as what the endpoints come from stands in the
@@ -92,7 +94,8 @@ pub struct Endpoints {
 impl Endpoints {
     /// A place with these endpoints.
     pub fn new(algorithm: Algorithm, endpoints: Vec<Endpoint>) -> Arc<Self> {
-        let set = EndpointSet::new(1, algorithm, endpoints);
+        let weights = weights(algorithm, &endpoints, |endpoint| endpoint.weight);
+        let set = EndpointSet::new(1, algorithm, endpoints, weights);
         Arc::new(Self { present: ArcSwap::from_pointee(set), algorithm })
     }
 
@@ -108,26 +111,49 @@ impl Endpoints {
 
     /// Replaces the set, if these are others. Only the control thread does. Returns whether they are.
     pub fn replace(&self, endpoints: &[Endpoint]) -> bool {
+        self.replace_weighted(endpoints, |endpoint| endpoint.weight)
+    }
+
+    /// The same, with weights that hold in place of those written: tables of who owns which keys are made from them.
+    /// What has no tables takes weights from the facts about endpoints, and is not replaced for them.
+    pub fn replace_weighted(&self, endpoints: &[Endpoint], weight: impl Fn(&Endpoint) -> u32) -> bool {
         let present = self.present.load();
-        if present.endpoints == endpoints {
+        let weights = weights(self.algorithm, endpoints, weight);
+        let is_same = present.endpoints == endpoints;
+        if is_same && present.weights == weights {
             return false;
         }
-        let next = EndpointSet::new(present.version + 1, self.algorithm, endpoints.to_vec());
-        self.present.store(Arc::new(next));
+        // The numbers of endpoints mean the same where only weights differ: what was tried stays so.
+        let version = if is_same { present.version } else { present.version + 1 };
+        self.present.store(Arc::new(EndpointSet::new(version, self.algorithm, endpoints.to_vec(), weights)));
         true
+    }
+
+    /// Makes the tables anew with these weights, if they are others. Returns whether they are.
+    pub fn reweigh(&self, weight: impl Fn(&Endpoint) -> u32) -> bool {
+        let present = self.get();
+        self.replace_weighted(&present.endpoints, weight)
     }
 }
 
+fn weights(algorithm: Algorithm, endpoints: &[Endpoint], weight: impl Fn(&Endpoint) -> u32) -> Box<[u32]> {
+    if algorithm.needs_key() { endpoints.iter().map(weight).collect() } else { Box::default() }
+}
+
 impl EndpointSet {
-    fn new(version: u64, algorithm: Algorithm, endpoints: Vec<Endpoint>) -> Self {
-        let views: Vec<_> = endpoints.iter().map(Endpoint::view).collect();
-        Self { version, balancer: Balancer::new(algorithm, &views), endpoints }
+    fn new(version: u64, algorithm: Algorithm, endpoints: Vec<Endpoint>, weights: Box<[u32]>) -> Self {
+        let mut views: Vec<_> = endpoints.iter().map(Endpoint::view).collect();
+        views.iter_mut().zip(&weights).for_each(|(view, weight)| view.weight = *weight);
+        Self { version, balancer: Balancer::new(algorithm, &views), endpoints, weights }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::balance::{BalancerState, TriedSet};
+
+    const NONE: TriedSet = TriedSet::NONE;
 
     #[test]
     fn a_set_is_replaced_only_by_another_one() {
@@ -138,5 +164,30 @@ mod tests {
         assert!(place.replace(&[one("10.0.0.1:80"), one("10.0.0.2:80")]));
         assert_eq!((place.get().version, place.get().endpoints.len(), first.endpoints.len()), (2, 2, 1));
         assert!(place.replace(&[]) && place.get().endpoints.is_empty());
+    }
+
+    #[test]
+    fn other_weights_make_other_tables_and_nothing_else() {
+        let one = |text: &str| Endpoint::at(text.parse().expect("an address"));
+        let endpoints = [one("10.0.0.1:80"), one("10.0.0.2:80")];
+        let place = Endpoints::new(Algorithm::ConsistentHash, endpoints.to_vec());
+        let share = |place: &Endpoints| {
+            let (set, mut state) = (place.get(), BalancerState::new(0));
+            let views: Vec<_> = set.endpoints.iter().map(Endpoint::view).collect();
+            let pick = |key: u64| set.balancer.pick(&mut state, &views, Some(hash_key(&key.to_le_bytes())), 0, &NONE);
+            (0..1_000).map(pick).filter(|picked| *picked == Some(0)).count()
+        };
+        assert!((400..600).contains(&share(&place)));
+        assert!(place.reweigh(|endpoint| if endpoint.authority == "10.0.0.1:80" { 9 } else { 1 }));
+        assert!((850..950).contains(&share(&place)), "{}", share(&place));
+        assert_eq!(place.get().version, 1, "what was tried stays so");
+        assert!(!place.replace_weighted(&endpoints, |endpoint| if endpoint.authority == "10.0.0.1:80" {
+            9
+        } else {
+            1
+        }));
+        assert!(place.replace(&endpoints) && (400..600).contains(&share(&place)));
+        let turns = Endpoints::new(Algorithm::WeightedRoundRobin, endpoints.to_vec());
+        assert!(!turns.reweigh(|_| 5), "it has no tables");
     }
 }

@@ -34,6 +34,11 @@ impl Latency {
         (us.max(1.0) * (f64::from(active) + 1.0)) as u32
     }
 
+    /// The average after the last answer, in microseconds; 0 before the first.
+    pub fn us(self) -> u64 {
+        self.us as u64
+    }
+
     fn weight(self, now: Now) -> f64 {
         (-(now.since_ns(self.at) as f64) / DECAY_NS).exp()
     }

@@ -89,6 +89,8 @@ pub struct EndpointReport {
     pub reused: u64,
     /// Whether it can be chosen.
     pub healthy: bool,
+    /// How long its answers take of late, in microseconds, where balancing asks; 0 where it does not, or not yet.
+    pub ewma_us: u64,
 }
 
 /// A service in one worker.
@@ -543,6 +545,7 @@ impl<I: Io> Endpoint<I> {
             opened: self.opened.get(),
             reused: self.reused.get(),
             healthy: self.address.is_some(),
+            ewma_us: self.latency.get().us(),
         }
     }
 

@@ -28,7 +28,18 @@ pub struct ServiceState {
 #[derive(Debug, Default)]
 struct Known {
     facts: AHashMap<Arc<str>, Facts>,
+    /// Of endpoints that are there and of those that may come back.
+    orders: AHashMap<Arc<str>, Order>,
     events: VecDeque<Event>,
+}
+
+/// What an operator wants of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Whether it gets requests.
+    pub administration: Administration,
+    /// In place of its weight; None leaves that.
+    pub weight: Option<u32>,
 }
 
 /// A change of an endpoint's state, for operators.
@@ -60,11 +71,7 @@ impl ServiceState {
     pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
         let facts = endpoints.into_iter().map(|endpoint| (endpoint.into(), Facts::default())).collect();
         let ejections = AtomicU64::new(0);
-        Arc::new(Self {
-            epoch: AtomicU64::new(1),
-            ejections,
-            known: Mutex::new(Known { facts, events: VecDeque::new() }),
-        })
+        Arc::new(Self { epoch: AtomicU64::new(1), ejections, known: Mutex::new(Known { facts, ..Known::default() }) })
     }
 
     /// Changes whenever a fact does. Relaxed: facts are read behind a lock, which orders them; seeing a change one
@@ -92,7 +99,9 @@ impl ServiceState {
         // Where there was none before, there is nobody to take the load meanwhile.
         let first = known.facts.is_empty();
         for name in fresh {
-            known.facts.insert(name.clone(), if first { Facts::default() } else { Facts::joined(now) });
+            let Order { administration, weight } = known.orders.get(&name).copied().unwrap_or_default();
+            let facts = if first { Facts::default() } else { Facts::joined(now) };
+            known.facts.insert(name.clone(), Facts { administration, weight, ..facts });
             known.note(now, &name, "joined", String::new());
         }
         self.changed();
@@ -146,6 +155,12 @@ impl ServiceState {
     /// Another weight than the configured one; None goes back to that. Returns whether it changed anything.
     pub fn set_weight(&self, endpoint: &str, weight: Option<u32>, now: Now, why: String) -> bool {
         self.change(now, endpoint, "weight", why, |facts| std::mem::replace(&mut facts.weight, weight) != weight)
+    }
+
+    /// What operators want, by endpoint: it holds for those that join later. Those that are there are told by
+    /// [`Self::administer`] and [`Self::set_weight`].
+    pub fn set_orders(&self, orders: impl IntoIterator<Item = (Arc<str>, Order)>) {
+        self.known().orders = orders.into_iter().collect();
     }
 
     /// Ejections so far.
@@ -252,6 +267,22 @@ mod tests {
         let empty = ServiceState::new([]);
         empty.set_endpoints(["first:80"], now);
         assert_eq!(empty.facts("first:80"), Some(Facts::default()), "nobody else could take the load");
+    }
+
+    #[test]
+    fn what_an_operator_wants_outlives_an_endpoints_absence() {
+        let (state, names) = state(2);
+        let order = Order { administration: Administration::Draining, weight: Some(7) };
+        state.set_orders([(names[1].as_str().into(), order)]);
+        assert_eq!(state.facts(&names[1]), Some(Facts::default()), "it is told separately");
+        state.set_endpoints([&names[0][..]], Now(1));
+        state.set_endpoints(names.iter().map(String::as_str), Now(2));
+        let facts = state.facts(&names[1]).expect("it is back");
+        assert_eq!((facts.administration, facts.weight), (Administration::Draining, Some(7)));
+        state.set_orders([]);
+        state.set_endpoints([&names[0][..]], Now(3));
+        state.set_endpoints(names.iter().map(String::as_str), Now(4));
+        assert_eq!(state.facts(&names[1]), Some(Facts::joined(Now(4))));
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::time::Duration;
 use monoio::io::Canceller;
 use monoio::net::{TcpListener, TcpStream};
 
-use super::conn;
+use super::conn::{self, Held};
 use super::placement::Seat;
 use super::run::Shared;
 use super::turn_away;
-use crate::http::exchange::ShortText;
+use crate::http::exchange::{PortText, ShortText};
 use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
 use crate::snapshot::{self, Listener};
@@ -35,7 +35,7 @@ pub struct Socket {
     /// The address as it is configured: its identity over reloads.
     pub address: SocketAddr,
     /// The port that it got, as text.
-    pub port_text: ShortText,
+    pub port_text: PortText,
     listener: RefCell<Rc<Listener>>,
     accepting: RefCell<Option<Canceller>>,
     closed: Cell<Option<Closing>>,
@@ -190,7 +190,7 @@ async fn admit(shared: &Rc<Shared>, socket: &Rc<Socket>, stream: TcpStream, peer
         }
         return shared.refused(why);
     }
-    monoio::spawn(conn::serve(shared.clone(), socket.clone(), Tcp::new(stream), peer, (places, seat)));
+    conn::begin(Held::new(shared, socket, places, seat), Tcp::new(stream), peer);
 }
 
 /// Whether a response that nobody asked for is understood there.

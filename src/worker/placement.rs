@@ -7,8 +7,11 @@
 //! ```
 //! The kernel spreads connections over the listening sockets by a hash, which piles few long-lived ones on one worker.
 //! So each worker has a count of its connections that all can read. It is written when a connection comes or goes,
-//! never for a request. A worker keeps what it accepted while it stays at or below [`fair_share`].
+//! never for a request. A worker keeps what it accepted while it stays at or below [`close_share`]; where connections
+//! are short, while it stays at or below [`fair_share`], as what is gone in a moment is not worth a turn of another
+//! worker.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -80,8 +83,9 @@ pub struct Handed {
 #[derive(Debug)]
 pub struct Seat {
     board: Arc<Board>,
-    worker: usize,
-    life: u64,
+    worker: u32,
+    /// The upper half of the worker's count.
+    life: u32,
 }
 
 /// A worker's own end of the board. Dropping it takes the worker off: nothing is handed to it any more.
@@ -90,12 +94,23 @@ pub struct Member {
     worker: usize,
     life: u64,
     handed: Receiver<Handed>,
+    /// Connections here are short at present.
+    brief: Cell<bool>,
 }
 
+/// Connections that are renewed more often than this in a second are short.
+const BRIEF_TURNOVER: u64 = 4;
 const LIFE: u64 = 1 << 32;
 const COUNT_MASK: u64 = LIFE - 1;
 
-/// The most connections that a worker keeps when `total` are spread over `workers`: the arithmetic optimum, or a
+/// The most connections that a worker keeps when `total` that last are spread over `workers`: the arithmetic optimum,
+/// or a thirty-second above the mean where that is more, so that the busiest of two has at most a fifteenth more than
+/// the other.
+pub fn close_share(total: u64, workers: u64) -> u64 {
+    total.div_ceil(workers.max(1)).max(total * 33 / (workers.max(1) * 32))
+}
+
+/// The most connections that a worker keeps where they are short: the arithmetic optimum, or a
 /// quarter above the mean where that is more. So busiest over mean is at most 1.25 wherever whole numbers allow it (5
 /// over 4 workers cannot do better than 2, 1, 1, 1), and with many connections hardly any is handed over.
 pub fn fair_share(total: u64, workers: u64) -> u64 {
@@ -121,26 +136,30 @@ impl Board {
         load.seats.store(life, Ordering::Relaxed);
         load.door.store(Some(Arc::new(Door { queue, bell })));
         load.open.store(true, Ordering::Release);
-        Member { board: self.clone(), worker, life, handed }
+        Member { board: self.clone(), worker, life, handed, brief: Cell::new(false) }
     }
 
     /// Takes a seat for a connection that `own` accepted: its own, or the calmest worker's. Two workers that decide at
     /// the same moment do not both take the last seat: the count that was read must still stand.
-    fn seat(self: &Arc<Self>, own: usize) -> Seat {
+    fn seat(self: &Arc<Self>, own: usize, share: fn(u64, u64) -> u64) -> Seat {
         for _ in 0..SEAT_TRIES_MAX {
-            let (worker, seen) = self.choose(own);
+            let (worker, seen) = self.choose(own, share);
             let seats = &self.berths[worker].load.seats;
             if seats.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                return Seat { board: self.clone(), worker, life: seen & !COUNT_MASK };
+                return self.clone().seat_at(worker, seen);
             }
         }
         // Under such a storm the numbers are large, and one more or less does not matter.
         let seen = self.berths[own].load.seats.fetch_add(1, Ordering::Relaxed);
-        Seat { board: self.clone(), worker: own, life: seen & !COUNT_MASK }
+        self.clone().seat_at(own, seen)
+    }
+
+    fn seat_at(self: Arc<Self>, worker: usize, seen: u64) -> Seat {
+        Seat { board: self, worker: worker as u32, life: (seen / LIFE) as u32 }
     }
 
     /// Who should take one more, and its seats as they were read.
-    fn choose(&self, own: usize) -> (usize, u64) {
+    fn choose(&self, own: usize, share: fn(u64, u64) -> u64) -> (usize, u64) {
         let (mut total, mut workers) = (0, 0);
         let mine = self.berths[own].load.seats.load(Ordering::Relaxed);
         let mut calmest = (own, mine);
@@ -156,7 +175,7 @@ impl Board {
                 calmest = (worker, seats);
             }
         }
-        match mine & COUNT_MASK < fair_share(total + 1, workers) {
+        match mine & COUNT_MASK < share(total + 1, workers) {
             true => (own, mine),
             false => calmest,
         }
@@ -173,18 +192,24 @@ impl Berth {
 impl Member {
     /// Takes a seat for a connection that this worker accepted.
     pub fn seat(&self) -> Seat {
-        self.board.seat(self.worker)
+        self.board.seat(self.worker, if self.brief.get() { fair_share } else { close_share })
+    }
+
+    /// Tells how many connections this worker took up in the last second: where that is several times what it has, they
+    /// are short.
+    pub fn took_up(&self, in_a_second: u64) {
+        self.brief.set(in_a_second > BRIEF_TURNOVER * self.connections().max(1));
     }
 
     /// Whether a seat is at this worker.
     pub fn is_own(&self, seat: &Seat) -> bool {
-        seat.worker == self.worker
+        seat.worker as usize == self.worker
     }
 
     /// The same connection at this worker after all.
     pub fn own_seat(&self) -> Seat {
         let seen = self.board.berths[self.worker].load.seats.fetch_add(1, Ordering::Relaxed);
-        Seat { board: self.board.clone(), worker: self.worker, life: seen & !COUNT_MASK }
+        self.board.clone().seat_at(self.worker, seen)
     }
 
     /// Hands a connection to the worker of its seat.
@@ -192,7 +217,7 @@ impl Member {
     /// # Errors
     /// The connection, when that worker is leaving or too many wait for it: then it is served here.
     pub fn hand(&self, handed: Handed) -> Result<(), Handed> {
-        let door = self.board.berths[handed.seat.worker].load.door.load();
+        let door = self.board.berths[handed.seat.worker as usize].load.door.load();
         let Some(door) = &*door else { return Err(handed) };
         door.queue.try_send(handed).map_err(|refused| match refused {
             std::sync::mpsc::TrySendError::Full(handed) | std::sync::mpsc::TrySendError::Disconnected(handed) => handed,
@@ -246,11 +271,12 @@ impl Member {
 impl Drop for Seat {
     fn drop(&mut self) {
         let give_back = |seats: u64| {
-            let is_mine = seats & !COUNT_MASK == self.life && seats & COUNT_MASK > 0;
+            let is_mine = seats / LIFE == u64::from(self.life) && seats & COUNT_MASK > 0;
             is_mine.then(|| seats - 1)
         };
         // An earlier life's seat gives nothing back.
-        let _ = self.board.berths[self.worker].load.seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give_back);
+        let seats = &self.board.berths[self.worker as usize].load.seats;
+        let _ = seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give_back);
     }
 }
 
@@ -283,15 +309,49 @@ mod tests {
     }
 
     #[test]
+    fn close_shares_are_the_optimum_or_a_little_above_the_mean() {
+        for (total, workers, share) in [(1, 2, 1), (5, 4, 2), (17, 4, 5), (64, 2, 33), (1_000, 4, 257), (7, 1, 7)] {
+            assert_eq!(close_share(total, workers), share, "{total} over {workers}");
+        }
+        let worst = (64..10_000).map(|total| {
+            let most = close_share(total, 2);
+            (2 * most - total) as f64 / (total as f64 / 2.0)
+        });
+        assert!(worst.fold(0.0, f64::max) < 0.1, "two workers differ by less than a tenth of the mean");
+    }
+
+    #[test]
+    fn short_connections_are_kept_more_easily() {
+        let (board, members, _bells) = workers(2);
+        let seats: Vec<_> = (0..64).map(|_| members[0].seat()).collect();
+        assert_eq!(counts(&board), [33, 31]);
+        members[0].took_up(4 * 33);
+        let kept: Vec<_> = (0..4).map(|_| members[0].seat()).collect();
+        assert_eq!(counts(&board), [35, 33], "renewed four times a second is not short yet");
+        drop(kept);
+        members[0].took_up(10_000);
+        let kept: Vec<_> = (0..8).map(|_| members[0].seat()).collect();
+        assert_eq!(counts(&board), [41, 31]);
+        members[0].took_up(8);
+        let handed: Vec<_> = (0..8).map(|_| members[0].seat()).collect();
+        assert_eq!(counts(&board), [41, 39]);
+        drop((seats, kept, handed));
+    }
+
+    #[test]
     fn whoever_accepts_no_worker_gets_more_than_its_share() {
         // All on one worker, in turn, and in a pattern that no hash is better than.
-        for pattern in [[0, 0, 0, 0], [0, 1, 2, 3], [3, 3, 0, 3]] {
+        for (pattern, in_a_second) in
+            [[0, 0, 0, 0], [0, 1, 2, 3], [3, 3, 0, 3]].into_iter().flat_map(|p| [(p, 0), (p, u64::MAX)])
+        {
             let (board, members, _bells) = workers(4);
+            let share = if in_a_second == 0 { close_share } else { fair_share };
+            members.iter().for_each(|member| member.took_up(in_a_second));
             let mut seats = Vec::new();
             for total in 1..=200 {
                 seats.push(members[pattern[total % 4]].seat());
                 let most = counts(&board).into_iter().max().expect("workers");
-                assert!(most <= fair_share(total as u64, 4), "{total}: {:?}", counts(&board));
+                assert!(most <= share(total as u64, 4), "{total}: {:?}", counts(&board));
             }
             drop(seats);
             assert_eq!(counts(&board), [0; 4]);
@@ -307,6 +367,7 @@ mod tests {
         let seats: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it ends")).collect();
         let counts = counts(&board);
         assert_eq!(counts.iter().sum::<u64>(), 1_000);
+        // Under a storm of decisions a worker keeps what it has: the wider bound holds.
         assert!(counts.iter().all(|&count| count <= fair_share(1_000, 4)), "{counts:?}");
         drop(seats);
     }

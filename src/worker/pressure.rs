@@ -147,11 +147,11 @@ impl Pressure {
             return;
         }
         let timers = &shared.env.timers;
-        let mut closed = timers.close_waiting(&[Waits::Request], RESTED_MS);
+        let mut closed = timers.close_waiting(&[Waits::Request], RESTED_MS, TICKS_PER_SWEEP);
         if level == Level::Shedding {
             shared.env.pin().close_idle(timers.known_now(), 0);
             let patience_ms = if memory.is_full(used) { 0 } else { RESTED_MS };
-            closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms);
+            closed += timers.close_waiting(&[Waits::First, Waits::Head], patience_ms, TICKS_PER_SWEEP);
             buf::pool_trim(0);
             room::trim();
             memory::give_back();

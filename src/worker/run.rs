@@ -120,6 +120,8 @@ pub struct Shared {
     /// Whether the end has begun.
     ending: Cell<bool>,
     closes_idle: Cell<bool>,
+    /// Connections that were taken up until the last second.
+    taken_up: Cell<u64>,
     /// Processor time of the thread at the last second.
     cpu_ns: Cell<(Now, u64)>,
     /// For so many seconds more memory is given back to the kernel.
@@ -130,16 +132,6 @@ pub struct Shared {
 
 /// For how long memory is given back after buffers were freed: connections let go of theirs one after another.
 const FREED_SECONDS: u8 = 3;
-
-/// An open connection, counted until dropped.
-pub struct Open(Rc<Shared>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get().saturating_sub(1));
-        self.0.env.metrics.borrow().own.active_connections.dec();
-    }
-}
 
 /// Runs a worker until it is told to end, or dies. `started` is answered once it serves, or with why it cannot.
 pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) -> End {
@@ -226,6 +218,7 @@ async fn serve(
         turned_away: Rc::default(),
         ending: Cell::new(false),
         closes_idle: Cell::new(false),
+        taken_up: Cell::new(0),
         cpu_ns: Cell::default(),
         freed: Cell::new(0),
         died: Cell::new(false),
@@ -411,12 +404,17 @@ impl Shared {
     }
 
     /// Counts a connection as open.
-    pub fn open(self: &Rc<Self>) -> Open {
+    pub fn opened(&self) {
         self.connections.set(self.connections.get() + 1);
         let metrics = self.env.metrics.borrow();
         metrics.own.active_connections.inc();
         metrics.own.accepted.inc();
-        Open(self.clone())
+    }
+
+    /// Counts a connection as closed.
+    pub fn closed(&self) {
+        self.connections.set(self.connections.get().saturating_sub(1));
+        self.env.metrics.borrow().own.active_connections.dec();
     }
 
     /// Whether the worker runs on a ring.
@@ -545,6 +543,8 @@ impl Shared {
         let (since, used) = self.cpu_ns.replace((now, thread::cpu_ns()));
         let busy = (self.cpu_ns.get().1 - used).saturating_mul(1_000_000_000) / now.since_ns(since).max(1);
         self.env.metrics.borrow().own.busy.set(busy as i64);
+        let taken_up = self.env.metrics.borrow().own.accepted.get() as u64;
+        self.member.took_up(taken_up - self.taken_up.replace(taken_up));
         self.env.pin().expire(now);
         room::trim();
         pipe::trim();

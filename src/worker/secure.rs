@@ -59,39 +59,70 @@ impl Drop for Underway {
     }
 }
 
-/// Serves a connection that came to a listener with TLS.
+/// Serves a connection that came to a listener with TLS. Each of its parts has a box of its own, that of the handshake
+/// is gone with it.
 pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: ConnectionOrigin) {
+    match Box::pin(begin(shared, socket, io, origin)).await {
+        Begun::Plain(io, origin) => {
+            Box::pin(conn::serve_http1(&shared.env, io, *origin, || socket.listener())).await;
+        }
+        Begun::Stream(io, origin, listener) => {
+            Box::pin(conn::serve_stream(&shared.env, *io, &origin, listener)).await;
+        }
+        Begun::Http2(io, origin) => {
+            let (read, write, interrupt) = io.split();
+            let duplex: Duplex<Tls<Tcp>> = Duplex::new(read, write, interrupt, Buf::empty(), &shared.env.timers);
+            Box::pin(serve_http2(&shared.env, duplex, *origin, || socket.listener())).await;
+        }
+        Begun::Http1(io, origin) => {
+            Box::pin(conn::serve_http1(&shared.env, *io, *origin, || socket.listener())).await;
+        }
+        Begun::Over => {}
+    }
+}
+
+/// What a connection has begun with.
+enum Begun {
+    /// Nothing: it is over.
+    Over,
+    /// No TLS.
+    Plain(Tcp, Box<ConnectionOrigin>),
+    /// TLS, and bytes that are passed on.
+    Stream(Box<Tls<Tcp>>, Box<ConnectionOrigin>, Rc<Listener>),
+    /// TLS and HTTP/1.1.
+    Http1(Box<Tls<Tcp>>, Box<ConnectionOrigin>),
+    /// TLS and HTTP/2.
+    Http2(Box<Tls<Tcp>>, Box<ConnectionOrigin>),
+}
+
+async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: ConnectionOrigin) -> Begun {
     let listener = socket.listener();
-    let Some(tls) = listener.tls.clone() else {
-        return conn::serve_http1(&shared.env, io, origin, || socket.listener()).await;
+    let Some(tls) = listener.tls.clone() else { return Begun::Plain(io, Box::new(origin)) };
+    let Some(underway) = Underway::begin(shared) else {
+        shared.refused(Refusal::Handshakes);
+        return Begun::Over;
     };
-    let Some(underway) = Underway::begin(shared) else { return shared.refused(Refusal::Handshakes) };
     let deadline = shared.env.timers.deadline(io.interrupt());
     deadline.set_waits(Some(Waits::Head));
     deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
     if tls.plain_too && !matches!(io.first_byte().await, Ok(HANDSHAKE_RECORD) | Err(_)) {
-        drop((deadline, underway));
-        return Box::pin(conn::serve_http1(&shared.env, io, origin, || socket.listener())).await;
+        return Begun::Plain(io, Box::new(origin));
     }
-    let agreed = Box::pin(handshake(shared, &listener, &tls, io, origin, &deadline)).await;
+    let agreed = handshake(shared, &listener, &tls, io, origin, &deadline).await;
     drop((deadline, underway));
-    let Some((io, agreed, mut origin)) = agreed else { return };
+    let Some((io, agreed, mut origin)) = agreed else { return Begun::Over };
     if agreed.alpn.as_deref() == Some(TLS_PROOF_PROTOCOL) {
         // The handshake was the whole proof (RFC 8737 section 3).
-        return;
+        return Begun::Over;
     }
     origin.secure = Some(Rc::new(tls.describe(&agreed)));
+    let (io, origin) = (Box::new(io), Box::new(origin));
     if listener.stream.is_some() {
-        return Box::pin(conn::serve_stream(&shared.env, io, &origin, listener)).await;
+        return Begun::Stream(io, origin, listener);
     }
-    drop((listener, tls));
     match Wire::of(agreed.alpn.as_deref()) {
-        Wire::Http2 => {
-            let (read, write, interrupt) = io.split();
-            let duplex: Duplex<Tls<Tcp>> = Duplex::new(read, write, interrupt, Buf::empty(), &shared.env.timers);
-            serve_http2(&shared.env, duplex, origin, || socket.listener()).await;
-        }
-        Wire::Http1 => conn::serve_http1(&shared.env, io, origin, || socket.listener()).await,
+        Wire::Http2 => Begun::Http2(io, origin),
+        Wire::Http1 => Begun::Http1(io, origin),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::support::case::run;
 use crate::support::{Case, Kind, Recorder};
@@ -51,7 +52,7 @@ fn peer_table() {
 }
 
 fn words(kind: Kind, groups: &[(&'static str, Vec<Case>)]) -> Vec<String> {
-    let origin = Recorder::start();
+    let origin = Recorder::patient(Duration::from_millis(250));
     let edge = kind.start(origin.address);
     groups.iter().flat_map(|(_, cases)| cases).map(|case| run(case, &edge, &origin).word(case)).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::e2e::{Gateway, Origin, Seen, Step, before, eventually, ok};
+use crate::support::e2e::{Gateway, Origin, PATIENCE, Seen, Step, before, eventually, ok};
 
 const ROUNDS: usize = 2_000;
 const STRAY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
@@ -195,7 +195,7 @@ fn a_close_with_unread_requests_behind_does_not_destroy_the_answer() {
     for _ in 0..50 {
         let mut client = gateway.connect();
         client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-        let go = offered.recv_timeout(Duration::from_secs(10)).expect("the origin was asked");
+        let go = offered.recv_timeout(PATIENCE).expect("the origin was asked");
         client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100));
         go.send(()).expect("it waits");
         let response = client.response();

@@ -150,7 +150,7 @@ fn a_connection_with_a_bad_answer_is_never_pooled() {
     // The origin keeps every connection open.
     let origin = Origin::start(move |_| vec![Step::Send(theirs.lock().expect("an answer").clone())]);
     let gateway = Gateway::start(&format!(
-        "services: [{{name: up, endpoints: [\"{}\"], timeouts: {{first_byte: 300ms, between_bytes: 300ms}}}}]\n\
+        "services: [{{name: up, endpoints: [\"{}\"], timeouts: {{first_byte: 1s, between_bytes: 1s}}}}]\n\
          routes: [{{name: all, path: /*, service: up}}]\n",
         origin.address
     ));
@@ -192,7 +192,7 @@ fn a_truncated_answer_never_looks_complete() {
             });
             let gateway = crate::support::e2e::before(&origin);
             let mut client = gateway.connect();
-            client.stream.set_read_timeout(Some(Duration::from_secs(5))).expect("an option");
+            client.stream.set_read_timeout(Some(Duration::from_secs(60))).expect("an option");
             client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
             let mut raw = Vec::new();
             let ended = std::io::Read::read_to_end(&mut client.stream, &mut raw);

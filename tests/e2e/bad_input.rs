@@ -143,8 +143,7 @@ fn trailers_and_chunk_extensions_are_bounded() {
 #[test]
 fn slow_clients_are_let_go() {
     let origin = Origin::echo();
-    let gateway =
-        limited(&origin, "header_timeout: 200ms, body_timeout: 200ms, idle_timeout: 200ms, write_timeout: 200ms");
+    let gateway = limited(&origin, "header_timeout: 1s, body_timeout: 1s, idle_timeout: 1s, write_timeout: 1s");
     let begun = Instant::now();
     let mut silent = gateway.connect();
     let mut half_head = gateway.connect();
@@ -164,8 +163,7 @@ fn slow_clients_are_let_go() {
         assert!(client.is_closed());
     }
     assert!(idle.is_closed());
-    let took = begun.elapsed();
-    assert!(took > Duration::from_millis(200) && took < Duration::from_secs(5), "{took:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(origin.seen().len(), 1);
 }
 
@@ -177,13 +175,10 @@ fn a_head_in_drips_has_one_deadline_for_all() {
     let begun = Instant::now();
     // One byte each 20 ms would take seconds.
     for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX-Filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" {
-        if !client.try_send([*byte]) || begun.elapsed() > Duration::from_secs(5) {
+        if !client.try_send([*byte]) || begun.elapsed() > Duration::from_millis(400) {
             break;
         }
         thread::park_timeout(Duration::from_millis(20));
-        if begun.elapsed() > Duration::from_millis(400) {
-            break;
-        }
     }
     assert_eq!(client.response().status, 408);
 }

@@ -218,7 +218,7 @@ fn arrivals(good: &Origin, bad: &Bad) -> HashMap<String, usize> {
 fn row(mode: Mode, method: &str, balancer: &str) {
     let (good, bad) = (Origin::fixed("good"), Bad::start(mode));
     // Silence is not waited for as long as by default, so that the test ends.
-    let more = if mode == Mode::Hang { "    timeouts: {first_byte: 150ms}\n" } else { "" };
+    let more = if mode == Mode::Hang { "    timeouts: {first_byte: 600ms}\n" } else { "" };
     let gateway = Gateway::start(&config(good.address, bad.address(), balancer, more));
     let lost = lost(gateway.address, method);
     let (least, most) = bounds(mode, method);
@@ -259,8 +259,8 @@ fn one_bad_server_of_two_by_hash() {
 #[test]
 fn silence_and_errors_are_repeated_where_that_is_configured() {
     for (mode, retries) in [
-        (Mode::Hang, "    retries: {per_try_timeout: 150ms}\n"),
-        (Mode::Hang, "    retries: {on: [timeout]}\n    timeouts: {first_byte: 150ms}\n"),
+        (Mode::Hang, "    retries: {per_try_timeout: 600ms}\n"),
+        (Mode::Hang, "    retries: {on: [timeout]}\n    timeouts: {first_byte: 600ms}\n"),
         // Without ejection half of all requests would need a retry, which is more than the budget has.
         (Mode::ServerError, "    retries: {statuses: [500]}\n    ejection: {server_errors: 3}\n"),
     ] {

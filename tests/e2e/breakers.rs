@@ -53,7 +53,7 @@ fn a_breaker_opens_after_five_failures_and_is_closed_by_hand() {
 fn a_half_open_breaker_is_closed_by_three_successes_and_opened_by_one_failure() {
     let (origin, status) = moody();
     let gateway = Gateway::start(&format!(
-        "services: [{{name: up, endpoints: [\"{}\"], circuit_breaker: {{timeout: 150ms}}}}]\n\
+        "services: [{{name: up, endpoints: [\"{}\"], circuit_breaker: {{timeout: 1s}}}}]\n\
          routes: [{{name: all, path: /*, service: up}}]\n",
         origin.address
     ));

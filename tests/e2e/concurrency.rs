@@ -131,7 +131,7 @@ fn the_limit_holds_for_all_workers_together() {
 #[test]
 fn who_waits_too_long_is_told_and_the_place_is_free_again() {
     let held = Held::start();
-    let gateway = Gateway::start(&service_limit(&held.origin, "{requests_max: 1, queue_timeout: 50ms}"));
+    let gateway = Gateway::start(&service_limit(&held.origin, "{requests_max: 1, queue_timeout: 500ms}"));
     let mut first = ask(&gateway, "");
     let gate = held.next();
     let mut late = ask(&gateway, "");

@@ -14,7 +14,7 @@ const NAME: &str = "users.test";
 /// Names are asked for all the time, and given up after a short while.
 fn quick(server: &NameServer) -> String {
     format!(
-        "discovery: {{wait: 2s, dns: {{servers: [\"{}\"], timeout: 200ms, attempts: 1, error: 100ms, negative: 100ms, \
+        "discovery: {{wait: 2s, dns: {{servers: [\"{}\"], timeout: 600ms, attempts: 1, error: 100ms, negative: 100ms, \
          ttl_min: 100ms}}}}\n",
         server.address
     )
@@ -108,7 +108,7 @@ fn addresses_that_are_kept_for_too_long_are_given_up() {
     let (server, origin) = (NameServer::start(), Origin::fixed("up"));
     server.set_addresses(NAME, 1, &["127.0.0.1"]);
     let yaml = one_route(&server, &format!("endpoints: [\"{NAME}:{}\"]", origin.address.port()));
-    let gateway = Gateway::start(&yaml.replace("error: 100ms", "stale: 300ms, error: 100ms"));
+    let gateway = Gateway::start(&yaml.replace("error: 100ms", "stale: 1s, error: 100ms"));
     assert_eq!(gateway.get("/").status, 200);
     server.set_mode(Mode::Dead);
     wait_state(&gateway, &["failed"]);

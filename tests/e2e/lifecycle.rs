@@ -61,7 +61,7 @@ fn a_stop_finishes_what_runs_and_takes_nothing_new() {
 #[test]
 fn responses_during_a_drain_announce_the_close() {
     let (origin, go) = slow();
-    let yaml = format!("server: {{workers: 1, drain_delay: 400ms}}\n{}", proxy_to(&origin));
+    let yaml = format!("server: {{workers: 1, drain_delay: 2s}}\n{}", proxy_to(&origin));
     let mut gateway = Gateway::start(&yaml);
     let mut slow_one = gateway.connect();
     slow_one.send("GET /slow HTTP/1.1\r\nHost: t\r\n\r\n");
@@ -96,7 +96,7 @@ fn a_second_signal_ends_at_once() {
             gateway.signal(second);
         }
         assert_eq!(gateway.exit_code(), 0, "{first} {second}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{first} {second}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "{first} {second}: {:?}", begun.elapsed());
         assert!(client.try_response(false).is_none(), "no answer is made up");
     }
 }
@@ -258,7 +258,7 @@ fn exhausted(driver: &str) {
     let cpu = gateway.cpu();
     std::thread::park_timeout(Duration::from_millis(600));
     let spent = gateway.cpu() - cpu;
-    assert!(spent < Duration::from_millis(120), "{driver}: {spent:?} of CPU in 600 ms");
+    assert!(spent < Duration::from_millis(250), "{driver}: {spent:?} of CPU in 600 ms");
     assert_eq!(gateway.get("/during").text(), "GET /during", "{driver}");
     assert_eq!(gateway.ask_admin("GET", "/ready").status, 200);
     assert!(clients[0].is_closed(), "{driver}: the first to come is the first to go");

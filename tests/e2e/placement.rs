@@ -1,6 +1,6 @@
 //! Connections are placed so that no worker has more than its share (D8, A17, F21).
 
-use ringway::worker::placement::fair_share;
+use ringway::worker::placement::{close_share, fair_share};
 
 use crate::support::gateway::Plan;
 use crate::support::{Client, Gateway, eventually};
@@ -56,6 +56,22 @@ fn few_long_lived_connections_do_not_pile_on_one_worker() {
         }
         drop(clients);
         eventually("all have ended", || (connections(&gateway) == [0; WORKERS]).then_some(()));
+    }
+}
+
+#[test]
+fn a_burst_that_lasts_is_spread_evenly() {
+    for driver in ["defer", "epoll"] {
+        let two = HERE.replace("workers: 4", "workers: 2");
+        let gateway = Plan::new(&two).arguments(&["--driver", driver]).start();
+        let mut clients = Vec::new();
+        // All at once: none has asked for anything when the last one is placed.
+        open(&gateway, &mut clients, 64);
+        let spread = eventually("all are counted", || {
+            let spread = gateway.by_worker("ringway_worker_active_connections", 2);
+            (spread.iter().sum::<f64>() == 64.0).then_some(spread)
+        });
+        assert!(spread.iter().all(|&count| count <= close_share(64, 2) as f64), "{driver}: {spread:?}");
     }
 }
 

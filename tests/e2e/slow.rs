@@ -45,11 +45,11 @@ fn a_trickling_body_is_ended_with_408() {
 #[test]
 fn a_body_that_is_fast_enough_arrives() {
     let origin = Origin::echo();
-    let gateway = limited(&origin, "body_rate_min: 1KiB, rate_grace: 300ms, body_timeout: 1s");
+    let gateway = limited(&origin, "body_rate_min: 1KiB, rate_grace: 2s, body_timeout: 10s");
     let mut client = gateway.connect();
-    for (length, last) in [(6_000, 300), (600_000, 600_000 - 19 * 300)] {
+    for (length, last) in [(48_000, 1_200), (600_000, 600_000 - 39 * 1_200)] {
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-        for part in [300; 19].into_iter().chain([last]) {
+        for part in [1_200; 39].into_iter().chain([last]) {
             client.send(vec![b'x'; part]);
             thread::park_timeout(STEP);
         }
@@ -83,15 +83,15 @@ fn read_slowly(stream: &mut TcpStream, bytes: usize, time: Duration) -> bool {
 #[test]
 fn a_slow_reader_is_cut_and_a_faster_one_is_not() {
     let origin = Origin::start(|_| ok(vec![b'x'; 16 << 20]));
-    // The faster one takes 40 KiB a second: less than what one sending may hold, within one `write_timeout`.
-    let gateway = limited(&origin, "write_rate_min: 8KiB, rate_grace: 300ms, write_timeout: 1s");
+    // The faster one takes 20 KiB a second: less than what one sending may hold, within one `write_timeout`.
+    let gateway = limited(&origin, "write_rate_min: 4KiB, rate_grace: 1s, write_timeout: 3s");
     thread::scope(|scope| {
-        for (bytes, is_slow) in [(100, true), (2_048, false)] {
+        for (bytes, is_slow) in [(50, true), (1_024, false)] {
             let gateway = &gateway;
             scope.spawn(move || {
                 let mut stream = narrow(gateway);
                 std::io::Write::write_all(&mut stream, GET.as_bytes()).expect("sent");
-                let stays = read_slowly(&mut stream, bytes, Duration::from_secs(4));
+                let stays = read_slowly(&mut stream, bytes, Duration::from_secs(7));
                 if is_slow {
                     eventually("the slow one is cut", || {
                         (gateway.metric("gateway_errors_total", &["client_too_slow"]) == 1.0).then_some(())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Plan;
-use crate::support::{Gateway, Origin, Step, eventually, ok};
+use crate::support::{Gateway, Origin, PATIENCE, Step, eventually, ok};
 
 /// An origin whose health is the test's choice; it answers everything else.
 struct Patient {
@@ -40,7 +40,7 @@ impl Patient {
     }
 }
 
-const QUICK: &str = "health_check: {interval: 40ms, timeout: 1s, rise: 1, fall: 1}, slow_start: 0s";
+const QUICK: &str = "health_check: {interval: 40ms, timeout: 10s, rise: 1, fall: 1}, slow_start: 0s";
 
 fn yaml(endpoints: &[&Patient], more: &str) -> String {
     let endpoints: Vec<_> = endpoints.iter().map(|patient| format!("\"{}\"", patient.origin.address)).collect();
@@ -127,7 +127,7 @@ fn failing_endpoints_are_ejected_and_come_back() {
     let ill = Origin::start(|_| vec![Step::Send(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec())]);
     let good = Origin::fixed("good");
     let gateway = Gateway::start(&format!(
-        "services: [{{name: up, endpoints: [\"{}\", \"{}\"], slow_start: 0s, ejection: {{base: 1500ms}}}}]\n\
+        "services: [{{name: up, endpoints: [\"{}\", \"{}\"], slow_start: 0s, ejection: {{base: 4s}}}}]\n\
          routes: [{{name: all, path: /*, service: up}}]\n",
         ill.address, good.address
     ));
@@ -157,13 +157,20 @@ fn flapping_costs_no_get_and_is_answered_with_patience() {
         flapping.address, good.address
     ));
     let (begun, mut client, mut asked) = (Instant::now(), gateway.connect(), 0_u64);
-    while begun.elapsed() < Duration::from_millis(1_500) {
-        assert_eq!(client.get("/").status, 200);
+    let ejections = || gateway.metric("ringway_service_ejections_total", &[]);
+    while begun.elapsed() < Duration::from_millis(1_500) || (ejections() < 3.0 && begun.elapsed() < PATIENCE) {
+        let response = client.get("/");
+        assert_eq!(response.status, 200);
         asked += 1;
+        // On a fast machine a connection reaches its number of requests.
+        if response.closes() {
+            client = gateway.connect();
+        }
     }
-    let ejections = gateway.metric("ringway_service_ejections_total", &[]);
-    // 100, 200, 400 and 800 ms; a fifth may begin within the time.
-    assert!((2.0..=5.0).contains(&ejections), "{ejections} ejections in {asked} requests");
+    let ejections = ejections();
+    // 100, 200, 400 ms and so on: the next begins when all before it are over.
+    let most = (begun.elapsed().as_secs_f64() * 10.0 + 1.0).log2().floor() + 1.0;
+    assert!((3.0..=most).contains(&ejections), "{ejections} ejections in {asked} requests, {most} are possible");
     assert!(flapping.seen().len() > 10, "it was asked in between");
 }
 
@@ -183,7 +190,11 @@ fn an_endpoint_may_die_and_come_back_under_load() {
             scope.spawn(|| {
                 let mut client = gateway.connect();
                 while !stop.load(Ordering::Relaxed) {
-                    assert_eq!(client.get("/").status, 200);
+                    let response = client.get("/");
+                    assert_eq!(response.status, 200);
+                    if response.closes() {
+                        client = gateway.connect();
+                    }
                     asked.fetch_add(1, Ordering::Relaxed);
                 }
             });

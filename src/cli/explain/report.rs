@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::asked::Asked;
-use crate::error::Failure;
+use super::live::Live;
+use super::pick;
+use crate::error::{Failure, Reason};
 use crate::handler::forward;
 use crate::http::exchange::{Exchange, Reply};
 use crate::pipeline::drive::{self, Input};
@@ -13,9 +15,6 @@ use crate::policy::{Flow, Tick, WorkerSeed};
 use crate::route::{self, RouteId, RouteTable, Verdict};
 use crate::snapshot::{self, Action, HashKey, Listener, Snapshot};
 use crate::time::Now;
-use crate::upstream::balance::{BalancerState, TriedSet, WhyNot};
-use crate::upstream::health::Facts;
-use crate::upstream::selection::Selection;
 use crate::upstream::service::key_of;
 
 /// What becomes of a request.
@@ -133,6 +132,13 @@ pub struct ServiceReport {
     pub attempts_max: u32,
     /// How many requests at once, where that is configured.
     pub requests: Option<String>,
+    /// The state of its circuit breaker, where a running gateway told.
+    pub breaker: Option<String>,
+    /// What answers while that is open.
+    #[serde(skip)]
+    has_fallback: bool,
+    /// Whether a running gateway told of its endpoints.
+    pub is_live: bool,
 }
 
 /// An endpoint of a service.
@@ -142,10 +148,12 @@ pub struct EndpointReport {
     pub authority: String,
     /// Its share of the load.
     pub weight: u32,
+    /// Where it comes from: `configuration`, or a lookup.
+    pub source: String,
     /// A worker that has just started sends the request here.
     pub picked: bool,
     /// Why, or why not.
-    pub why: &'static str,
+    pub why: String,
     /// The Host that it would see.
     pub host: String,
 }
@@ -176,11 +184,26 @@ impl Report {
     }
 }
 
-/// Explains what becomes of a request. At most `shown_max` candidates are named.
+/// Explains what becomes of a request where nothing speaks against any endpoint. At most `shown_max` candidates are
+/// named.
 ///
 /// # Errors
 /// A sentence for the user when `asked` is no request.
 pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_max: usize) -> Result<Report, String> {
+    explain_live(snapshot, listener, asked, shown_max, &Live::default())
+}
+
+/// The same with what a running gateway knows.
+///
+/// # Errors
+/// As there.
+pub fn explain_live(
+    snapshot: &Snapshot,
+    listener: &Listener,
+    asked: &Asked,
+    shown_max: usize,
+    live: &Live,
+) -> Result<Report, String> {
     let (mut request, accepted) = asked.parse(listener)?;
     let mut report = Report {
         listener: listener.name.clone(),
@@ -203,7 +226,7 @@ pub fn explain(snapshot: &Snapshot, listener: &Listener, asked: &Asked, shown_ma
         report.route = Some(taken(snapshot, listener, &request));
     }
     match decided {
-        Ok(()) => serve(snapshot, listener, &mut request, &mut report),
+        Ok(()) => serve(snapshot, listener, &mut request, &mut report, live),
         Err(failure) => report.answer = Answer::refusal("routing", failure, &request.x),
     }
     Ok(report)
@@ -309,7 +332,7 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
 }
 
 /// What the route's policies and its handler do.
-fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report: &mut Report) {
+fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report: &mut Report, live: &Live) {
     let Request { x, captures, path } = request;
     let route = &snapshot.routes[x.route as usize];
     let mut stopped: Option<(String, Reply)> = None;
@@ -326,8 +349,7 @@ fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report
         Action::Proxy { services, split } => {
             let shares: Vec<f64> = split.as_ref().map_or_else(|| vec![100.0], |split| split.shares().collect());
             let ids = services.iter().zip(shares);
-            report.services =
-                ids.map(|(id, share)| service(route, &snapshot.services[*id as usize], share, x)).collect();
+            report.services = ids.map(|(id, share)| service((snapshot, route, live), *id, share, x)).collect();
             match drive::check_body(x, route, listener) {
                 Ok(()) => proxied(&report.services),
                 Err(failure) => Answer::refusal("route", failure, x),
@@ -362,43 +384,45 @@ fn ask(slot: &Slot, x: &mut Exchange, skipped: bool) -> (PolicyReport, Option<Re
     (report, reply)
 }
 
-fn service(route: &snapshot::Route, spec: &snapshot::Service, share_percent: f64, x: &Exchange) -> ServiceReport {
-    let (set, algorithm) = (spec.endpoints.get(), spec.endpoints.algorithm());
+type Around<'a> = (&'a Snapshot, &'a snapshot::Route, &'a Live);
+
+fn service((snapshot, route, live): Around<'_>, id: u32, share_percent: f64, x: &Exchange) -> ServiceReport {
+    let spec = &snapshot.services[id as usize];
+    let algorithm = spec.endpoints.algorithm();
     let key = algorithm.needs_key().then(|| key_of(&spec.hash_key, x));
-    // As a gateway would that has just started: nothing speaks against any endpoint.
-    let members: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.member(Facts::default())).collect();
-    let rules = &spec.resilience;
-    let selection = Selection::of(&members, &rules.selection, &rules.returning, Now::default());
-    let views = selection.tiers.first().map(|tier| &tier.views[..]).unwrap_or_default();
-    let none = TriedSet::default();
-    let picked = set.balancer.pick(&mut BalancerState::new(0), views, key.flatten(), 0, &none);
-    let best = set.endpoints.iter().filter(|e| e.address.is_some()).map(|endpoint| endpoint.priority).min();
+    let told = live.endpoints(&spec.label);
+    let known = match told {
+        Some(told) => pick::running(told, &spec.resilience.returning),
+        None => pick::configured(pick::of_whole(snapshot, spec)),
+    };
     let rule = route.host.as_ref().unwrap_or(&spec.host);
-    let endpoints = set.endpoints.iter().enumerate().map(|(at, endpoint)| EndpointReport {
-        authority: endpoint.authority.clone(),
-        weight: endpoint.weight,
-        picked: picked == Some(at),
-        why: match endpoint.address {
-            None => "its name does not resolve",
-            Some(_) if Some(endpoint.priority) != best => "a tier before its own is well",
-            Some(_) if !views[at].healthy => "another zone",
-            Some(_) if picked != Some(at) && key == Some(None) => WhyNot::NotItsTurn.text(),
-            Some(_) => set.balancer.why_not(views, picked, at, &none).text(),
-        },
-        host: text(forward::host(x, rule, &endpoint.authority)),
-    });
+    let endpoint = |asked: pick::Asked| EndpointReport {
+        host: text(forward::host(x, rule, &asked.known.endpoint.authority)),
+        weight: asked.known.facts.weight.unwrap_or(asked.known.endpoint.weight),
+        authority: asked.known.endpoint.authority,
+        source: asked.known.source,
+        picked: asked.picked,
+        why: asked.why,
+    };
+    let breaker = match &route.breaker {
+        Some(own) => own.as_deref(),
+        None => spec.breaker.as_ref(),
+    };
     ServiceReport {
         name: spec.label.clone(),
         share_percent,
         algorithm: algorithm.word(),
         key: algorithm.needs_key().then(|| describe(&spec.hash_key)),
         key_missing: key == Some(None),
-        endpoints: endpoints.collect(),
+        endpoints: pick::pick(spec, known, x).into_iter().map(endpoint).collect(),
         connect_timeout_ms: spec.rules.connect_timeout_ms,
         first_byte_timeout_ms: spec.rules.first_byte_timeout_ms,
         between_bytes_timeout_ms: spec.rules.between_bytes_timeout_ms,
         attempts_max: route.retries.as_deref().unwrap_or(&spec.resilience.retries).attempts_max,
         requests: spec.limits.as_ref().map(|limits| limits.terms.text()),
+        breaker: breaker.and_then(|breaker| live.breaker(&breaker.name)).map(str::to_owned),
+        has_fallback: spec.fallback.is_some(),
+        is_live: told.is_some(),
     }
 }
 
@@ -412,13 +436,21 @@ fn describe(key: &HashKey) -> String {
     }
 }
 
-/// An endpoint answers, unless no service that may be chosen has one.
+/// An endpoint answers, unless no service that may be chosen has one, or may be asked.
 fn proxied(services: &[ServiceReport]) -> Answer {
-    let mut chosen = services.iter().filter(|service| service.share_percent > 0.0);
-    let has_endpoint = |service: &ServiceReport| service.endpoints.iter().any(|endpoint| endpoint.picked);
-    match chosen.any(has_endpoint) {
-        true => Answer { by: "service".into(), ..Answer::default() },
-        false => Answer::refusal("service", crate::error::Reason::NoEndpoint.into(), &Exchange::default()),
+    let chosen: Vec<_> = services.iter().filter(|service| service.share_percent > 0.0).collect();
+    let is_open = |service: &ServiceReport| service.breaker.as_deref() == Some("open");
+    let answers = |service: &&ServiceReport| service.endpoints.iter().any(|endpoint| endpoint.picked);
+    let refused = |reason: Reason| Answer::refusal("service", reason.into(), &Exchange::default());
+    match () {
+        () if chosen.iter().any(|service| !is_open(service) && answers(service)) => {
+            Answer { by: "service".into(), ..Answer::default() }
+        }
+        () if chosen.iter().any(|service| service.has_fallback) => {
+            Answer { by: "fallback".into(), ..Answer::default() }
+        }
+        () if chosen.iter().any(|service| is_open(service)) => refused(Reason::CircuitOpen),
+        () => refused(Reason::NoEndpoint),
     }
 }
 

@@ -80,7 +80,8 @@ fn show_service(f: &mut fmt::Formatter<'_>, service: &ServiceReport) -> fmt::Res
         100.0 => String::new(),
         share => format!("{share:.2} % to "),
     };
-    line(f, "service", &format!("{share}{}, {}{key}{missing}", service.name, service.algorithm))?;
+    let live = if service.is_live { ", as it runs" } else { "" };
+    line(f, "service", &format!("{share}{}, {}{key}{missing}{live}", service.name, service.algorithm))?;
     let times = format!(
         "connect {} ms, first byte {} ms, between bytes {} ms, at most {} attempts",
         service.connect_timeout_ms,
@@ -92,11 +93,19 @@ fn show_service(f: &mut fmt::Formatter<'_>, service: &ServiceReport) -> fmt::Res
     if let Some(requests) = &service.requests {
         line(f, "  requests", requests)?;
     }
+    if let Some(breaker) = &service.breaker {
+        line(f, "  breaker", breaker)?;
+    }
     for endpoint in &service.endpoints {
         let kind = if endpoint.picked { "  endpoint" } else { "  not" };
+        let from = match &*endpoint.source {
+            "configuration" | "" => String::new(),
+            source => format!(", from {source}"),
+        };
+        let only = if endpoint.why == "picked" { String::new() } else { format!("  ({})", endpoint.why) };
         let fact = match endpoint.picked {
-            true => format!("{}  weight {}, Host: {}", endpoint.authority, endpoint.weight, endpoint.host),
-            false => format!("{}  weight {}  ({})", endpoint.authority, endpoint.weight, endpoint.why),
+            true => format!("{}  weight {}, Host: {}{from}{only}", endpoint.authority, endpoint.weight, endpoint.host),
+            false => format!("{}  weight {}{from}  ({})", endpoint.authority, endpoint.weight, endpoint.why),
         };
         line(f, kind, &fact)?;
     }
@@ -104,7 +113,10 @@ fn show_service(f: &mut fmt::Formatter<'_>, service: &ServiceReport) -> fmt::Res
 }
 
 fn show_answer(f: &mut fmt::Formatter<'_>, answer: &Answer) -> fmt::Result {
-    let Some(status) = answer.status else { return line(f, "answer", "the endpoint's") };
+    let Some(status) = answer.status else {
+        let whose = if answer.by == "fallback" { "the fallback's" } else { "the endpoint's" };
+        return line(f, "answer", whose);
+    };
     let mut fact = format!("{status} {}", reason_phrase(status));
     if let Some(reason) = answer.reason {
         fact += &format!(", reason {reason}");

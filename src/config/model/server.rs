@@ -40,6 +40,9 @@ config_struct! {
         enabled: bool = "true",
         /// Where it listens. It asks for no password: keep it on a loopback address.
         listen: Spanned<ListenAddress> = "127.0.0.1:9901",
+        /// A file for what operators say of endpoints (drained, in maintenance, another weight), so that it holds after
+        /// a restart too. Its directory must be writable. When left out, a restart forgets it; a reload never does.
+        state_file: Option<String>,
     }
 }
 

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::control::orders::Change;
+
 /// An answer that may have to wait for workers. Dropping it must leave everything in order: clients go away.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -27,6 +29,8 @@ pub trait AdminBackend: Send + Sync {
     fn services(&self) -> Answer<'_, Value>;
     /// The endpoints of a service; None when there is no such service.
     fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>>;
+    /// Drains an endpoint, or whatever else is wanted of it.
+    fn order_endpoint(&self, order: EndpointOrder) -> Answer<'_, EndpointOutcome>;
     /// The last changes of endpoints and lookups, oldest first.
     fn events(&self) -> Value;
     /// The certificates of listeners, and how those are doing that the gateway orders itself. No keys.
@@ -151,6 +155,32 @@ pub enum ReloadOutcome {
     },
     /// Another reload is under way, or the gateway is stopping.
     Busy,
+}
+
+/// What an operator wants of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointOrder {
+    /// Its service.
+    pub service: String,
+    /// Its address, as the service has it or as it is resolved.
+    pub address: String,
+    /// What.
+    pub change: Change,
+    /// Why; may be empty.
+    pub why: String,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointOutcome {
+    /// It holds, as the value tells.
+    Done(Value),
+    /// There is no such service.
+    NoService,
+    /// The service has no such endpoint.
+    NoEndpoint,
+    /// As many endpoints as may be are otherwise than the configuration says.
+    Full,
 }
 
 /// What became of an upgrade.

@@ -9,6 +9,8 @@
 //! | `POST /config/reload` | 200 with the changes, or 422 with the diagnostics; the old one serves on (A30) |
 //! | `POST /upgrade` | 200 with the new process, 500 with why it does not serve, 409 when none can begin now (F03) |
 //! | `GET /services`, `/services/{name}/endpoints` | services and their endpoints |
+//! | `POST /services/{name}/endpoints/{address}/drain`, `…/enable`, `…/maintenance`, `…/weight` | 200 with the endpoint
+//! |
 //! | `GET /events` | what changed lately about endpoints and where they come from |
 //! | `GET /certificates` | the certificates of listeners, and the orders of those that the gateway gets itself |
 //! | `GET /circuit-breakers`, `POST /circuit-breakers/{service}/reset` | states of circuit breakers; closes one (R127)
@@ -21,6 +23,7 @@
 pub mod backend;
 mod certificates;
 mod config;
+mod endpoints;
 mod events;
 pub mod guard;
 mod health;
@@ -156,6 +159,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/circuit-breakers/{service}/reset", post(services::reset_breaker))
         .route("/services", get(services::list))
         .route("/services/{name}/endpoints", get(services::endpoints))
+        .route("/services/{name}/endpoints/{address}/{order}", post(endpoints::order))
         .route("/events", get(events::get))
         .route("/certificates", get(certificates::get))
         .route("/workers", get(workers::get))

@@ -5,7 +5,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::backend::{
-    Answer, Check, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus, ReloadOutcome, UpgradeOutcome,
+    Answer, Check, EndpointOrder, EndpointOutcome, ErrorRates, Health, HealthStatus, Readiness, ReadyStatus,
+    ReloadOutcome, UpgradeOutcome,
 };
 use super::*;
 
@@ -72,6 +73,17 @@ impl AdminBackend for Fake {
 
     fn certificates(&self) -> Value {
         json!({ "listeners": [], "ordered": [] })
+    }
+
+    fn order_endpoint(&self, order: EndpointOrder) -> Answer<'_, EndpointOutcome> {
+        Box::pin(async move {
+            match (&*order.service, &*order.address) {
+                ("users", "[::1]:80") => EndpointOutcome::Done(json!({ "why": order.why })),
+                ("users", "full") => EndpointOutcome::Full,
+                ("users", _) => EndpointOutcome::NoEndpoint,
+                _ => EndpointOutcome::NoService,
+            }
+        })
     }
 
     fn events(&self) -> Value {
@@ -202,6 +214,30 @@ async fn bodies_are_bounded() {
     let sent = format!("{head}{}", "x".repeat(length));
     let start = format!("POST /config/reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", running.address);
     assert_eq!(running.send(&(start + &sent)).await.0, 413);
+}
+
+#[tokio::test]
+async fn orders_about_endpoints_have_their_statuses() {
+    let running = start(Some(TOKEN)).await;
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let with = format!("{token}Content-Length: 14\r\n\r\n{{\"why\": \"w\"}}");
+    let at = |service: &str, address: &str| format!("/services/{service}/endpoints/{address}/drain");
+    assert_eq!(running.ask("POST", &at("users", "%5B::1%5D:80"), &with).await, (200, json!({ "why": "w" })));
+    for (path, status) in [
+        (at("users", "full"), 409),
+        (at("users", "10.0.0.1:80"), 404),
+        (at("others", "10.0.0.1:80"), 404),
+        (at("users", "%FF"), 400),
+        ("/services/users/endpoints/x/explode".to_owned(), 404),
+        ("/services/users/endpoints/x/weight".to_owned(), 400),
+    ] {
+        let (got, body) = running.ask("POST", &path, &token).await;
+        assert_eq!((got, body["status"].as_u64()), (status, Some(u64::from(status))), "{path}: {body}");
+    }
+    assert_eq!(running.ask("GET", &at("users", "x"), &token).await.0, 405);
+    assert_eq!(running.ask("POST", &at("users", "x"), "").await.0, 401);
+    let foreign = format!("{token}Origin: https://evil.example\r\n");
+    assert_eq!(running.ask("POST", &at("users", "%5B::1%5D:80"), &foreign).await.0, 403);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ use self::kubernetes::KubernetesProvider;
 use self::provider::{Member, Patience, Provider, Trouble};
 use self::state::{Change, Condition, Event, Events, Known};
 use super::fleet::Fleet;
+use super::orders::Orders;
 use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::DiscoveryFacts;
@@ -47,6 +48,8 @@ pub struct Discovery {
     news: Notify,
     /// A lookup has its first answer.
     first: Notify,
+    /// What operators want of endpoints, whoever finds them.
+    orders: Arc<Orders>,
 }
 
 struct State {
@@ -85,7 +88,7 @@ struct Counts {
 
 impl Discovery {
     /// Nothing is looked up yet. `random` spreads pauses.
-    pub fn new(random: u64) -> Arc<Self> {
+    pub fn new(random: u64, orders: Arc<Orders>) -> Arc<Self> {
         let settings = Arc::new(snapshot::Discovery::default());
         let state = State {
             names: Names::new(&settings.dns),
@@ -97,7 +100,7 @@ impl Discovery {
             counts: Counts::default(),
             random,
         };
-        Arc::new(Self { state: Mutex::new(state), news: Notify::new(), first: Notify::new() })
+        Arc::new(Self { state: Mutex::new(state), news: Notify::new(), first: Notify::new(), orders })
     }
 
     /// Looks up what a snapshot needs, beside what is looked up already, and fills its services with what is known
@@ -232,13 +235,15 @@ impl Discovery {
             let mut endpoints = endpoints(&service.sources, known);
             endpoints.retain(|endpoint| endpoint.says(&service.subset));
             let before = service.endpoints.get().endpoints.len();
-            if service.endpoints.replace(&endpoints) {
+            let orders = self.orders.of_service(&service.label);
+            if service.endpoints.replace_weighted(&endpoints, |endpoint| orders.weight(endpoint)) {
                 changed.push(id);
                 state.counts.sets += 1;
                 state.note_set(service, before, endpoints.len());
                 if service.is_whole() {
                     service.state.set_endpoints(endpoints.iter().map(|endpoint| &*endpoint.authority), Now::read());
                 }
+                self.orders.apply_to(service);
             }
         }
         changed
@@ -259,6 +264,23 @@ impl Discovery {
             known.json(lookup.kind(), &lookup.text(), now)
         };
         Value::Array(service.sources.iter().filter_map(|s| s.lookup.as_ref()).map(source).collect())
+    }
+
+    /// Which lookup brought each endpoint of a service, by the address that it goes by. Those that were written out are
+    /// not among them.
+    pub fn finders(&self, service: &Service) -> BTreeMap<String, String> {
+        let state = self.state();
+        let mut finders = BTreeMap::new();
+        for source in &*service.sources {
+            let Some(lookup) = &source.lookup else { continue };
+            let members = state.lookups.get(lookup).and_then(|running| running.known.members.clone());
+            let members = members.unwrap_or_default();
+            for member in &*members {
+                let name = join(&source.endpoint, member, members.len()).authority;
+                finders.entry(name).or_insert_with(|| format!("{} {}", lookup.kind(), lookup.text()));
+            }
+        }
+        finders
     }
 
     /// For metrics.
@@ -304,8 +326,7 @@ impl Drop for Discovery {
 
 impl State {
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random ^ (self.random >> 29)
+        crate::random::next(&mut self.random)
     }
 
     fn provider(&self, lookup: &Lookup) -> (Box<dyn Provider>, Patience) {

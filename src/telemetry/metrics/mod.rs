@@ -88,6 +88,11 @@ impl WorkerMetrics {
         self.routes.entry((name.to_owned(), pattern.to_owned()), |_| RouteStats::new(pattern))
     }
 
+    /// Whether these are the counters that routes share for which there was no room.
+    pub fn is_shared(&self, stats: &Rc<RouteStats>) -> bool {
+        self.routes.is_overflow(stats)
+    }
+
     /// The counters for requests that no route matched.
     pub fn unmatched(&self) -> Rc<RouteStats> {
         self.unmatched.clone()

@@ -1,11 +1,11 @@
 //! Counters of routes, services, endpoints and limiters: cheap to add to, and kept by name over reloads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use hdrhistogram::Histogram;
 
 use super::OTHER;
@@ -51,7 +51,7 @@ pub trait Absorb {
 
 /// Entries by identity. At most [`ENTRIES_MAX`]; when full, those without a holder are folded into the overflow entry.
 pub struct Registry<K, T> {
-    entries: HashMap<K, Rc<T>>,
+    entries: AHashMap<K, Rc<T>>,
     order: Vec<Rc<T>>,
     overflow: Rc<T>,
     next_id: u32,
@@ -60,7 +60,7 @@ pub struct Registry<K, T> {
 impl<K: Eq + Hash, T: Absorb> Registry<K, T> {
     /// A registry that only has the overflow entry.
     pub fn new(overflow: T) -> Self {
-        Self { entries: HashMap::new(), order: Vec::new(), overflow: Rc::new(overflow), next_id: 1 }
+        Self { entries: AHashMap::new(), order: Vec::new(), overflow: Rc::new(overflow), next_id: 1 }
     }
 
     /// The entry of this identity. `make` gets a number that no living entry of this registry has.
@@ -84,6 +84,11 @@ impl<K: Eq + Hash, T: Absorb> Registry<K, T> {
     /// The entry of all that have none of their own.
     pub fn overflow(&self) -> Rc<T> {
         self.overflow.clone()
+    }
+
+    /// Whether it is the entry of all that have none of their own.
+    pub fn is_overflow(&self, entry: &Rc<T>) -> bool {
+        Rc::ptr_eq(entry, &self.overflow)
     }
 
     /// All entries in the order they were made, the overflow entry last.

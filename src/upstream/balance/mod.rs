@@ -102,6 +102,9 @@ pub struct TriedSet {
 }
 
 impl TriedSet {
+    /// None.
+    pub const NONE: Self = Self { tried: [0; TRIED_MAX], len: 0, of: 0 };
+
     /// Adds an endpoint. False when [`TRIED_MAX`] are remembered: no further attempt should be made.
     pub fn insert(&mut self, endpoint: usize) -> bool {
         let Ok(endpoint) = u32::try_from(endpoint) else { return false };

@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::e2e::PATIENCE;
 use super::e2e::client::find;
 
 /// What every request gets unless a case says otherwise.
 pub const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// How long a body is waited for that does not look complete: some proxies forward what is no whole message.
-const BODY_PATIENCE: Duration = Duration::from_millis(250);
 const IDLE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The origin. Its threads end with the process.
@@ -27,20 +26,28 @@ struct State {
     /// Bytes of each connection since the last [`Recorder::begin`].
     received: Vec<Vec<u8>>,
     answer: Vec<u8>,
+    /// Who has connected in this round.
+    accepted: Vec<SocketAddr>,
     /// Raised by [`Recorder::begin`]: what belongs to an earlier case is dropped.
     round: usize,
 }
 
 impl Recorder {
     pub fn start() -> Self {
+        Self::patient(PATIENCE)
+    }
+
+    /// One that answers after `patience` what does not look complete.
+    pub fn patient(patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Mutex::new(State { answer: PLAIN.to_vec(), ..State::default() }));
         let theirs = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let state = theirs.clone();
-                thread::spawn(move || Conversation::new(stream, state).run());
+                // Here and not in its thread, so that who connected before a round began belongs to the one before it.
+                let conversation = Conversation::new(stream, theirs.clone(), patience);
+                thread::spawn(move || conversation.run());
             }
         });
         Self { address, shared }
@@ -48,8 +55,15 @@ impl Recorder {
 
     /// Forgets what came so far; from now on requests get this answer.
     pub fn begin(&self, answer: &[u8]) {
+        // Whoever connected before is accepted before: what comes late is not taken for the next case's.
+        let marker = TcpStream::connect(self.address).expect("it listens");
+        let connected = marker.local_addr().expect("an address");
+        while !self.shared.lock().expect("state").accepted.contains(&connected) {
+            thread::park_timeout(Duration::from_millis(1));
+        }
         let mut state = self.shared.lock().expect("state");
         state.received.clear();
+        state.accepted.clear();
         state.answer = answer.to_vec();
         state.round += 1;
     }
@@ -67,17 +81,21 @@ struct Conversation {
     round: usize,
     number: usize,
     carry: Vec<u8>,
+    /// How long a body is waited for that does not look complete.
+    patience: Duration,
 }
 
 impl Conversation {
-    fn new(stream: TcpStream, state: Arc<Mutex<State>>) -> Self {
+    fn new(stream: TcpStream, state: Arc<Mutex<State>>, patience: Duration) -> Self {
         stream.set_nodelay(true).expect("an option");
         let (round, number) = {
             let mut state = state.lock().expect("state");
             state.received.push(Vec::new());
+            // One that has left already has no address.
+            state.accepted.extend(stream.peer_addr());
             (state.round, state.received.len() - 1)
         };
-        Self { stream, state, round, number, carry: Vec::new() }
+        Self { stream, state, round, number, carry: Vec::new(), patience }
     }
 
     fn run(mut self) {
@@ -86,7 +104,7 @@ impl Conversation {
                 return;
             }
         }
-        while !looks_whole(&self.carry) && self.more(BODY_PATIENCE) {}
+        while !looks_whole(&self.carry) && self.more(self.patience) {}
         let answer = self.state.lock().expect("state").answer.clone();
         // The peer may have left; then there is nobody to answer.
         let _ = self.stream.write_all(&answer);

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use super::{Connection, Keep, Response, WRITTEN_HERE};
+use super::response::{Response, WRITTEN_HERE};
+use super::{Connection, Keep};
 use crate::error::Failure;
 use crate::http::exchange::Exchange;
 use crate::net::duplex::Duplex;
