@@ -128,15 +128,11 @@ impl Gateway {
         (Arc::new(gateway), wishes)
     }
 
-    /// Begins to check endpoints. Must run on the control thread's runtime; ends with it.
+    /// Begins to check endpoints and to order certificates. Must run on the control thread's runtime; ends with it.
     pub fn begin_checks(self: &Arc<Self>, seed: u64) {
+        self.acme.follow(&self.fleet.snapshot().acme);
         let gateway = self.clone();
         tokio::spawn(self.checks.clone().run(move || gateway.fleet.snapshot(), seed));
-    }
-
-    /// Begins to order certificates. Must run on the control thread's runtime; ends with it.
-    pub fn begin_orders(&self) {
-        self.acme.follow(&self.fleet.snapshot().acme);
     }
 
     /// The workers.

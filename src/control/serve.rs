@@ -147,7 +147,6 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     belongings.door.change(door, &gateway);
     let publisher = gateway.discovery().clone().publish(gateway.clone(), gateway.fleet().snapshot());
     gateway.begin_checks(random_bits());
-    gateway.begin_orders();
     let notifier = Notifier::from_env(|name| std::env::var_os(name), std::process::id()).unwrap_or_default();
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();

@@ -54,8 +54,8 @@ pub fn is_to_move(listener: &Listener, x: &Exchange) -> bool {
     listener.https_redirect.is_some() && x.scheme == Scheme::Http && !came_by_https(x)
 }
 
-/// What an authority asks to be shown over a connection without TLS before it signs for the host (RFC 8555 section 8.3);
-/// None for all other requests. It goes before routes, policies and the way to https.
+/// What an authority asks to be shown over a connection without TLS before it signs for the host (RFC 8555 section
+/// 8.3); None for all other requests. It goes before routes, policies and the way to https.
 #[inline]
 pub fn proof(listener: &Listener, x: &Exchange) -> Option<Bytes> {
     let proofs = listener.proofs.as_ref()?;

@@ -32,7 +32,9 @@ pub(super) fn compile(
         client: reader.client(host.client_auth.as_ref()),
     });
     let zones = zones.collect();
-    if reader.failed || (pairs.is_empty() && tls.acme.is_some() && plan.sites.is_empty()) {
+    let managed = tls.acme.as_ref().map(|acme| acme::slots(acme, config, plan)).unwrap_or_default();
+    // Without any name, that was told.
+    if reader.failed || (pairs.is_empty() && managed.is_empty() && tls.acme.is_some()) {
         return None;
     }
     let tickets = match tls.tickets.then(|| ring(&before)).transpose() {
@@ -45,7 +47,7 @@ pub(super) fn compile(
     let rules = Rules {
         listener: written.address.0.to_string(),
         pairs,
-        managed: tls.acme.as_ref().map(|acme| acme::slots(acme, config, plan)).unwrap_or_default(),
+        managed,
         proofs: tls.acme.as_ref().map(|_| plan.proofs.clone()),
         refuse_unknown: tls.unknown_name == UnknownName::Refuse,
         profile: match tls.profile {
