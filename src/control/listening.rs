@@ -85,7 +85,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-
     #[test]
     fn every_worker_and_every_socket_has_its_part() {
         for sockets in 1..9 {
