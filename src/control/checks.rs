@@ -1,6 +1,7 @@
 //! Active checks of endpoints: one prober for the process, on the control thread (R108-R111, C26). Workers see its
 //! verdicts with their next request.
 
+mod grpc;
 mod probe;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -141,6 +141,17 @@ pub struct TunnelRules {
     pub idle_timeout_ms: u64,
     /// From its opening to its end, in milliseconds.
     pub duration_ms_max: u64,
+    /// Pings in WebSockets, where they are wanted.
+    pub ping: Option<PingRules>,
+}
+
+/// When a silent side of a WebSocket is sent a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingRules {
+    /// Silence before it, in milliseconds.
+    pub interval_ms: u64,
+    /// Silence behind it, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// Who answers a request.
