@@ -38,6 +38,7 @@ fn listener(forwarded: bool, via: bool) -> Listener {
         proofs: None,
         https_redirect: None,
     }
+    Listener { forwarded, via, ..Listener::plain("l", address, Arc::default()) }
 }
 
 /// Parses a request; None when it is refused.

@@ -21,7 +21,6 @@ use ringway::proto::client_hello::{self, Opening};
 use ringway::proto::h1::body::BodyReader;
 use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
-use ringway::proto::h1::server::ServerRules;
 use ringway::proto::h1::{request, response, serialise};
 use ringway::proto::proxy_protocol::{self, Version};
 use ringway::route::{
@@ -473,6 +472,7 @@ pub fn forwarded_request(data: &[u8]) {
             proofs: None,
             stream,
         };
+        let listener = Listener { forwarded: trusted, ..Listener::plain("l", address, Arc::default()) };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());

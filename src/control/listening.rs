@@ -85,8 +85,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use crate::snapshot::ConnectionBound;
-
     #[test]
     fn every_worker_and_every_socket_has_its_part() {
         for sockets in 1..9 {
@@ -116,6 +114,7 @@ mod tests {
             proofs: None,
             https_redirect: None,
         };
+        let at = |name: &str| Listener::plain(name, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default());
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(listening.all().count(), 2);

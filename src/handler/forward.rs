@@ -212,7 +212,6 @@ mod tests {
     use crate::http::path::PathPolicy;
     use crate::proto::h1::parse::{HeadLimits, Parsed};
     use crate::proto::h1::request;
-    use crate::proto::h1::server::ServerRules;
 
     fn exchange(text: &str, trusted: bool) -> Exchange {
         let mut x = Exchange::default();
@@ -246,6 +245,7 @@ mod tests {
             connections: None,
             tunnels: Default::default(),
         }
+        Listener { forwarded, ..Listener::plain("l", address, Arc::default()) }
     }
 
     fn head(x: &Exchange, forwarded: bool) -> String {

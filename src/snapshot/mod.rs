@@ -87,6 +87,26 @@ pub struct Listener {
     pub https_redirect: Option<u16>,
 }
 
+impl Listener {
+    /// One with nothing but rules: what a configuration that names only the address has, before the compiler adds what
+    /// else is written.
+    pub fn plain(name: &str, address: SocketAddr, rules: Arc<ServerRules>) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            rules,
+            forwarded: false,
+            via: None,
+            connections: None,
+            tunnels: ConnectionBound::default(),
+            per_client: None,
+            stream: None,
+            tls: None,
+            https_redirect: None,
+        }
+    }
+}
+
 /// What happens to the requests that it takes.
 pub struct Route {
     /// Identity over reloads.

@@ -299,7 +299,7 @@ fn operations() {
     let (before, after) = (Origin::fixed("before"), Origin::fixed("after"));
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("state.json");
-    let plan = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "200ms");
+    let plan = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "3s");
     let mut gateway = plan.env("STATE_FILE", file.display()).start();
     let mut client = gateway.connect();
     assert_eq!(client.get("/").text(), "before");
