@@ -454,24 +454,6 @@ pub fn forwarded_request(data: &[u8]) {
         let Some((head, _)) = parsed(data, PathPolicy::Preserve, trusted) else { continue };
         let x = exchange(head);
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        let rules = Arc::new(ServerRules::default());
-        let (forwarded, tunnels) = (trusted, Default::default());
-        let (via, connections, per_client) = (None, None, None);
-        let (tls, https_redirect, stream) = (None, None, None);
-        let listener = Listener {
-            name: "l".into(),
-            address,
-            rules,
-            forwarded,
-            via,
-            connections,
-            per_client,
-            tunnels,
-            tls,
-            https_redirect,
-            proofs: None,
-            stream,
-        };
         let listener = Listener { forwarded: trusted, ..Listener::plain("l", address, Arc::default()) };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));

@@ -100,20 +100,6 @@ mod tests {
     #[test]
     fn an_address_is_opened_once_and_given_back_when_it_is_no_more() {
         let (mut listening, mut nothing) = (Listening::default(), Inherited::default());
-        let at = |name: &str| Listener {
-            name: name.to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            rules: Arc::default(),
-            forwarded: false,
-            via: None,
-            connections: None,
-            tunnels: ConnectionBound::default(),
-            per_client: None,
-            stream: None,
-            tls: None,
-            proofs: None,
-            https_redirect: None,
-        };
         let at = |name: &str| Listener::plain(name, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default());
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);

@@ -231,20 +231,6 @@ mod tests {
 
     fn listener(forwarded: bool) -> Listener {
         let address = "127.0.0.1:8080".parse().expect("an address");
-        Listener {
-            name: "l".into(),
-            address,
-            rules: Arc::new(ServerRules::default()),
-            forwarded,
-            via: None,
-            per_client: None,
-            stream: None,
-            tls: None,
-            proofs: None,
-            https_redirect: None,
-            connections: None,
-            tunnels: Default::default(),
-        }
         Listener { forwarded, ..Listener::plain("l", address, Arc::default()) }
     }
 

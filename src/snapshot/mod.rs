@@ -102,6 +102,7 @@ impl Listener {
             per_client: None,
             stream: None,
             tls: None,
+            proofs: None,
             https_redirect: None,
         }
     }
