@@ -6,6 +6,7 @@ mod slow;
 mod support;
 
 mod access_log;
+mod acme;
 mod admin;
 mod bad_input;
 mod bad_servers;
