@@ -212,7 +212,6 @@ mod tests {
     use crate::http::path::PathPolicy;
     use crate::proto::h1::parse::{HeadLimits, Parsed};
     use crate::proto::h1::request;
-    use crate::proto::h1::server::ServerRules;
 
     fn exchange(text: &str, trusted: bool) -> Exchange {
         let mut x = Exchange::default();
@@ -232,19 +231,7 @@ mod tests {
 
     fn listener(forwarded: bool) -> Listener {
         let address = "127.0.0.1:8080".parse().expect("an address");
-        Listener {
-            name: "l".into(),
-            address,
-            rules: Arc::new(ServerRules::default()),
-            forwarded,
-            via: None,
-            per_client: None,
-            stream: None,
-            tls: None,
-            https_redirect: None,
-            connections: None,
-            tunnels: Default::default(),
-        }
+        Listener { forwarded, ..Listener::plain("l", address, Arc::default()) }
     }
 
     fn head(x: &Exchange, forwarded: bool) -> String {
