@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use super::forward;
 use super::nap::nap;
-use super::proxy::{Attempt, Proxy, is_stale};
+use super::proxy::{Attempt, CHANGED, Proxy, is_stale};
 use super::relay::{self, TOO_MANY_INTERIM, is_final};
 use crate::error::{Failure, Reason};
 use crate::http::downstream::Downstream;
@@ -169,9 +169,13 @@ impl<C: Connect> Proxy<'_, C> {
 
     /// One copy, to the head of its answer.
     async fn copy(&self, x: &Exchange, at: u32, visit: Visit<C::Io>) -> Finished<C::Io> {
-        let won = match self.spec.rules.protocol {
-            Protocol::Http2 => self.over_shared(x, &visit).await,
-            _ => self.over_own(x, &visit).await,
+        let won = match visit.protocol(&self.spec.rules) {
+            Some(Protocol::Http2) => self.over_shared(x, &visit).await,
+            _ => match self.over_own(x, &visit).await {
+                // It has turned out to speak HTTP/2.
+                Err(failure) if failure == CHANGED => self.over_shared(x, &visit).await,
+                result => result,
+            },
         };
         Finished { at, visit, won }
     }
