@@ -407,5 +407,5 @@ fn endpoints_of_http2_that_are_wild_cost_only_their_own_streams() {
     let whole = seeds.map(|seed| run_both(seed, true, &told)).sum::<usize>() as u64;
     assert!(alone || whole > count / 2, "only {whole} streams came out whole");
     let met = [&told.resets, &told.goaways, &told.cuts].map(Cell::get);
-    assert!(alone || met.iter().all(|&times| times > count / 10), "resets, GOAWAYs, cuts: {met:?}");
+    assert!(alone || met.iter().all(|&times| times > count / 30), "resets, GOAWAYs, cuts: {met:?}");
 }
