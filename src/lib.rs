@@ -35,6 +35,7 @@ pub mod sys;
 
 pub mod error;
 pub mod limits;
+pub mod random;
 pub mod time;
 
 pub mod concurrency;

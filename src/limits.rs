@@ -181,6 +181,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const CHECK_FIRST_MS: u64 = 1_000;
 /// Bytes of an answer to a check that are looked at.
 pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The head, and the trailers, of an answer to a check by gRPC.
+pub const CHECK_HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// Checks of the whole process at once; more wait.
 pub const CHECKS_AT_ONCE_MAX: usize = 64;
 /// How often the prober looks for checks that are due.
@@ -390,9 +392,13 @@ pub const SRV_TARGETS_MAX: usize = 64;
 pub const DNS_QUESTIONS_MAX: usize = 64;
 /// One answer of a registry (Consul, Kubernetes) or one list of endpoints in a file (F37).
 pub const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Lists of endpoints in files that are read at once, each by a thread of its own; others wait.
+pub const DISCOVERY_READS_MAX: usize = 8;
 /// Shortest time between two answers of one lookup that are taken up, in milliseconds: what changes more often is taken
 /// up together.
 pub const DISCOVERY_PAUSE_MS: u64 = 50;
+/// Services whose endpoints a worker takes up at once; requests go on before the next ones.
+pub const ENDPOINT_SETS_PER_TURN: usize = 32;
 /// First pause after a registry failed, in milliseconds; doubled each time.
 pub const DISCOVERY_BACK_OFF_MS: u64 = 1_000;
 /// Longest pause after a registry failed, in milliseconds.

@@ -19,20 +19,25 @@ const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 const LAYERS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("limits", &[]),
+    ("random", &[]),
     ("sys", &["limits"]),
     ("time", &["sys"]),
-    ("schema", &[]),
+    // For the grammar of names and networks.
+    ("schema", &["http"]),
     // Permits are part of an exchange, so that they are given back however it ends.
     ("concurrency", &["time"]),
     ("http", &["concurrency", "error", "limits", "net", "sys", "time"]),
-    ("net", &["limits", "sys", "time"]),
+    ("net", &["limits", "random", "sys", "time"]),
     ("tls", &["http", "limits", "net", "time"]),
     ("proto", &["error", "http", "limits", "net", "sys", "time"]),
     ("route", &["http"]),
     ("telemetry", &["error", "http", "limits", "sys", "time"]),
-    ("policy", &["concurrency", "error", "http", "limits", "schema", "time"]),
+    ("policy", &["concurrency", "error", "http", "limits", "random", "schema", "time"]),
     // The balancer and the rules of services are part of both the snapshot and what runs it.
-    ("upstream", &["concurrency", "error", "http", "limits", "net", "proto", "snapshot", "telemetry", "time", "tls"]),
+    (
+        "upstream",
+        &["concurrency", "error", "http", "limits", "net", "proto", "random", "snapshot", "telemetry", "time", "tls"],
+    ),
     ("snapshot", &["concurrency", "limits", "policy", "proto", "route", "tls", "upstream"]),
     ("handler", &["error", "http", "limits", "net", "proto", "snapshot", "sys", "time", "upstream"]),
     (
@@ -46,6 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "net",
             "policy",
             "proto",
+            "random",
             "route",
             "snapshot",
             "sys",
@@ -100,6 +106,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
             "net",
             "policy",
+            "random",
             "route",
             "schema",
             "snapshot",

@@ -1,6 +1,7 @@
 //! Active checks of endpoints: one prober for the process, on the control thread (R108-R111, C26). Workers see its
 //! verdicts with their next request.
 
+mod grpc;
 mod probe;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::limits::{CHECK_HISTORY_MAX, CHECKS_AT_ONCE_MAX, CHECKS_LOOK_MS};
+use crate::random::next;
 use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::CheckFacts;
@@ -223,12 +225,4 @@ impl Checks {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The next bits (splitmix64): for spreading, not for secrets.
-fn next(random: &mut u64) -> u64 {
-    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*random ^ (*random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

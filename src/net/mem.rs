@@ -57,13 +57,7 @@ impl Faults {
     }
 }
 
-/// The next value of a splitmix64 sequence; the generator of tests and simulations.
-pub fn splitmix(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+pub use crate::random::mix as splitmix;
 
 /// One direction of a connection.
 struct Pipe {

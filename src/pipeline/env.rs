@@ -14,6 +14,7 @@ use crate::net::io::Connect;
 use crate::net::timer::Timers;
 use crate::policy::Tick;
 use crate::policy::slots::Slots;
+use crate::random;
 use crate::route::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::AccessLog;
@@ -163,7 +164,8 @@ impl<C: Connect> Env<C> {
     /// is being prepared does it when it is adopted.
     pub fn follow(&self, generation: u64, services: Option<&[u32]>) {
         let plan = self.pin();
-        plan.follow(services.filter(|_| plan.snapshot.generation == generation));
+        let count = plan.follow(services.filter(|_| plan.snapshot.generation == generation));
+        self.metrics.borrow().own.endpoint_sets.add(count as i64);
     }
 
     /// Forgets what was made ready.
@@ -171,14 +173,13 @@ impl<C: Connect> Env<C> {
         self.prepared.take();
     }
 
-    /// The next value of the worker's generator (splitmix64): for ids and choices, not for secrets.
+    /// The next value of the worker's generator: for ids and choices, not for secrets.
     #[inline]
     pub fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut state = self.random.get();
+        let value = random::next(&mut state);
         self.random.set(state);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        value
     }
 
     /// An empty request state.

@@ -14,6 +14,7 @@ use super::{Compile, CompileEnv, Flow, Hooks, WorkerSeed};
 use crate::config_struct;
 use crate::error::Reason;
 use crate::http::exchange::Exchange;
+use crate::http::ipset::{Network, number};
 use crate::schema::types::Cidr;
 use crate::time::Now;
 
@@ -49,7 +50,7 @@ impl Compile for Ip {
         }
         let mut prefixes = Vec::new();
         for (list, pass) in [(&config.allow, true), (&config.deny, false)] {
-            prefixes.extend(list.iter().map(|cidr| (Prefix::of(cidr), pass)));
+            prefixes.extend(list.iter().map(|network| (*network, pass)));
         }
         let (allowed, denied) = (config.allow.len(), config.deny.len());
         Ok(Self { ranges: flatten(prefixes, config.allow.is_empty()), allowed, denied })
@@ -83,44 +84,15 @@ impl Ip {
     }
 }
 
-/// A network: IPv4 stands in `::ffff:0:0/96`, so that one table serves both.
-#[derive(Clone, Copy, Debug)]
-struct Prefix {
-    first: u128,
-    bits: u8,
-}
-
-impl Prefix {
-    fn of(cidr: &Cidr) -> Self {
-        let outer = if cidr.network.is_ipv4() { 96 } else { 0 };
-        Self { first: number(cidr.network), bits: cidr.prefix + outer }
-    }
-
-    fn last(self) -> u128 {
-        self.first | host_mask(self.bits)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn host_mask(bits: u8) -> u128 {
-    u128::MAX.checked_shr(u32::from(bits)).unwrap_or(0)
-}
-
 /// Turns nested prefixes into disjoint ranges. `other` is what addresses in no prefix may do.
-fn flatten(mut prefixes: Vec<(Prefix, bool)>, other: bool) -> Vec<(u128, bool)> {
+fn flatten(mut prefixes: Vec<(Network, bool)>, other: bool) -> Vec<(u128, bool)> {
     // Outer networks before inner ones; of equal ones `deny` comes last and so wins.
-    prefixes.sort_by_key(|(prefix, pass)| (prefix.first, prefix.bits, !pass));
+    prefixes.sort_by_key(|(prefix, pass)| (prefix.first(), prefix.bits(), !pass));
     let mut ranges = vec![(0, other)];
-    let mut open: Vec<(Prefix, bool)> = Vec::new();
+    let mut open: Vec<(Network, bool)> = Vec::new();
     for (prefix, pass) in prefixes {
-        close(&mut open, &mut ranges, other, |outer| outer.last() < prefix.first);
-        begin(&mut ranges, prefix.first, pass);
+        close(&mut open, &mut ranges, other, |outer| outer.last() < prefix.first());
+        begin(&mut ranges, prefix.first(), pass);
         open.push((prefix, pass));
     }
     close(&mut open, &mut ranges, other, |_| true);
@@ -128,7 +100,7 @@ fn flatten(mut prefixes: Vec<(Prefix, bool)>, other: bool) -> Vec<(u128, bool)> 
 }
 
 /// Ends the open networks that are over: what follows each belongs to the network around it.
-fn close(open: &mut Vec<(Prefix, bool)>, ranges: &mut Vec<(u128, bool)>, other: bool, over: impl Fn(Prefix) -> bool) {
+fn close(open: &mut Vec<(Network, bool)>, ranges: &mut Vec<(u128, bool)>, other: bool, over: impl Fn(Network) -> bool) {
     while let Some((inner, _)) = open.pop_if(|(prefix, _)| over(*prefix)) {
         let around = open.last().map_or(other, |&(_, pass)| pass);
         if let Some(next) = inner.last().checked_add(1) {
@@ -192,24 +164,17 @@ mod tests {
     }
 
     fn cidr() -> impl Strategy<Value = Cidr> {
-        let mask = |n: u32, width: u32| u128::MAX.checked_shl(width - n).unwrap_or(0);
+        let network = |address: IpAddr, bits: u8| Network::new(address, bits).expect("a network");
         // Few distinct bits, so that networks nest.
-        let v4 = (any::<u32>(), 0..=32u32).prop_map(move |(a, n)| Cidr {
-            network: IpAddr::V4((a & 0x0303_0303 & mask(n, 32) as u32).into()),
-            prefix: n as u8,
-        });
-        let v6 = (any::<u128>(), 0..=128u32).prop_map(move |(a, n)| Cidr {
-            network: IpAddr::V6((a & (u128::MAX / 0xff * 3) & mask(n, 128)).into()),
-            prefix: n as u8,
-        });
+        let v4 = (any::<u32>(), 0..=32u8).prop_map(move |(a, n)| network(IpAddr::V4((a & 0x0303_0303).into()), n));
+        let v6 = (any::<u128>(), 0..=128u8)
+            .prop_map(move |(a, n)| network(IpAddr::V6((a & (u128::MAX / 0xff * 3)).into()), n));
         prop_oneof![v4, v6]
     }
 
     fn naive(config: &Config, address: u128) -> bool {
-        let longest = |list: &[Cidr]| {
-            let prefixes = list.iter().map(Prefix::of);
-            prefixes.filter(|p| p.first <= address && address <= p.last()).map(|p| p.bits).max()
-        };
+        let longest =
+            |list: &[Cidr]| list.iter().filter(|p| p.first() <= address && address <= p.last()).map(|p| p.bits()).max();
         match (longest(&config.allow), longest(&config.deny)) {
             (None, None) => config.allow.is_empty(),
             (allow, deny) => allow > deny,
@@ -225,8 +190,9 @@ mod tests {
         ) {
             let config = Config { allow, deny };
             let ip = Ip::compile(&config, &CompileEnv { workers: 1, random: 0 }).expect("legal");
-            let prefixes = config.allow.iter().chain(&config.deny).map(Prefix::of);
-            let edges = prefixes.flat_map(|p| [p.first, p.last(), p.first.wrapping_sub(1), p.last().wrapping_add(1)]);
+            let prefixes = config.allow.iter().chain(&config.deny);
+            let edges = prefixes
+                .flat_map(|p| [p.first(), p.last(), p.first().wrapping_sub(1), p.last().wrapping_add(1)]);
             let small = probes.iter().map(|p| (p & 0x0303_0303) | 0xffff_0000_0000);
             for address in edges.chain(small).chain(probes.iter().copied()) {
                 prop_assert_eq!(ip.may_pass(IpAddr::V6(address.into())), naive(&config, address));

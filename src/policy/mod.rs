@@ -156,6 +156,11 @@ pub trait Hooks: Send + Sync + 'static {
         None
     }
 
+    /// What is legal and hardly meant: the code of a warning and its sentence.
+    fn doubt(&self) -> Option<(&'static str, String)> {
+        None
+    }
+
     /// Takes over what is shared between workers from the policy of the same identity in the previous snapshot. Called
     /// once, by the compiler, before any worker sees the policy.
     fn inherit(&mut self, _previous: &Self) {}
@@ -257,6 +262,11 @@ macro_rules! policies {
             /// [`Hooks::explain`].
             pub fn explain(&self) -> String {
                 match self { $( Policy::$type(p) => p.explain(), )+ }
+            }
+
+            /// [`Hooks::doubt`].
+            pub fn doubt(&self) -> Option<(&'static str, String)> {
+                match self { $( Policy::$type(p) => p.doubt(), )+ }
             }
 
             /// [`Hooks::limiter_type`].

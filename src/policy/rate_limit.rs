@@ -34,6 +34,8 @@ use self::window::{Counters, LOG_KEYS_MAX, LOG_LIMIT_MAX, Log, Sharded, WINDOW_K
 use super::{Compile, CompileEnv, Flow, Hooks, Phase, Tick, WorkerSeed};
 use crate::error::Reason;
 use crate::http::exchange::Exchange;
+use crate::limits::TICK_MS;
+use crate::schema::codes;
 use crate::schema::types::{Duration, Int, KeySource, Name, Rate as WrittenRate};
 use crate::time::Now;
 use crate::{config_enum, config_struct};
@@ -299,6 +301,21 @@ impl Hooks for RateLimit {
         Some(&self.label)
     }
 
+    /// Time passes for a worker in ticks: a bucket that holds less than one of them brings loses the rest (C10).
+    fn doubt(&self) -> Option<(&'static str, String)> {
+        self.limits.iter().filter(|limit| matches!(limit.table, Table::Bucket(..))).find_map(|limit| {
+            let Quota { limit: burst, requests, per_ns } = limit.quota;
+            let in_a_tick = u128::from(requests) * u128::from(TICK_MS * 1_000_000) / u128::from(per_ns.max(1));
+            let what = || {
+                format!(
+                    "a burst of {burst} is less than the {in_a_tick} requests that the rate brings in {TICK_MS} ms, so \
+                     that fewer pass than it says"
+                )
+            };
+            (in_a_tick > u128::from(burst)).then(|| (codes::SMALL_BUCKET, what()))
+        })
+    }
+
     fn explain(&self) -> String {
         let rates: Vec<String> = self.limits.iter().map(|limit| limit.quota.to_string()).collect();
         let bound = match self.error_bound() {
@@ -459,6 +476,21 @@ mod tests {
         let mut x = Exchange::default();
         let flow = limit.on_request(state, &mut x, now);
         (matches!(flow, Flow::Continue), x)
+    }
+
+    #[test]
+    fn a_bucket_smaller_than_a_tick_is_doubted() {
+        for (config, doubted) in [
+            ("{rate: 10000/s, burst: 199}", true),
+            ("{rate: 10000/s, burst: 200}", false),
+            ("{rate: 10000/s, burst: 5000}", false),
+            ("{rate: 100/m, burst: 1}", false),
+            ("{windows: [100/m, {rate: 1000000/s, burst: 7}]}", true),
+            ("{rate: 10000/s, burst: 10, algorithm: sliding_window}", false),
+        ] {
+            let doubt = compile(config, 1).expect("legal").doubt();
+            assert_eq!(doubt.map(|(code, _)| code), doubted.then_some(codes::SMALL_BUCKET), "{config}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::{Flow, Phase, Policy, Resumed, State, Tick, WorkerSeed};
 use crate::error::Reason;
 use crate::http::exchange::Exchange;
+use crate::random::mix;
 use crate::time::Now;
 
 /// A policy in its place, with an identity that is stable across reloads.
@@ -241,14 +242,6 @@ impl Slots {
         self.states.insert(slot.id.clone(), Entry { slot: slot.clone(), state: Rc::downgrade(&state) });
         state
     }
-}
-
-/// One step of splitmix64 (Steele, Lea, Flood 2014).
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

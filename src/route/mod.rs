@@ -43,7 +43,7 @@ pub use explain::{Considered, Explanation, Failure, Lost, Verdict};
 pub use lint::{Shadow, Shadowed};
 pub use method::MethodSet;
 pub use pattern::{HostPattern, PathPattern, SEGMENTS_MAX, Segment};
-pub use predicate::{Cidr, Predicate, Test};
+pub use predicate::{Predicate, Test};
 pub use rank::{HostRank, PathRank, Rank, StepRank};
 pub use rewrite::{Rewrite, RewriteError, Spellings};
 pub use split::WeightedSplit;

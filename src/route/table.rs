@@ -377,7 +377,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::route::{Cidr, Test};
+    use crate::route::Test;
 
     struct Request<'a> {
         method: &'a str,
@@ -515,7 +515,7 @@ mod tests {
         assert!(holds(query(Test::Regex(text("^\\d \\d$")))) && !holds(query(Test::Absent)));
         assert!(holds(cookie(Test::Exact(text("abc")))) && !holds(cookie(Test::Exact(text("\"abc\"")))));
         assert!(holds(Predicate::Cookie { name: text("none"), test: Test::Absent }));
-        let client = |network| Predicate::Client(vec![Cidr::parse(network).unwrap()]);
+        let client = |network: &str| Predicate::Client(vec![network.parse().unwrap()]);
         assert!(holds(client("10.0.0.0/8")) && !holds(client("192.168.0.0/16")));
     }
 

@@ -44,6 +44,15 @@ pub enum Probe {
         /// A text that the body must hold.
         body: Option<String>,
     },
+    /// The health service of gRPC says that it is serving.
+    Grpc {
+        /// The name that is asked for; empty for the whole server.
+        service: String,
+        /// `:authority`; None for the endpoint's own.
+        host: Option<String>,
+        /// Metadata.
+        fields: Vec<(String, String)>,
+    },
 }
 
 impl Default for CheckRules {

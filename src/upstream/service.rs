@@ -199,12 +199,12 @@ impl<I: Io> Service<I> {
 
     /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
     /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice
-    /// nothing, but that an attempt after this one is made at one of the new set.
-    pub fn follow(&self, spec: &snapshot::Service) {
+    /// nothing, but that an attempt after this one is made at one of the new set. Returns whether they are others.
+    pub fn follow(&self, spec: &snapshot::Service) -> bool {
         let set = spec.endpoints.get();
         let mut balancing = self.balancing.borrow_mut();
         if Arc::ptr_eq(&set, &balancing.set) {
-            return;
+            return false;
         }
         let endpoints = join(&balancing.endpoints, &set, spec, &self.stats);
         // Who may be asked is computed anew before the next request.
@@ -214,6 +214,7 @@ impl<I: Io> Service<I> {
         drop(balancing);
         // Closing connections is done when nothing is borrowed any more.
         drop(gone);
+        true
     }
 
     /// The same in one of so many workers.

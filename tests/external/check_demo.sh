@@ -15,7 +15,7 @@ log=$(mktemp)
 ${RINGWAY:-target/debug/ringway} run 2>"$log" &
 gateway=$!
 trap 'kill "$gateway" 2>/dev/null || true; rm -f "$log"' EXIT
-for _ in $(seq 100); do grep -q '"ready"' "$log" && break; sleep 0.1; done
+for _ in $(seq 600); do grep -q '"ready"' "$log" && break; sleep 0.1; done
 
 fail() { echo "FAILED: $*"; cat "$log"; exit 1; }
 readme_line() { grep -qxF "$1" README.md || fail "README.md has no line: $1"; bash -c "$1"; }

@@ -90,9 +90,10 @@ class Calls(grpc.GenericRpcHandler):
             yield request[::-1]
 
 
-def start_server(calls, port=0):
+def start_server(calls, port=0, credentials=None):
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(32), handlers=[calls], options=OPTIONS)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     return server, bound
 
@@ -118,7 +119,7 @@ def untext(text):
 
 
 def web(address, method, message, text=False, headers=None):
-    connection = http.client.HTTPConnection(address, timeout=20)
+    connection = http.client.HTTPConnection(address, timeout=60)
     kind = "application/grpc-web-text+proto" if text else "application/grpc-web+proto"
     body = frame(message)
     body = base64.b64encode(body) if text else body
@@ -174,25 +175,25 @@ def expect(code, call):
 
 def check_calls(channel, calls):
     unary = lambda method: stub(channel, "unary_unary", method)
-    reply, call = unary("Echo").with_call(b"hello", metadata=(("x-meta-bin", b"\0\1"),), timeout=10)
+    reply, call = unary("Echo").with_call(b"hello", metadata=(("x-meta-bin", b"\0\1"),), timeout=60)
     trailers = dict(call.trailing_metadata())
     assert reply == b"hello" and trailers["x-trailer"] == "t" and trailers["x-trailer-bin"] == b"\0\xff"
     assert dict(call.initial_metadata())["x-initial"] == "i" and calls.metadata["x-meta-bin"] == b"\0\1"
     for size in [0, 1, 16_383, 16_384, 65_535, 65_536, LARGE]:
         message = b"m" * size
-        assert unary("Echo")(message, timeout=20) == message, size
-    error = expect(grpc.StatusCode.NOT_FOUND, lambda: unary("Fail")(b"", timeout=10))
+        assert unary("Echo")(message, timeout=60) == message, size
+    error = expect(grpc.StatusCode.NOT_FOUND, lambda: unary("Fail")(b"", timeout=60))
     assert error.details() == "nothing at 100 % Ü", error.details()
     assert dict(error.trailing_metadata())["grpc-status-details-bin"] == b"\x08\x05"
-    assert list(stub(channel, "unary_stream", "Count")(b"500", timeout=20)) == [str(n).encode() for n in range(500)]
-    assert stub(channel, "stream_unary", "Sum")(iter([str(n).encode() for n in range(500)]), timeout=20) == b"124750"
+    assert list(stub(channel, "unary_stream", "Count")(b"500", timeout=60)) == [str(n).encode() for n in range(500)]
+    assert stub(channel, "stream_unary", "Sum")(iter([str(n).encode() for n in range(500)]), timeout=60) == b"124750"
     check_chat(channel)
-    left = int(unary("Left")(b"", timeout=10))
+    left = int(unary("Left")(b"", timeout=60))
     # grpcio rounds what it sends up.
-    assert 5_000 < left <= 10_500, left
+    assert 30_000 < left <= 60_500, left
     expect(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: unary("Sleep")(b"5", timeout=0.3))
-    expect(grpc.StatusCode.UNIMPLEMENTED, lambda: unary("Nothing")(b"", timeout=10))
-    many = [unary("Echo").future(str(n).encode(), timeout=30) for n in range(500)]
+    expect(grpc.StatusCode.UNIMPLEMENTED, lambda: unary("Nothing")(b"", timeout=60))
+    many = [unary("Echo").future(str(n).encode(), timeout=60) for n in range(500)]
     assert [call.result() for call in many] == [str(n).encode() for n in range(500)]
 
 
@@ -203,17 +204,17 @@ def check_chat(channel):
     def requests():
         for number in range(50):
             yield f"ab{number}".encode()
-            assert answered.acquire(timeout=10), "no answer while the request goes on"
+            assert answered.acquire(timeout=60), "no answer while the request goes on"
 
     got = []
-    for reply in stub(channel, "stream_stream", "Chat")(requests(), timeout=20):
+    for reply in stub(channel, "stream_stream", "Chat")(requests(), timeout=60):
         got.append(reply)
         answered.release()
     assert got == [f"ab{number}".encode()[::-1] for number in range(50)]
 
 
 def check_own_answers(channel):
-    call = lambda path: channel.unary_unary(path)(b"", timeout=10)
+    call = lambda path: channel.unary_unary(path)(b"", timeout=60)
     expect(grpc.StatusCode.UNIMPLEMENTED, lambda: call("/test.Unknown/X"))
     error = expect(grpc.StatusCode.UNAVAILABLE, lambda: call("/test.Nobody/X"))
     assert "connect_refused" in error.details(), error.details()
@@ -224,7 +225,7 @@ def check_own_answers(channel):
 def check_cancel(channel, calls):
     """What the client gives up, the server sees given up, although nothing more is read."""
     calls.cancelled.clear()
-    stream = stub(channel, "unary_stream", "Endless")(b"", timeout=30)
+    stream = stub(channel, "unary_stream", "Endless")(b"", timeout=60)
     assert next(stream) == b"x" * 1000
     stream.cancel()
     assert calls.cancelled.wait(10), "the server was not told"

@@ -33,7 +33,7 @@ YAML
     "$ringway" run -c "$dir/$profile.yaml" >"$dir/log" 2>&1 &
     pid=$!
     local address=
-    for _ in $(seq 200); do
+    for _ in $(seq 1200); do
         address=$(grep -o '"message":"listening","address":"[^"]*' "$dir/log" | grep -o '[0-9.]*:[0-9]*$' || true)
         [ -z "$address" ] || break
         sleep 0.05

@@ -11,7 +11,7 @@ import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("RINGWAY", str(ROOT / "target/debug/ringway"))
-START_SECONDS = 20
+START_SECONDS = 60
 
 
 def skip(why):
@@ -74,7 +74,7 @@ def gateway(config):
 
 def curl(*arguments):
     """Status, header fields (lower-case names) and body."""
-    command = ["curl", "-si", "--max-time", "10", *arguments]
+    command = ["curl", "-si", "--max-time", "60", *arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     head, _, body = output.partition("\n\n") if "\r\n\r\n" not in output else output.partition("\r\n\r\n")
     lines = head.splitlines()

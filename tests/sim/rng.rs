@@ -16,8 +16,7 @@ impl Rng {
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        splitmix(self.0)
+        ringway::random::next(&mut self.0)
     }
 
     /// A number from 0 to `most` - 1; 0 when there is no choice.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use super::load::Loaded;
 use super::model;
-use crate::http::ipset::IpSet;
 use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
 use crate::limits::FIELDS_CEILING;
@@ -133,11 +132,11 @@ fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Di
             model::PathPolicy::Merge => PathPolicy::Merge,
             model::PathPolicy::Preserve => PathPolicy::Preserve,
         },
-        trusted_proxies: IpSet::new(written.trusted_proxies.iter().map(|cidr| (cidr.network, cidr.prefix))),
+        trusted_proxies: written.trusted_proxies.iter().map(|range| range.value).collect(),
         proxy_protocol: written
             .proxy_protocol
             .as_ref()
-            .map(|from| IpSet::new(from.trusted.iter().map(|cidr| (cidr.network, cidr.prefix)))),
+            .map(|from| from.trusted.iter().map(|range| range.value).collect()),
         h2: written.protocols.contains(&model::Wire::H2),
         h2c: written.protocols.contains(&model::Wire::H2c),
     };

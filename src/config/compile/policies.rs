@@ -41,7 +41,12 @@ impl Chains {
             let id = slot_id(scope, policy.name, None, *ordinal);
             *ordinal += 1;
             match policy::Policy::compile(policy, &self.env) {
-                Ok(compiled) => slots.push(Slot::new(&id, compiled, self.previous.get(&id).map(|slot| &**slot))),
+                Ok(compiled) => {
+                    if let Some((code, what)) = compiled.doubt() {
+                        diagnostics.report(code, policy.span, what);
+                    }
+                    slots.push(Slot::new(&id, compiled, self.previous.get(&id).map(|slot| &**slot)));
+                }
                 Err(what) => {
                     diagnostics.report(codes::BAD_VALUE, policy.span, what);
                 }

@@ -43,13 +43,18 @@ pub(super) fn resilience(written: &model::Service, zone: &str) -> Resilience {
 }
 
 pub(super) fn check(written: &model::HealthCheck) -> CheckRules {
+    let fields = || written.headers.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect();
     let probe = match written.kind {
         model::CheckKind::Tcp => Probe::Tcp,
+        model::CheckKind::Grpc => {
+            let service = written.service.clone().unwrap_or_default();
+            Probe::Grpc { service, host: written.host.clone(), fields: fields() }
+        }
         model::CheckKind::Http => Probe::Http {
             method: written.method.as_str().to_owned(),
             path: written.path.clone(),
             host: written.host.clone(),
-            fields: written.headers.iter().map(|(k, v)| (k.as_str().to_owned(), v.as_str().to_owned())).collect(),
+            fields: fields(),
             statuses: written.statuses.iter().map(|status| status.get() as u16).collect(),
             body: written.body.clone(),
         },

@@ -9,7 +9,7 @@ use crate::config::model::{self, Answer, MatchKind};
 use crate::http::path::{self, PathPolicy};
 use crate::limits::{TUNNEL_DURATION_MS_MAX, TUNNEL_IDLE_TIMEOUT_MS};
 use crate::route::{
-    Cidr, HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
+    HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
 use crate::snapshot::{Action, RedirectTarget, Route, TunnelRules};
@@ -106,7 +106,7 @@ fn predicates(written: &model::Route) -> Vec<Predicate> {
     for (name, value) in written.cookies.iter() {
         all.push(Predicate::Cookie { name: name.value.clone(), test: test(value) });
     }
-    let networks: Vec<_> = written.client_addresses.iter().filter_map(|c| Cidr::new(c.network, c.prefix)).collect();
+    let networks = written.client_addresses.clone();
     if !networks.is_empty() {
         all.push(Predicate::Client(networks));
     }

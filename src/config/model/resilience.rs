@@ -126,6 +126,9 @@ config_struct! {
         method: Method = "GET",
         /// The `Host`; the endpoint's own address when left out.
         host: Option<String>,
+        /// With `kind: grpc`: the service that gRPC's health service is asked for, as `helloworld.Greeter`; the whole
+        /// server when left out.
+        service | grpc_service: Option<String>,
         /// Further header fields.
         headers: Map<HeaderName, HeaderValue> = "{}",
         /// Statuses that are a success.
@@ -150,6 +153,15 @@ config_struct! {
 }
 
 fn check_health_check(check: &HealthCheck, node: &Node, cx: &mut Cx) {
+    let foreign: &[&str] = match check.kind {
+        CheckKind::Http => &["service", "grpc_service"],
+        CheckKind::Grpc => &["path", "method", "statuses", "expected_statuses", "body"],
+        CheckKind::Tcp => &["service", "grpc_service", "headers", "host", "body"],
+    };
+    for entry in foreign.iter().filter_map(|key| node.entry(key)) {
+        let message = format!("it means nothing to a check of the kind `{}`", check.kind.as_str());
+        cx.report(codes::CONTRADICTION, entry.value.span, message);
+    }
     let legal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     for (key, text) in [("path", Some(&check.path)), ("host", check.host.as_ref())] {
         let span = node.entry(key).map_or(node.span, |entry| entry.value.span);
@@ -166,6 +178,8 @@ config_enum! {
         Http = "http",
         /// A connection.
         Tcp = "tcp",
+        /// gRPC's own health service (`grpc.health.v1.Health/Check`), over HTTP/2: whether it says SERVING.
+        Grpc = "grpc",
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::grpc;
 use crate::limits::CHECK_ANSWER_BYTES_MAX;
 use crate::tls::ClientTls;
 use crate::upstream::check::{CheckRules, Probe};
@@ -25,6 +26,7 @@ pub(super) async fn ask(
 ) -> Result<(), String> {
     let asked = async {
         match tls {
+            _ if matches!(rules.probe, Probe::Grpc { .. }) => grpc::ask(address, authority, rules, tls).await,
             None => probe(address, authority, &rules.probe).await,
             Some(tls) => probe_tls(address, authority, rules, tls).await,
         }

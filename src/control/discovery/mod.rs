@@ -34,6 +34,7 @@ use self::provider::{Member, Patience, Provider, Trouble};
 use self::state::{Change, Condition, Event, Events, Known};
 use super::fleet::Fleet;
 use super::orders::Orders;
+use crate::limits::ENDPOINT_SETS_PER_TURN;
 use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::DiscoveryFacts;
@@ -152,8 +153,8 @@ impl Discovery {
             let snapshot = fleet.snapshot();
             let concerned = self.state().take_concerned(&snapshot);
             let changed = self.fill(&snapshot, Some(&concerned));
-            if !changed.is_empty() {
-                fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, changed.into())).await;
+            for some in changed.chunks(ENDPOINT_SETS_PER_TURN) {
+                fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, some.into())).await;
             }
         }
     }
@@ -326,8 +327,7 @@ impl Drop for Discovery {
 
 impl State {
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random ^ (self.random >> 29)
+        crate::random::next(&mut self.random)
     }
 
     fn provider(&self, lookup: &Lookup) -> (Box<dyn Provider>, Patience) {

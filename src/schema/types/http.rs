@@ -3,19 +3,15 @@
 use serde_json::Value as Json;
 
 use super::{Fault, ScalarType, decode_scalar};
+use crate::http::fields;
 use crate::schema::codes;
 use crate::schema::decode::{Cx, Decode};
 use crate::schema::doc::TypeDoc;
 use crate::schema::node::Node;
 use crate::schema::suggest;
 
-/// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_token_byte)
+    fields::is_token(text.as_bytes())
 }
 
 /// A header field name in lower case (RFC 9110 section 5.1); at most 256 bytes.

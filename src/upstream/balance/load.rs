@@ -96,12 +96,7 @@ mod tests {
     fn picks(algorithm: Algorithm, views: &[View], count: u64) -> Vec<usize> {
         let (balancer, mut state) = (Balancer::new(algorithm, views), BalancerState::new(0));
         let mut random = 1u64;
-        let mut next = || {
-            // splitmix64, as a worker's generator would.
-            random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let x = (random ^ (random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
-        };
+        let mut next = || crate::random::next(&mut random);
         (0..count).filter_map(|_| balancer.pick(&mut state, views, None, next(), &TriedSet::default())).collect()
     }
 

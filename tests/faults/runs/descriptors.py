@@ -2,7 +2,7 @@
 
 import time
 
-from bed import check
+from bed import check, within
 
 SECONDS = 20
 SHORT = True
@@ -31,5 +31,5 @@ def run(bed):
         check(gateway.admin("/ready", seconds=5).status == 200, f"/ready {at} is not served")
         time.sleep(0.1)
     share = (gateway.cpu_seconds() - before) / (time.monotonic() - begun)
-    check(share < 0.05, f"{share:.1%} of a core is used while descriptors are short")
+    within(share, 0.05, f"{share:.1%} of a core is used while descriptors are short")
     return f"40 requests served, slowest {slowest * 1000:.0f} ms, CPU {share:.2%}, {gateway.fds()} of 256 descriptors"

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 
-from bed import check
+from bed import SLACK, check, within
 
 SECONDS = 25
 SHORT = True
@@ -74,12 +74,13 @@ def run(bed):
     peak = asyncio.run(Load(gateway.address).run(CAPACITY))
     double = asyncio.run(Load(gateway.address).run(2 * CAPACITY))
     check(not peak.other and not double.other, f"other answers: {(peak.other + double.other)[:5]}")
-    check(double.served >= 0.9 * peak.served, f"{double.served} served at twice the load, {peak.served} at capacity")
+    share = 0.9 if SLACK == 1 else 0.5
+    check(double.served >= share * peak.served, f"{double.served} served at twice the load, {peak.served} at capacity")
     refused = sorted(double.refused_ms)
     check(len(refused) > 100, f"only {len(refused)} were told at once, {double.late} after a wait")
     # The generator shares the machine: the median is the gateway's, the tail may be its own.
     middle, tail = statistics.median(refused), refused[len(refused) * 95 // 100]
-    check(middle < 10, f"refused after {middle:.1f} ms in the middle")
+    within(middle, 10, f"refused after {middle:.1f} ms in the middle")
     check(gateway.metric("ringway_limit_requests_in_flight") == 0, "places that were not given back")
     return (f"{peak.served} served at capacity, {double.served} at twice the load; {len(refused)} refused, "
             f"median {middle:.1f} ms, p95 {tail:.1f} ms; {double.late} waited in vain")
