@@ -229,8 +229,8 @@ impl SharedStream {
         let _ = self.with_socket(|socket| socket.shutdown(how));
     }
 
-    /// Nothing is under way on the connection, nor will be: its descriptor is closed by a system call. The runtime closes
-    /// it by an operation of the ring and sends another one after that to cancel it.
+    /// Nothing is under way on the connection, nor will be: its descriptor is closed by a system call. The runtime
+    /// closes it by an operation of the ring and sends another one after that to cancel it.
     pub fn spend(&self) {
         self.spent.set(true);
     }
