@@ -60,14 +60,14 @@ impl<F: Future<Output = ()>> Rooms<F> {
 /// Rounds over the streams in one turn: what one writes or takes may let another go on.
 const ROUNDS_MAX: usize = 8;
 
-/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in.
+/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. The deadlines
+/// of `duplex` go at once: the link has its own. No async function, as those keep each argument twice.
 pub fn serve_http2<'e, I: Io, C: Connect>(
     env: &'e Env<C>,
     duplex: Duplex<I>,
     origin: ConnectionOrigin,
     listener: impl Fn() -> Rc<Listener> + 'e,
 ) -> impl Future<Output = ()> + 'e {
-    // Taken apart out here, and no async function, as those keep each argument twice. The deadlines are the link's own.
     let Duplex { mut read, mut write, interrupt, early, .. } = duplex;
     async move {
         let link = Link::new(interrupt.clone(), &env.timers, listener().rules.clone());
