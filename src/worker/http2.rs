@@ -60,8 +60,8 @@ impl<F: Future<Output = ()>> Rooms<F> {
 /// Rounds over the streams in one turn: what one writes or takes may let another go on.
 const ROUNDS_MAX: usize = 8;
 
-/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. The deadlines
-/// of `duplex` go at once: the link has its own. No async function, as those keep each argument twice.
+/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. The
+/// deadlines of `duplex` go at once: the link has its own. No async function, as those keep each argument twice.
 pub fn serve_http2<'e, I: Io, C: Connect>(
     env: &'e Env<C>,
     duplex: Duplex<I>,
