@@ -14,6 +14,7 @@ mod breakers;
 mod cert;
 mod concurrency;
 mod connections;
+mod consul_agent;
 mod discovery;
 mod examples;
 mod explained;

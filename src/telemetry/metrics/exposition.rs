@@ -70,6 +70,8 @@ pub struct DiscoveryFacts {
     pub failures: u64,
     /// Sets of endpoints that were replaced.
     pub sets: u64,
+    /// How old the oldest answer is that is used because newer ones failed, in seconds; 0 where none is.
+    pub stale_s: u64,
 }
 
 /// A certificate that clients are shown.
@@ -592,6 +594,9 @@ fn discovery_families(page: &mut Page, facts: &DiscoveryFacts) {
     if facts.lookups.is_empty() {
         return;
     }
+    let help = "Age of the oldest answer that is used because newer ones failed.";
+    page.family("ringway_discovery_stale_seconds", "gauge", help);
+    page.count(&[], facts.stale_s);
     page.family("ringway_discovery_lookups", "gauge", "Lookups of endpoints, by kind and state.");
     for (kind, state, count) in &facts.lookups {
         page.count(&[("kind", kind), ("state", state)], *count);
