@@ -28,6 +28,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::tls::managed::{Plan, Proofs};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Where endpoints are looked up.
     pub discovery: Arc<Discovery>,
+    /// What certificates are ordered.
+    pub acme: Plan,
     /// The configuration with every default written out and secrets masked (C60).
     pub effective: serde_json::Value,
 }
@@ -78,6 +81,8 @@ pub struct Listener {
     pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
+    /// What is to be proved to authorities by requests without TLS, where certificates are ordered so.
+    pub proofs: Option<Arc<Proofs>>,
     /// Requests without TLS are sent to https at this port.
     pub https_redirect: Option<u16>,
 }
@@ -97,6 +102,7 @@ impl Listener {
             per_client: None,
             stream: None,
             tls: None,
+            proofs: None,
             https_redirect: None,
         }
     }

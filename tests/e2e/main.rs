@@ -6,6 +6,7 @@ mod slow;
 mod support;
 
 mod access_log;
+mod acme;
 mod admin;
 mod bad_input;
 mod bad_servers;
@@ -13,6 +14,7 @@ mod breakers;
 mod cert;
 mod concurrency;
 mod connections;
+mod consul_agent;
 mod discovery;
 mod examples;
 mod explained;

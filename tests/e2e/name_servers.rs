@@ -225,10 +225,12 @@ fn follows_and_outlives(kind: Kind) {
     wait_state(&gateway, "stale");
     load.wait(10);
     assert_eq!(resolved(&gateway), ips(&["127.0.0.1", "127.0.0.5"]), "the last good answer");
+    eventually("its age is told", || (gateway.metric("ringway_discovery_stale_seconds", &[]) >= 1.0).then_some(()));
     write(server.kind, &server.dir, server.address, &at(&[("users.test", "127.0.0.6"), ("users.test", "127.0.0.7")]));
     server.revive();
     wait_resolved(&gateway, &ips(&["127.0.0.6", "127.0.0.7"]));
     wait_state(&gateway, "current");
+    assert_eq!(gateway.metric("ringway_discovery_stale_seconds", &[]), 0.0);
     // A name that is gone is told as one that is not there; its last addresses serve on.
     server.set(&at(&[("others.test", "127.0.0.9")]));
     wait_state(&gateway, "stale");

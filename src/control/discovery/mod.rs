@@ -286,14 +286,16 @@ impl Discovery {
 
     /// For metrics.
     pub fn facts(&self) -> DiscoveryFacts {
-        let state = self.state();
+        let (state, now) = (self.state(), Now::read());
         let mut counts: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
         for (lookup, running) in &state.lookups {
             *counts.entry((lookup.kind(), running.known.condition().word())).or_default() += 1;
         }
         let lookups = counts.into_iter().map(|((kind, word), count)| (kind, word, count)).collect();
         let Counts { answers, failures, sets } = state.counts;
-        DiscoveryFacts { lookups, answers, failures, sets }
+        let stale = state.lookups.values().filter(|running| running.known.condition() == Condition::Stale);
+        let stale_s = stale.filter_map(|running| running.known.good_at).map(|at| now.since_ns(at) / 1_000_000_000);
+        DiscoveryFacts { lookups, answers, failures, sets, stale_s: stale_s.max().unwrap_or(0) }
     }
 
     /// Whether all lookups have good answers, and a line about those that have not; None where nothing is looked up.
