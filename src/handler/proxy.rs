@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::forward;
 use super::nap::nap;
 use super::relay::{self, Terms};
-use super::replay::{Held, Replayed};
+use super::replay::{Held, Replayed, Tap};
 use super::upgrade::Upgrade;
 use crate::error::{Failure, Reason, Retry};
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
@@ -45,6 +45,8 @@ pub struct Proxy<'a, C: Connect> {
     pub retries: &'a RetryRules,
     /// What the request needs to become a tunnel, where it asks for one and may.
     pub upgrade: Option<&'a Upgrade<C::Io>>,
+    /// Who gets a copy of the request's body, where it is mirrored.
+    pub tap: Option<&'a Rc<Tap>>,
 }
 
 /// How one attempt ended.
@@ -118,8 +120,11 @@ impl<C: Connect> Proxy<'_, C> {
     fn hold<D: Downstream>(&self, down: &mut D, x: &Exchange) -> Option<Box<Held>> {
         let (body, _) = down.split();
         let rules = self.retries;
-        let wanted = !body.is_done() && rules.attempts_max > 1 && self.upgrade.is_none() && self.is_repeatable(x);
-        wanted.then(|| Box::new(Held::new(rules.replay_bytes_max)))
+        // An HTTP/2 endpoint says of which requests it has not looked at: those may be sent again whatever they ask for.
+        let is_told = self.spec.rules.protocol == Protocol::Http2;
+        let repeatable = || rules.attempts_max > 1 && (is_told || self.is_repeatable(x));
+        let wanted = !body.is_done() && self.upgrade.is_none() && (self.tap.is_some() || repeatable());
+        wanted.then(|| Box::new(Held::new(rules.replay_bytes_max).tapped(self.tap)))
     }
 
     /// Whether the request may reach an endpoint twice.

@@ -7,6 +7,7 @@ mod support;
 
 mod access_log;
 mod admin;
+mod bad_h2_servers;
 mod bad_input;
 mod bad_servers;
 mod breakers;
@@ -23,6 +24,7 @@ mod http2;
 mod lifecycle;
 mod long_bodies;
 mod malformed;
+mod mirroring;
 mod orders;
 mod placement;
 mod policies;
