@@ -42,6 +42,7 @@ fn a_copy_is_the_request_with_a_mark() {
     // Bodies, of a known length and without one.
     client.send(post("/post", "hello"));
     assert_eq!(client.response().text(), "main");
+    wait_for(&gateway, "answered", 2.0);
     client
         .send("PUT /chunks HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n");
     assert_eq!(client.response().text(), "main");
