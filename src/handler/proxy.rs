@@ -103,9 +103,11 @@ impl<C: Connect> Proxy<'_, C> {
             {
                 return Err(failure);
             }
-            // A refused answer has taken its retry from the budget.
+            // A refused answer has taken its retry from the budget. What an endpoint has not looked at cost it nothing:
+            // to send it elsewhere makes no storm.
             let refused = failure.reason == Reason::UpstreamStatus;
-            if !tried.insert(at as usize) || !(refused || self.service.take_retry(self.spec, self.timers.known_now())) {
+            let is_free = refused || failure.reason == Reason::UpstreamRefused;
+            if !tried.insert(at as usize) || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
                 return Err(failure);
             }
             // Remembered in case no other endpoint is left.

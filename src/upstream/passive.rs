@@ -9,7 +9,7 @@ use crate::time::Now;
 pub enum Outcome {
     /// It answered with less than 500.
     Well,
-    /// It answered with 502, 503 or 504, or refused the request without a look at it.
+    /// It answered with 502, 503 or 504.
     GatewayError,
     /// It answered with another 5xx.
     ServerError,
@@ -49,9 +49,6 @@ impl Outcome {
             | Reason::UpstreamBadChunk
             | Reason::UpstreamHeaderTooLarge
             | Reason::UpstreamTruncated => Outcome::Failed,
-            // What it refuses unseen it refuses as with 503: a few are lost to a connection that goes away, many in a
-            // row are more than the retry budget has (F23, F25).
-            Reason::UpstreamRefused => Outcome::GatewayError,
             _ => Outcome::Nothing,
         }
     }
@@ -179,12 +176,11 @@ mod tests {
     fn every_reason_says_something_or_nothing() {
         for reason in Reason::ALL {
             let outcome = Outcome::of((*reason).into(), false);
-            // A refused answer is judged by its status; a refused stream counts as 503 does.
+            // A refused answer is judged by its status; a refused stream is an endpoint that goes in good order.
             let judged_elsewhere = matches!(reason, Reason::UpstreamStatus | Reason::UpstreamRefused);
             let blamed = reason.origin() == crate::error::Origin::Upstream && !judged_elsewhere;
             assert_eq!(outcome == Outcome::Failed, blamed, "{reason}");
         }
-        assert_eq!(Outcome::of(Reason::UpstreamRefused.into(), false), Outcome::GatewayError);
         let ours = Failure::with(Reason::ConnectFailed, "no local port left");
         assert_eq!(Outcome::of(ours, false), Outcome::Nothing);
         assert_eq!(Outcome::of(Reason::RequestTimeout.into(), true), Outcome::Nothing);
