@@ -257,7 +257,8 @@ fn row(mode: Mode, method: &str, balancer: &str) {
     }
     for (path, count) in counts {
         let twice = method == "POST" && count > 1;
-        assert!(!twice && count <= 2, "{name}: `{path}` reached servers {count} times");
+        // Twice at a server whose connection had been used before, since that may have been stale, and once elsewhere.
+        assert!(!twice && count <= 3, "{name}: `{path}` reached servers {count} times");
     }
 }
 
