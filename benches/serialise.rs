@@ -10,7 +10,6 @@ use ringway::http::body::Chunk;
 use ringway::http::exchange::{Exchange, RequestId, ShortText};
 use ringway::http::path::PathPolicy;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
-use ringway::proto::h1::server::ServerRules;
 use ringway::proto::h1::{request, serialise};
 use ringway::snapshot::{HostRule, Listener};
 use ringway::sys::buf::Buf;
@@ -33,23 +32,7 @@ fn exchange(text: &[u8]) -> Exchange {
 
 fn heads(c: &mut Criterion) {
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
-    let rules = Arc::new(ServerRules::default());
-    let tunnels = Default::default();
-    let (forwarded, via, connections, per_client) = (false, None, None, None);
-    let (tls, https_redirect, stream) = (None, None, None);
-    let listener = Listener {
-        name: "l".into(),
-        address,
-        rules,
-        forwarded,
-        via,
-        connections,
-        per_client,
-        tunnels,
-        tls,
-        https_redirect,
-        stream,
-    };
+    let listener = Listener::plain("l", address, Arc::default());
     let x = exchange(REQUEST);
     let mut out = Buf::small();
     c.bench_function("serialise/request", |b| {

@@ -117,6 +117,9 @@ reasons! {
     Misdirected = "misdirected", 421, Downstream, No, "Misdirected request";
     /// The method is not served by the gateway (CONNECT, TRACE).
     MethodRefused = "method_refused", 405, Downstream, No, "Method not allowed";
+    /// An extended CONNECT (RFC 8441) to a protocol that the gateway does not serve, or not on this route: there is no
+    /// ordinary request in it that could be answered instead (RFC 9220 section 3).
+    ProtocolUnsupported = "protocol_unsupported", 501, Downstream, No, "Protocol not supported";
     /// The path has routes, but none for this method (R7).
     MethodNotAllowed = "method_not_allowed", 405, Downstream, No, "Method not allowed";
     /// An Expect other than 100-continue (RFC 9110 section 10.1.1).

@@ -398,9 +398,13 @@ pub const SRV_TARGETS_MAX: usize = 64;
 pub const DNS_QUESTIONS_MAX: usize = 64;
 /// One answer of a registry (Consul, Kubernetes) or one list of endpoints in a file (F37).
 pub const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Lists of endpoints in files that are read at once, each by a thread of its own; others wait.
+pub const DISCOVERY_READS_MAX: usize = 8;
 /// Shortest time between two answers of one lookup that are taken up, in milliseconds: what changes more often is taken
 /// up together.
 pub const DISCOVERY_PAUSE_MS: u64 = 50;
+/// Services whose endpoints a worker takes up at once; requests go on before the next ones.
+pub const ENDPOINT_SETS_PER_TURN: usize = 32;
 /// First pause after a registry failed, in milliseconds; doubled each time.
 pub const DISCOVERY_BACK_OFF_MS: u64 = 1_000;
 /// Longest pause after a registry failed, in milliseconds.
@@ -415,4 +419,33 @@ pub const DISCOVERY_CONNECT_MS: u64 = 5_000;
 pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
 /// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
 pub const DISCOVERY_WATCH_S: u64 = 290;
+
+/// ACME: names that all listeners together order certificates for.
+pub const ACME_NAMES_MAX: usize = 1_000;
+/// ACME: proofs that are asked for at once, in the memory of a process.
+pub const ACME_PROOFS_MAX: usize = 256;
+/// ACME: one answer of an authority.
+pub const ACME_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// ACME: one request to an authority, from its connection to the end of its answer, in milliseconds.
+pub const ACME_REQUEST_MS: u64 = 30_000;
+/// ACME: one order, from its beginning to the certificate, in milliseconds.
+pub const ACME_ORDER_MS: u64 = 300_000;
+/// ACME: a lock on a name holds for so long without its owner, in seconds: longer than an order.
+pub const ACME_LOCK_S: u64 = 600;
+/// ACME: how often one process looks whether another has finished its order, in milliseconds.
+pub const ACME_WATCH_MS: u64 = 500;
+/// ACME: how long a proof is known to the processes that share a storage before the authority is asked to look, in
+/// milliseconds: more than two looks of theirs.
+pub const ACME_SPREAD_MS: u64 = 1_200;
+/// ACME: first pause after an order failed, in seconds; doubled each time. Five within an hour.
+pub const ACME_BACK_OFF_S: u64 = 120;
+/// ACME: longest pause after an order failed, in seconds.
+pub const ACME_BACK_OFF_S_MAX: u64 = 6 * 3600;
+/// ACME: first pause after an authority could not be reached, in seconds; doubled each time.
+pub const ACME_UNREACHABLE_S: u64 = 15;
+/// ACME: longest pause that an authority may ask for, in seconds.
+pub const ACME_RETRY_AFTER_S_MAX: u64 = 7 * 86_400;
+/// ACME: shortest time between two orders of one authority, in milliseconds.
+pub const ACME_PAUSE_MS: u64 = 1_000;
+const _: () = assert!(ACME_LOCK_S * 1_000 > ACME_ORDER_MS && ACME_SPREAD_MS > 2 * ACME_WATCH_MS);
 const _: () = assert!(BUF_TINY_BYTES < BUF_SMALL_BYTES && BUF_SMALL_BYTES < BUF_LARGE_BYTES);

@@ -169,6 +169,7 @@ const BANS: &[Ban] = &[
         allowed: &[
             "src/time.rs",
             "src/pipeline/reply.rs",
+            "src/control/acme/",
             "src/control/gateway.rs",
             "src/tls/",
             "src/config/compile/tls.rs",

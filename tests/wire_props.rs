@@ -24,19 +24,7 @@ type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 fn listener(forwarded: bool, via: bool) -> Listener {
     let address = "127.0.0.1:8080".parse().expect("an address");
     let via = via.then(|| "ringway".to_owned());
-    Listener {
-        name: "l".into(),
-        address,
-        rules: Arc::new(ServerRules::default()),
-        forwarded,
-        via,
-        connections: None,
-        tunnels: Default::default(),
-        per_client: None,
-        stream: None,
-        tls: None,
-        https_redirect: None,
-    }
+    Listener { forwarded, via, ..Listener::plain("l", address, Arc::default()) }
 }
 
 /// Parses a request; None when it is refused.

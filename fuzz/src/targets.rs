@@ -21,7 +21,6 @@ use ringway::proto::client_hello::{self, Opening};
 use ringway::proto::h1::body::BodyReader;
 use ringway::proto::h1::chunked::Decoder;
 use ringway::proto::h1::parse::{HeadLimits, Parsed};
-use ringway::proto::h1::server::ServerRules;
 use ringway::proto::h1::{request, response, serialise};
 use ringway::proto::proxy_protocol::{self, Version};
 use ringway::route::{
@@ -455,23 +454,7 @@ pub fn forwarded_request(data: &[u8]) {
         let Some((head, _)) = parsed(data, PathPolicy::Preserve, trusted) else { continue };
         let x = exchange(head);
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        let rules = Arc::new(ServerRules::default());
-        let (forwarded, tunnels) = (trusted, Default::default());
-        let (via, connections, per_client) = (None, None, None);
-        let (tls, https_redirect, stream) = (None, None, None);
-        let listener = Listener {
-            name: "l".into(),
-            address,
-            rules,
-            forwarded,
-            via,
-            connections,
-            per_client,
-            tunnels,
-            tls,
-            https_redirect,
-            stream,
-        };
+        let listener = Listener { forwarded: trusted, ..Listener::plain("l", address, Arc::default()) };
         let mut out = Buf::small();
         forward::write_head(&mut out, &x, &listener, forward::host(&x, &HostRule::Preserve, "up:80"));
         let (again, length) = parsed_again(out.as_slice());

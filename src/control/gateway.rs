@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::acme::{self, Acme};
 use super::activation::Inherited;
 use super::admin::backend::{
     AdminBackend, Answer, Check, EndpointOrder, EndpointOutcome, ErrorRates, Health, HealthStatus, Readiness,
@@ -77,6 +78,7 @@ pub struct Gateway {
     memory: Arc<Memory>,
     discovery: Arc<Discovery>,
     checks: Arc<Checks>,
+    acme: Arc<Acme>,
     orders: Arc<Orders>,
 }
 
@@ -120,13 +122,15 @@ impl Gateway {
             memory,
             discovery,
             checks: Arc::default(),
+            acme: Arc::default(),
             orders,
         };
         (Arc::new(gateway), wishes)
     }
 
-    /// Begins to check endpoints. Must run on the control thread's runtime; ends with it.
+    /// Begins to check endpoints and to order certificates. Must run on the control thread's runtime; ends with it.
     pub fn begin_checks(self: &Arc<Self>, seed: u64) {
+        self.acme.follow(&self.fleet.snapshot().acme);
         let gateway = self.clone();
         tokio::spawn(self.checks.clone().run(move || gateway.fleet.snapshot(), seed));
     }
@@ -243,6 +247,7 @@ impl Gateway {
                 self.orders.keep_in(state_file);
                 door.change(change, self);
                 self.discovery.settle(&snapshot, &self.fleet).await;
+                self.acme.follow(&snapshot.acme);
                 logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
@@ -296,7 +301,7 @@ impl Gateway {
 fn certificate_facts(snapshot: &Snapshot) -> Vec<CertificateFacts> {
     let now_s = time::unix_seconds() as i64;
     let of = |listener: &Listener| {
-        let known = listener.tls.as_ref().map_or(&[][..], |tls| &tls.known);
+        let known = listener.tls.as_ref().map(|tls| tls.known()).unwrap_or_default();
         let fact = |known: &Known| CertificateFacts {
             listener: listener.name.clone(),
             label: known.label.clone(),
@@ -515,6 +520,7 @@ impl AdminBackend for Gateway {
                 memory: memory_facts(&self.memory),
                 discovery: self.discovery.facts(),
                 certificates: certificate_facts(&snapshot),
+                acme: self.acme.facts(&snapshot.acme),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
@@ -584,7 +590,20 @@ impl AdminBackend for Gateway {
 
     fn events(&self) -> Value {
         let snapshot = self.fleet.snapshot();
-        survival::recent(&snapshot, self.discovery.events())
+        let mut events = self.discovery.events();
+        events.extend(self.acme.events());
+        survival::recent(&snapshot, events)
+    }
+
+    fn certificates(&self) -> Value {
+        let snapshot = self.fleet.snapshot();
+        let of = |listener: &Listener| {
+            let known = listener.tls.as_ref().map(|tls| tls.known()).unwrap_or_default();
+            let shown = known.iter().map(acme::facts_of).collect::<Vec<_>>();
+            json!({ "listener": listener.name, "certificates": shown })
+        };
+        let listeners = snapshot.listeners.iter().filter(|listener| listener.tls.is_some());
+        json!({ "listeners": listeners.map(of).collect::<Vec<_>>(), "ordered": self.acme.json(&snapshot.acme) })
     }
 
     fn breakers(&self) -> Value {

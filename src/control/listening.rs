@@ -85,8 +85,6 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use crate::snapshot::ConnectionBound;
-
     #[test]
     fn every_worker_and_every_socket_has_its_part() {
         for sockets in 1..9 {
@@ -102,19 +100,7 @@ mod tests {
     #[test]
     fn an_address_is_opened_once_and_given_back_when_it_is_no_more() {
         let (mut listening, mut nothing) = (Listening::default(), Inherited::default());
-        let at = |name: &str| Listener {
-            name: name.to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            rules: Arc::default(),
-            forwarded: false,
-            via: None,
-            connections: None,
-            tunnels: ConnectionBound::default(),
-            per_client: None,
-            stream: None,
-            tls: None,
-            https_redirect: None,
-        };
+        let at = |name: &str| Listener::plain(name, SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default());
         let shares = listening.open(&[at("a"), at("b")], &mut nothing, 2).expect("a port");
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(listening.all().count(), 2);

@@ -1,6 +1,7 @@
 //! The control thread: admin API, signals, service manager, file watch. It never touches the request path; workers are
 //! asked by message.
 
+pub mod acme;
 pub mod activation;
 pub mod admin;
 pub mod discovery;

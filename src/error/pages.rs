@@ -143,6 +143,17 @@ pub const PAGES: &[Page] = &[
         metrics: &[],
     },
     Page {
+        word: "protocol_unsupported",
+        causes: &[
+            "A WebSocket over HTTP/2 to a route without `upgrade: [websocket]`, or one that answers by itself.",
+            "A `:protocol` other than `websocket`: only that can be carried to an endpoint.",
+            "The endpoint answered the request for a WebSocket as an ordinary one.",
+        ],
+        remedies: &["Name the protocol at the route that is to carry it: `upgrade: [websocket]`."],
+        keys: &[(ROUTE, "upgrade")],
+        metrics: &[],
+    },
+    Page {
         word: "expectation_failed",
         causes: &["`Expect` with something other than `100-continue`: it has no other use."],
         remedies: &[LOOK_AT_CLIENT],

@@ -53,13 +53,20 @@ pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8])
     out.extend(b"\r\n");
 }
 
-/// Writes the head of the request for an HTTP/2 endpoint: the same fields, with names in lower case.
-pub fn write_h2_head(encoder: &mut Encoder, out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8]) {
+/// Writes the head of the request for an HTTP/2 endpoint, over TLS if `secure`: the same fields, names in lower case.
+pub fn write_h2_head(
+    encoder: &mut Encoder,
+    out: &mut Buf,
+    x: &Exchange,
+    listener: &Listener,
+    host: &[u8],
+    secure: bool,
+) {
     let request = &x.request;
     let text = |text| request.fields.text(text);
     encoder.method(out, text(request.method_text));
     // What the endpoint's connection is, not what the client's was: that stands in X-Forwarded-Proto.
-    encoder.scheme(out, b"http");
+    encoder.scheme(out, if secure { b"https" } else { b"http" });
     encoder.authority(out, host);
     let path = text(request.forward_path.unwrap_or(request.path));
     match request.forward_query.or(request.query) {
@@ -205,7 +212,6 @@ mod tests {
     use crate::http::path::PathPolicy;
     use crate::proto::h1::parse::{HeadLimits, Parsed};
     use crate::proto::h1::request;
-    use crate::proto::h1::server::ServerRules;
 
     fn exchange(text: &str, trusted: bool) -> Exchange {
         let mut x = Exchange::default();
@@ -225,19 +231,7 @@ mod tests {
 
     fn listener(forwarded: bool) -> Listener {
         let address = "127.0.0.1:8080".parse().expect("an address");
-        Listener {
-            name: "l".into(),
-            address,
-            rules: Arc::new(ServerRules::default()),
-            forwarded,
-            via: None,
-            per_client: None,
-            stream: None,
-            tls: None,
-            https_redirect: None,
-            connections: None,
-            tunnels: Default::default(),
-        }
+        Listener { forwarded, ..Listener::plain("l", address, Arc::default()) }
     }
 
     fn head(x: &Exchange, forwarded: bool) -> String {

@@ -185,7 +185,7 @@ impl<S: ResponseSink> ResponseSink for Response<'_, S> {
         self.inner.raw_failed()
     }
 
-    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+    async fn send_switch(&mut self, x: &mut Exchange) -> Result<(), Failure> {
         self.inner.send_switch(x).await
     }
 

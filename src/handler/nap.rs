@@ -4,16 +4,32 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::net::io::Interrupt;
 use crate::net::timer::{OnExpiry, Timers};
 
 /// Who pauses.
 #[derive(Default)]
-struct Sleeper {
+pub(super) struct Sleeper {
     is_over: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+}
+
+impl Sleeper {
+    /// Whether the pause is over; if not, `cx` is woken at its end.
+    pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_over.get() {
+            return Poll::Ready(());
+        }
+        self.waker.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Another pause begins.
+    pub(super) fn begin_anew(&self) {
+        self.is_over.set(false);
+    }
 }
 
 impl Interrupt for Sleeper {
@@ -45,14 +61,7 @@ pub async fn nap(timers: &Rc<Timers>, ms: u64) {
     let sleeper = Rc::new(Sleeper::default());
     let deadline = timers.deadline(sleeper.clone());
     deadline.arm(timers.now().plus_ms(ms), OnExpiry::ShutBoth);
-    poll_fn(|cx| {
-        if sleeper.is_over.get() {
-            return Poll::Ready(());
-        }
-        sleeper.waker.replace(Some(cx.waker().clone()));
-        Poll::Pending
-    })
-    .await;
+    poll_fn(|cx| sleeper.poll_over(cx)).await;
 }
 
 #[cfg(test)]

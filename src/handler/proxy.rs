@@ -49,6 +49,9 @@ pub struct Proxy<'a, C: Connect> {
     pub tap: Option<&'a Rc<Tap>>,
 }
 
+/// The endpoint has chosen another protocol than at the last handshake; nothing was sent. The next try knows.
+const CHANGED: Failure = Failure::with(Reason::ConnectFailed, "another protocol than before");
+
 /// How one attempt ended.
 enum Attempt {
     Done,
@@ -84,7 +87,7 @@ impl<C: Connect> Proxy<'_, C> {
             if let Some(call) = &mut x.grpc {
                 call.begin(self.timers.known_now());
             }
-            let failure = match self.attempt(down, x, &visit, stale, held.as_deref(), on_head).await {
+            let failure = match self.attempt(down, x, &visit, stale, None, held.as_deref(), on_head).await {
                 Attempt::Done => {
                     self.learn(&visit, x);
                     x.failure = None;
@@ -204,19 +207,23 @@ impl<C: Connect> Proxy<'_, C> {
         self.service.learn(self.spec, visit, outcome, self.timers.known_now());
     }
 
+    /// `first` is a new connection for this request, where its protocol had to be found out.
+    #[allow(clippy::too_many_arguments, reason = "one call, whose arguments are the parts of one attempt")]
     async fn attempt<D: Downstream>(
         &self,
         down: &mut D,
         x: &mut Exchange,
         visit: &Visit<C::Io>,
         fresh: bool,
+        first: Option<Box<ClientConnection<C::Io>>>,
         held: Option<&Held>,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Attempt {
         x.upstream_status = 0;
-        if self.spec.rules.protocol == Protocol::Http2 && self.upgrade.is_none() {
+        let is_known = self.upgrade.is_some() || visit.protocol(&self.spec.rules) == Some(Protocol::Http1);
+        if !is_known && first.is_none() {
             // Boxed: plain requests do not carry the room for it.
-            return Box::pin(self.attempt_stream(down, x, visit, fresh, held, on_head)).await;
+            return Box::pin(self.attempt_as_agreed(down, x, visit, fresh, held, on_head)).await;
         }
         let begun = self.timers.known_now();
         let (body, sink) = down.split();
@@ -224,13 +231,21 @@ impl<C: Connect> Proxy<'_, C> {
         let must_live = !self.is_repeatable(x) || (!body.is_done() && held.is_none());
         // A tunnel has a connection of its own, and so has a client that the endpoint is told of.
         let fresh = fresh || self.upgrade.is_some() || self.spec.proxy_protocol.is_some();
-        let reused = if fresh { None } else { visit.reuse(self.timers.known_now(), &self.spec.rules, must_live) };
+        let reused = if fresh || first.is_some() {
+            None
+        } else {
+            visit.reuse(self.timers.known_now(), &self.spec.rules, must_live)
+        };
         let was_reused = reused.is_some();
         let mut upstream = match reused {
             Some(connection) => connection,
-            None => match self.connect(visit).await {
-                Ok(connection) => connection,
-                Err(failure) => return Attempt::Failed(failure),
+            None => match first {
+                Some(connection) => connection,
+                None => match self.connect(visit).await {
+                    Ok(connection) => connection,
+                    Err(failure) if failure == CHANGED => return Attempt::Stale(failure),
+                    Err(failure) => return Attempt::Failed(failure),
+                },
             },
         };
         self.tell_deadline(x);
@@ -240,16 +255,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         if let Some(upgrade) = self.upgrade {
             // Boxed, since it is rare.
             let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
@@ -272,6 +278,26 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) if was_reused && is_stale(failure) => Attempt::Stale(failure),
             Err(failure) => Attempt::Failed(failure),
         }
+    }
+
+    /// An attempt at an endpoint that speaks HTTP/2, or what is still to be agreed on.
+    async fn attempt_as_agreed<D: Downstream>(
+        &self,
+        down: &mut D,
+        x: &mut Exchange,
+        visit: &Visit<C::Io>,
+        fresh: bool,
+        held: Option<&Held>,
+        on_head: &mut dyn FnMut(&mut Exchange),
+    ) -> Attempt {
+        if visit.protocol(&self.spec.rules).is_none() {
+            match Box::pin(self.find_out(visit)).await {
+                Err(failure) => return Attempt::Failed(failure),
+                Ok(None) if visit.protocol(&self.spec.rules) == Some(Protocol::Http2) => {}
+                Ok(first) => return Box::pin(self.attempt(down, x, visit, fresh, first, held, on_head)).await,
+            }
+        }
+        self.attempt_stream(down, x, visit, fresh, held, on_head).await
     }
 
     /// An attempt over an HTTP/2 connection.
@@ -310,19 +336,11 @@ impl<C: Connect> Proxy<'_, C> {
         let had_body = !body.is_done();
         let mut stream = match self.open_stream(x, visit, !had_body).await {
             Ok(stream) => stream,
+            Err(failure) if failure == CHANGED => return Attempt::Stale(failure),
             Err(failure) => return Attempt::Failed(failure),
         };
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let refuses: Option<&dyn Fn(&Exchange) -> bool> = Some(&refuses);
-        let terms = Terms {
-            rules: &self.spec.rules,
-            due: self.due,
-            body_bytes_max: self.body_bytes_max,
-            room: visit.room(),
-            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
-            refuses: refuses.filter(|_| self.retries.looks_at_answers()),
-            timers: self.timers,
-        };
+        let terms = self.terms(visit, begun, &refuses);
         match relay::exchange(body, sink, &mut stream, x, Buf::empty(), &terms, on_head).await {
             Ok(()) => Attempt::Done,
             // Not looked at by the endpoint; but what was taken of its body may be gone with it.
@@ -345,7 +363,7 @@ impl<C: Connect> Proxy<'_, C> {
             let opened = visit.streams.try_open(|link| {
                 link.open(x.request.method, end, |encoder, out| {
                     let host = forward::host(x, self.host, &visit.authority);
-                    forward::write_h2_head(encoder, out, x, self.listener, host);
+                    forward::write_h2_head(encoder, out, x, self.listener, host, visit.is_secure());
                 })
             });
             if let Some(stream) = opened {
@@ -359,16 +377,60 @@ impl<C: Connect> Proxy<'_, C> {
                 continue;
             };
             let left_ms = due.since_ns(self.timers.known_now()) / 1_000_000;
-            let io = visit.open(self.connector, left_ms).await?;
-            visit.streams.begin(self.connector, io, self.timers, &self.spec.rules);
+            let io = visit.open(self.connector, left_ms, false).await?;
+            let before = visit.protocol(&self.spec.rules);
+            let connection = self.begin(visit, io);
             drop(connecting);
+            if connection.is_some() && before.is_some() {
+                return Err(CHANGED);
+            }
+        }
+    }
+
+    /// Takes a new connection into service as what was agreed on for it. Returns one that serves one request at a time.
+    fn begin(&self, visit: &Visit<C::Io>, io: C::Io) -> Option<Box<ClientConnection<C::Io>>> {
+        visit.remember(&io, &self.spec.rules);
+        if visit.protocol(&self.spec.rules) == Some(Protocol::Http2) {
+            visit.streams.begin(self.connector, io, self.timers, &self.spec.rules);
+            return None;
+        }
+        Some(Box::new(ClientConnection::new(io, self.timers)))
+    }
+
+    /// Finds out what an endpoint speaks that was not asked yet, with its first connection. One request asks, the
+    /// others wait. Returns that connection, where it is one of HTTP/1.1 and this request's; else the endpoint's
+    /// protocol is known afterwards.
+    async fn find_out(&self, visit: &Visit<C::Io>) -> Result<Option<Box<ClientConnection<C::Io>>>, Failure> {
+        let now = self.timers.known_now();
+        let due = now.plus_ms(self.spec.rules.connect_timeout_ms.min(self.due.since_ns(now) / 1_000_000));
+        loop {
+            match visit.protocol(&self.spec.rules) {
+                Some(Protocol::Http2) => return Ok(None),
+                Some(_) => return Ok(None),
+                None => {}
+            }
+            let Some(connecting) = visit.streams.may_connect() else {
+                visit.streams.wait(self.timers, due).await?;
+                continue;
+            };
+            let left_ms = due.since_ns(self.timers.known_now()) / 1_000_000;
+            let io = visit.open(self.connector, left_ms, false).await?;
+            let connection = self.begin(visit, io);
+            drop(connecting);
+            if connection.is_some() {
+                return Ok(connection);
+            }
         }
     }
 
     async fn connect(&self, visit: &Visit<C::Io>) -> Result<Box<ClientConnection<C::Io>>, Failure> {
         let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
         let timeout_ms = self.within_try(self.spec.rules.connect_timeout_ms, self.timers.known_now()).min(left_ms);
-        visit.connect(self.connector, self.timers, timeout_ms).await
+        let io = visit.open(self.connector, timeout_ms, self.upgrade.is_some()).await?;
+        if self.upgrade.is_some() {
+            return Ok(Box::new(ClientConnection::new(io, self.timers)));
+        }
+        self.begin(visit, io).ok_or(CHANGED)
     }
 
     /// `ms`, or what is left of an attempt that began then, in milliseconds.
@@ -385,6 +447,18 @@ impl<C: Connect> Proxy<'_, C> {
             let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
             let written = x.request.fields.set(name.as_bytes(), left_ms.to_string().as_bytes());
             debug_assert!(written.is_ok(), "a name that was checked");
+        }
+    }
+
+    fn terms<'t>(&'t self, visit: &Visit<C::Io>, begun: Now, refuses: &'t dyn Fn(&Exchange) -> bool) -> Terms<'t> {
+        Terms {
+            rules: &self.spec.rules,
+            due: self.due,
+            body_bytes_max: self.body_bytes_max,
+            room: visit.room(),
+            first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
+            refuses: self.retries.looks_at_answers().then_some(refuses),
+            timers: self.timers,
         }
     }
 

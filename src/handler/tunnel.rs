@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -18,8 +18,11 @@ use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, IDLE_RELEASE_MS};
 use crate::net::duplex::Duplex;
 use crate::net::io::{Interrupt, Io, ReadHalf, WriteHalf};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
+use crate::snapshot::PingRules;
 use crate::sys::buf::Buf;
 use crate::time::Now;
+
+mod ping;
 
 /// The times of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Times {
     pub client_timeout_ms: u64,
     /// Pause of an endpoint that does not read, in milliseconds.
     pub upstream_timeout_ms: u64,
+    /// Pings to a silent side, where the bytes are those of a WebSocket.
+    pub ping: Option<PingRules>,
 }
 
 /// One of the two sides.
@@ -52,6 +57,8 @@ pub enum Ending {
     Reset(Side),
     /// A side did not read for too long.
     Stalled(Side),
+    /// A side did not answer a ping.
+    Silent(Side),
     /// No byte passed for too long.
     Idle,
     /// It was open for too long.
@@ -69,41 +76,61 @@ pub async fn relay<C: Io, U: Io>(
     timers: &Rc<Timers>,
     passed: &dyn Fn(Side, usize),
 ) -> Ending {
+    if let Some(rules) = times.ping {
+        // Boxed: other tunnels have no room for it.
+        return Box::pin(ping::relay(client, upstream, times, rules, timers, passed)).await;
+    }
     let life = Life::new(timers, client.interrupt.clone(), upstream.interrupt.clone(), times);
     let (client_control, upstream_control) = (client.interrupt.clone(), upstream.interrupt.clone());
     let (client_in, client_out) = ends(Side::Client, client, times.client_timeout_ms);
     let (upstream_in, upstream_out) = ends(Side::Upstream, upstream, times.upstream_timeout_ms);
-    let ending = {
-        let mut up = pin!(carry(client_in, upstream_out, &life, passed));
-        let mut down = pin!(carry(upstream_in, client_out, &life, passed));
-        let (mut up_ended, mut down_ended) = (None, None);
-        poll_fn(|cx| {
-            // A side that is gone sends nothing more for the other one to wait for.
-            if up_ended.is_none()
-                && let Poll::Ready(ended) = up.as_mut().poll(cx)
-            {
-                end_other(&ended, &*upstream_control);
-                up_ended = Some(ended);
-            }
-            if down_ended.is_none()
-                && let Poll::Ready(ended) = down.as_mut().poll(cx)
-            {
-                end_other(&ended, &*client_control);
-                down_ended = Some(ended);
-            }
-            match (&up_ended, &down_ended) {
-                (Some(up), Some(down)) => Poll::Ready(life.ending(*up, *down)),
-                _ => Poll::Pending,
-            }
-        })
-        .await
-    };
+    let up = pin!(carry(client_in, upstream_out, &life, passed));
+    let down = pin!(carry(upstream_in, client_out, &life, passed));
+    let (up, down) = both(up, down, &*client_control, &*upstream_control).await;
+    let ending = life.ending(up, down);
+    pass_on(ending, &*client_control, &*upstream_control);
+    ending
+}
+
+/// Runs both directions to their ends.
+async fn both(
+    mut up: Pin<&mut impl Future<Output = Ended>>,
+    mut down: Pin<&mut impl Future<Output = Ended>>,
+    client: &dyn Interrupt,
+    upstream: &dyn Interrupt,
+) -> (Ended, Ended) {
+    let (mut up_ended, mut down_ended) = (None, None);
+    poll_fn(|cx| {
+        // A side that is gone sends nothing more for the other one to wait for.
+        if up_ended.is_none()
+            && let Poll::Ready(ended) = up.as_mut().poll(cx)
+        {
+            end_other(&ended, upstream);
+            up_ended = Some(ended);
+        }
+        if down_ended.is_none()
+            && let Poll::Ready(ended) = down.as_mut().poll(cx)
+        {
+            end_other(&ended, client);
+            down_ended = Some(ended);
+        }
+        match (up_ended, down_ended) {
+            (Some(up), Some(down)) => Poll::Ready((up, down)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// What broke on one side is a break on the other one, too.
+fn pass_on(ending: Ending, client: &dyn Interrupt, upstream: &dyn Interrupt) {
     match ending {
-        Ending::Reset(Side::Client) | Ending::Stalled(Side::Client) => upstream_control.reset(),
-        Ending::Reset(Side::Upstream) | Ending::Stalled(Side::Upstream) => client_control.reset(),
+        Ending::Reset(Side::Client) | Ending::Stalled(Side::Client) => upstream.reset(),
+        Ending::Reset(Side::Upstream) | Ending::Stalled(Side::Upstream) => client.reset(),
+        Ending::Silent(Side::Client) => client.reset(),
+        Ending::Silent(Side::Upstream) => upstream.reset(),
         _ => {}
     }
-    ending
 }
 
 /// How one direction ended.
@@ -118,6 +145,8 @@ enum Broken {
     Sending(Side),
     /// This side did not read for too long.
     Stalled(Side),
+    /// This side did not answer a ping.
+    Silent(Side),
 }
 
 /// Where the sender of a broken direction is gone, the other direction has nobody left to send to.
@@ -189,9 +218,13 @@ impl<'t> Life<'t> {
                 () => Ending::Stopped,
             };
         }
+        if let (Err(Broken::Silent(side)), _) | (_, Err(Broken::Silent(side))) = (up, down) {
+            return Ending::Silent(side);
+        }
         match up.and(down) {
             Ok(()) => Ending::Closed,
             Err(Broken::Receiving(side) | Broken::Sending(side)) => Ending::Reset(side),
+            Err(Broken::Silent(side)) => Ending::Silent(side),
             Err(Broken::Stalled(side)) => Ending::Stalled(side),
         }
     }
@@ -313,6 +346,7 @@ mod tests {
         duration_ms_max: 600_000,
         client_timeout_ms: 30_000,
         upstream_timeout_ms: 30_000,
+        ping: None,
     };
 
     fn duplex(io: Mem, early: &[u8], timers: &Rc<Timers>) -> Duplex<Mem> {

@@ -8,13 +8,16 @@ use super::tunnel::Times;
 use crate::error::{Failure, Reason};
 use crate::http::downstream::ResponseSink;
 use crate::http::exchange::Exchange;
+use crate::http::message::Version;
 use crate::limits::INTERIM_RESPONSES_MAX;
 use crate::net::duplex::Duplex;
 use crate::net::io::Io;
+use crate::net::mem::splitmix;
 use crate::proto::h1::client::ClientConnection;
 use crate::proto::h1::serialise;
 use crate::proto::h1::upgrade::may_pass;
 use crate::proto::upstream::{RequestSink, ResponseSource};
+use crate::proto::websocket;
 use crate::snapshot::{ConnectionPlace, Listener, TunnelRules};
 use crate::sys::buf::Buf;
 use crate::upstream::service::{Load, Visit};
@@ -23,6 +26,8 @@ use crate::upstream::service::{Load, Visit};
 pub struct Upgrade<I: Io> {
     place: Cell<Option<ConnectionPlace>>,
     times: Times,
+    /// The key of a WebSocket's handshake, where the client's wire has none (RFC 8441 section 5).
+    key: Option<Box<[u8]>>,
     opened: Cell<Option<Box<Opened<I>>>>,
 }
 
@@ -41,20 +46,22 @@ pub struct Opened<I: Io> {
 
 impl<I: Io> Upgrade<I> {
     /// What the request needs to change to the protocol that it asks for; None where the route does not let it. Then it
-    /// is an ordinary request.
+    /// is an ordinary request, if its wire knows it as one.
     ///
     /// # Errors
-    /// [`Reason::TunnelsFull`].
+    /// [`Reason::TunnelsFull`], [`Reason::ProtocolUnsupported`].
     pub fn permit(
-        x: &Exchange,
+        x: &mut Exchange,
         rules: Option<&TunnelRules>,
         listener: &Listener,
     ) -> Result<Option<Box<Self>>, Failure> {
-        let (Some(rules), Some(asked)) = (rules, x.request.upgrade) else { return Ok(None) };
+        let Some(asked) = x.request.upgrade else { return Ok(None) };
         let asked = x.request.fields.text(asked);
-        if !may_pass(asked) || !rules.protocols.iter().any(|known| asked.eq_ignore_ascii_case(known.as_bytes())) {
-            return Ok(None);
-        }
+        let knows = |known: &String| asked.eq_ignore_ascii_case(known.as_bytes());
+        let extended = x.request.version == Version::Http2;
+        let Some(rules) = rules.filter(|rules| may_pass(asked) && rules.protocols.iter().any(knows)) else {
+            return if extended { Err(Reason::ProtocolUnsupported.into()) } else { Ok(None) };
+        };
         let place = listener.tunnels.enter().ok_or(Reason::TunnelsFull)?;
         let times = Times {
             idle_timeout_ms: rules.idle_timeout_ms,
@@ -62,8 +69,15 @@ impl<I: Io> Upgrade<I> {
             client_timeout_ms: listener.rules.write_timeout_ms,
             // Known when the service is.
             upstream_timeout_ms: 0,
+            ping: rules.ping.filter(|_| asked.eq_ignore_ascii_case(websocket::PROTOCOL)),
         };
-        Ok(Some(Box::new(Self { place: Cell::new(Some(place)), times, opened: Cell::new(None) })))
+        let key = extended.then(|| {
+            // It means nothing on the client's wire, and whoever sends one does not choose the gateway's.
+            x.request.fields.remove(websocket::KEY);
+            x.request.fields.remove(websocket::ACCEPT);
+            websocket::key([x.random, splitmix(x.random ^ x.started.0)])
+        });
+        Ok(Some(Box::new(Self { place: Cell::new(Some(place)), times, key, opened: Cell::new(None) })))
     }
 
     /// The tunnel, once there is one.
@@ -87,7 +101,7 @@ impl<I: Io> Upgrade<I> {
         terms: &Terms<'_>,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Result<(), Failure> {
-        add_upgrade(&mut out, x);
+        self.add_upgrade(&mut out, x);
         let asked = terms.timers.known_now();
         drop(upstream.sender.send(out, terms.rules.send_timeout_ms).await?);
         let due = terms.until(terms.first_byte_ms);
@@ -127,6 +141,16 @@ impl<I: Io> Upgrade<I> {
         let (true, Some(place)) = (same, place) else {
             return Err(Failure::with(Reason::UpstreamInvalid, "switch to a protocol that nobody asked for"));
         };
+        if let Some(key) = &self.key {
+            let is_accepted = {
+                let mut accepts = x.response.fields.find_all(websocket::ACCEPT);
+                accepts.next() == Some(&websocket::accept(key)[..]) && accepts.next().is_none()
+            };
+            if !is_accepted {
+                return Err(Failure::with(Reason::UpstreamInvalid, "wrong Sec-WebSocket-Accept"));
+            }
+            x.response.fields.remove(websocket::ACCEPT);
+        }
         x.upstream_ns = terms.timers.now().since_ns(asked);
         x.upstream_status = x.response.status;
         on_head(x);
@@ -136,14 +160,17 @@ impl<I: Io> Upgrade<I> {
         self.opened.set(Some(Box::new(Opened { upstream, load: visit.load(), place: Some(place), times })));
         Ok(())
     }
-}
 
-/// Puts the two lines that ask for the protocol before the empty line at the end of a written head.
-fn add_upgrade(out: &mut Buf, x: &Exchange) {
-    let Some(protocol) = x.request.upgrade else { return };
-    debug_assert!(out.as_slice().ends_with(b"\r\n\r\n"));
-    out.truncate(out.len() - 2);
-    out.extend(b"Connection: upgrade\r\n");
-    serialise::field(out, b"Upgrade", x.request.fields.text(protocol));
-    out.extend(b"\r\n");
+    /// Puts the lines that ask for the protocol before the empty line at the end of a written head.
+    fn add_upgrade(&self, out: &mut Buf, x: &Exchange) {
+        let Some(protocol) = x.request.upgrade else { return };
+        debug_assert!(out.as_slice().ends_with(b"\r\n\r\n"));
+        out.truncate(out.len() - 2);
+        out.extend(b"Connection: upgrade\r\n");
+        serialise::field(out, b"Upgrade", x.request.fields.text(protocol));
+        if let Some(key) = &self.key {
+            serialise::field(out, b"Sec-WebSocket-Key", key);
+        }
+        out.extend(b"\r\n");
+    }
 }

@@ -104,11 +104,12 @@ pub trait ResponseSink {
         Reason::ClientClosed.into()
     }
 
-    /// Sends the 101 in `x.response`, which opens the tunnel that `x.request.upgrade` asks for.
+    /// Sends the 101 in `x.response`, or what the wire has in its place, which opens the tunnel that
+    /// `x.request.upgrade` asks for. Its status is what the client was told afterwards.
     ///
     /// # Errors
     /// The client left or stalls.
-    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure>;
+    async fn send_switch(&mut self, x: &mut Exchange) -> Result<(), Failure>;
 
     /// The address that the client connected to, where it is known.
     fn local_addr(&self) -> Option<SocketAddr>;

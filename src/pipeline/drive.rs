@@ -60,6 +60,10 @@ pub async fn drive_until<D: Downstream, C: Connect>(
     let plan = env.pin();
     identify(env, listener, &mut request.x);
     request.x.grpc = Call::take(&mut request.x.request, request.x.started);
+    if let Some(proof) = secure::proof(listener, &request.x) {
+        Box::pin(show_proof(down, env, &plan, request, proof)).await;
+        return None;
+    }
     if secure::is_to_move(listener, &request.x) {
         Box::pin(move_to_https(down, env, &plan, listener, request)).await;
         return None;
@@ -105,6 +109,19 @@ async fn move_to_https<D: Downstream, C: Connect>(
     request: &mut Request,
 ) {
     if let Err(failure) = secure::move_to_https(down, listener, &mut request.x).await {
+        fail(down, plan, request, failure, Progress::default()).await;
+    }
+    finish(env, plan, &request.x, Progress::default());
+}
+
+async fn show_proof<D: Downstream, C: Connect>(
+    down: &mut D,
+    env: &Env<C>,
+    plan: &Plan<C::Io>,
+    request: &mut Request,
+    proof: Bytes,
+) {
+    if let Err(failure) = secure::show_proof(down, &mut request.x, proof).await {
         fail(down, plan, request, failure, Progress::default()).await;
     }
     finish(env, plan, &request.x, Progress::default());

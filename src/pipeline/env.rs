@@ -152,7 +152,8 @@ impl<C: Connect> Env<C> {
     /// is being prepared does it when it is adopted.
     pub fn follow(&self, generation: u64, services: Option<&[u32]>) {
         let plan = self.pin();
-        plan.follow(services.filter(|_| plan.snapshot.generation == generation));
+        let count = plan.follow(services.filter(|_| plan.snapshot.generation == generation));
+        self.metrics.borrow().own.endpoint_sets.add(count as i64);
     }
 
     /// Forgets what was made ready.

@@ -84,16 +84,15 @@ impl<I: Io> Plan<I> {
         }
     }
 
-    /// Takes up the present endpoints of these services; of all, where none are named.
-    pub fn follow(&self, services: Option<&[u32]>) {
-        let follow = |at: usize| {
-            if let (Some(service), Some(spec)) = (self.services.get(at), self.snapshot.services.get(at)) {
-                service.follow(spec);
-            }
+    /// Takes up the present endpoints of these services; of all, where none are named. Returns how many had others.
+    pub fn follow(&self, services: Option<&[u32]>) -> usize {
+        let has_others = |at: &usize| {
+            let known = self.services.get(*at).zip(self.snapshot.services.get(*at));
+            known.is_some_and(|(service, spec)| service.follow(spec))
         };
         match services {
-            Some(some) => some.iter().for_each(|&at| follow(at as usize)),
-            None => (0..self.services.len()).for_each(follow),
+            Some(some) => some.iter().map(|&at| at as usize).filter(has_others).count(),
+            None => (0..self.services.len()).filter(has_others).count(),
         }
     }
 

@@ -7,6 +7,7 @@ use super::reply;
 use crate::error::{Failure, Reason};
 use crate::http::downstream::Downstream;
 use crate::http::exchange::{Exchange, Reply, Scheme};
+use crate::http::message::Method;
 use crate::http::name::Name;
 use crate::http::secure::ClientIdentity;
 use crate::snapshot::Listener;
@@ -51,6 +52,25 @@ fn enter_secure(listener: &Listener, x: &mut Exchange) -> Result<(), Failure> {
 #[inline]
 pub fn is_to_move(listener: &Listener, x: &Exchange) -> bool {
     listener.https_redirect.is_some() && x.scheme == Scheme::Http && !came_by_https(x)
+}
+
+/// What an authority asks to be shown over a connection without TLS before it signs for the host (RFC 8555 section
+/// 8.3); None for all other requests. It goes before routes, policies and the way to https.
+#[inline]
+pub fn proof(listener: &Listener, x: &Exchange) -> Option<Bytes> {
+    let proofs = listener.proofs.as_ref()?;
+    let asks = matches!(x.request.method, Method::Get | Method::Head);
+    if asks { proofs.answer(x.request.path()) } else { None }
+}
+
+/// Shows it.
+///
+/// # Errors
+/// What sending gives.
+pub async fn show_proof<D: Downstream>(down: &mut D, x: &mut Exchange, proof: Bytes) -> Result<(), Failure> {
+    let reply = Reply { status: 200, content_type: "application/octet-stream", body: proof, ..Reply::default() };
+    let body = reply::compose(x, reply);
+    reply::send(down, x, body).await
 }
 
 fn came_by_https(x: &Exchange) -> bool {

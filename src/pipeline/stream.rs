@@ -116,6 +116,7 @@ async fn open<I: Io, C: Connect>(
         duration_ms_max: rules.duration_ms_max,
         client_timeout_ms: listener.rules.write_timeout_ms,
         upstream_timeout_ms: plan.snapshot.services[x.service as usize].rules.send_timeout_ms,
+        ping: None,
     };
     connect(env, plan, client, x, times).await
 }

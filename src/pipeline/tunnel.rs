@@ -110,6 +110,8 @@ fn failure(ending: Ending) -> Option<Failure> {
         Ending::Reset(Side::Upstream) => (Reason::UpstreamReset, "tunnel broken off"),
         Ending::Stalled(Side::Client) => (Reason::ClientStalled, "in a tunnel"),
         Ending::Stalled(Side::Upstream) => (Reason::UpstreamTimeout, "endpoint does not read the tunnel"),
+        Ending::Silent(Side::Client) => (Reason::TunnelTimeout, "the client does not answer pings"),
+        Ending::Silent(Side::Upstream) => (Reason::TunnelTimeout, "the endpoint does not answer pings"),
         Ending::Idle => (Reason::TunnelTimeout, "idle"),
         Ending::TooLong => (Reason::TunnelTimeout, "open for too long"),
         Ending::Stopped => (Reason::Draining, "closed at the end of the drain"),

@@ -28,6 +28,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::proto::proxy_protocol::Version;
 use crate::route::{Rewrite, RouteTable, WeightedSplit};
+use crate::tls::managed::{Plan, Proofs};
 use crate::tls::{ClientTls, ServerTls};
 use crate::upstream::breaker::BreakerSpec;
 use crate::upstream::check::CheckRules;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub services: Vec<Service>,
     /// Where endpoints are looked up.
     pub discovery: Arc<Discovery>,
+    /// What certificates are ordered.
+    pub acme: Plan,
     /// The configuration with every default written out and secrets masked (C60).
     pub effective: serde_json::Value,
 }
@@ -78,8 +81,31 @@ pub struct Listener {
     pub stream: Option<Arc<StreamRules>>,
     /// Certificates and rules of TLS; None for connections without it.
     pub tls: Option<Arc<ServerTls>>,
+    /// What is to be proved to authorities by requests without TLS, where certificates are ordered so.
+    pub proofs: Option<Arc<Proofs>>,
     /// Requests without TLS are sent to https at this port.
     pub https_redirect: Option<u16>,
+}
+
+impl Listener {
+    /// One with nothing but rules: what a configuration that names only the address has, before the compiler adds what
+    /// else is written.
+    pub fn plain(name: &str, address: SocketAddr, rules: Arc<ServerRules>) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            rules,
+            forwarded: false,
+            via: None,
+            connections: None,
+            tunnels: ConnectionBound::default(),
+            per_client: None,
+            stream: None,
+            tls: None,
+            proofs: None,
+            https_redirect: None,
+        }
+    }
 }
 
 /// What happens to the requests that it takes.
@@ -146,6 +172,17 @@ pub struct TunnelRules {
     pub idle_timeout_ms: u64,
     /// From its opening to its end, in milliseconds.
     pub duration_ms_max: u64,
+    /// Pings in WebSockets, where they are wanted.
+    pub ping: Option<PingRules>,
+}
+
+/// When a silent side of a WebSocket is sent a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingRules {
+    /// Silence before it, in milliseconds.
+    pub interval_ms: u64,
+    /// Silence behind it, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// Who answers a request.

@@ -12,19 +12,27 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
+use super::ocsp::{self, Window};
 use crate::http::secure::ClientIdentity;
+use crate::time;
 
 /// A certificate with its chain and its key.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Both, ready to sign.
+    /// Both, ready to sign, without a staple.
     pub key: Arc<CertifiedKey>,
+    /// The same with its OCSP response, and when that may be shown.
+    staple: Option<(Arc<CertifiedKey>, Window)>,
+    /// Why its OCSP response is never shown.
+    pub bad_staple: Option<String>,
     /// Where it was read from, for people.
     pub label: String,
     /// Its DNS names, in lower case; `*.` begins a wildcard.
     pub names: Vec<String>,
     /// Names that it has and that are no host names: nobody can ask for them.
     pub odd_names: usize,
+    /// Its beginning, in seconds since the Unix epoch.
+    pub not_before_s: i64,
     /// Its end, in seconds since the Unix epoch.
     pub not_after_s: i64,
     /// SHA-256 of the certificate.
@@ -39,25 +47,46 @@ impl Pair {
     pub fn read(chain: &[u8], key: &[u8], ocsp: Option<Vec<u8>>, label: String) -> Result<Self, String> {
         let chain = certificates(chain)?;
         let first = chain.first().ok_or("there is no certificate in it")?;
-        let (names, odd_names, not_after_s) = {
-            let parsed = parse(first)?;
-            let (names, odd) = dns_names(&parsed);
-            (names, odd, parsed.validity().not_after.timestamp())
-        };
-        let fingerprint = sha256(first);
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("there is no private key: {error}"))?;
-        let key = any_supported_type(&key).map_err(|error| format!("the private key cannot be used: {error}"))?;
-        let mut certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err("the private key belongs to another certificate".to_owned()),
-        }
         // RFC 6960: a response is a sequence, and its status, the first thing in it, is `successful`.
         if ocsp.as_ref().is_some_and(|staple| staple.first() != Some(&0x30) || staple.len() < 16) {
             return Err("the OCSP response is not DER".to_owned());
         }
-        certified.ocsp = ocsp;
-        Ok(Self { key: Arc::new(certified), label, names, odd_names, not_after_s, fingerprint })
+        let (names, odd_names, not_before_s, not_after_s) = {
+            let parsed = parse(first)?;
+            let (names, odd) = dns_names(&parsed);
+            let dates = parsed.validity();
+            (names, odd, dates.not_before.timestamp(), dates.not_after.timestamp())
+        };
+        let serial = parse(first)?.raw_serial().to_vec();
+        let fingerprint = sha256(first);
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("there is no private key: {error}"))?;
+        let key = any_supported_type(&key).map_err(|error| format!("the private key cannot be used: {error}"))?;
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err("the private key belongs to another certificate".to_owned()),
+        }
+        let window = ocsp.as_ref().map(|response| ocsp::window(response, &serial));
+        let bad_staple = window.as_ref().and_then(|window| window.clone().err());
+        let key = Arc::new(certified);
+        let staple = ocsp.map(|response| {
+            let stapled = CertifiedKey { ocsp: Some(response), ..CertifiedKey::clone(&key) };
+            (Arc::new(stapled), window.and_then(Result::ok).unwrap_or(Window::NEVER))
+        });
+        Ok(Self { key, staple, bad_staple, label, names, odd_names, not_before_s, not_after_s, fingerprint })
+    }
+
+    /// What clients are shown now: with its OCSP response while that holds, else without.
+    pub fn shown(&self) -> &Arc<CertifiedKey> {
+        match &self.staple {
+            Some((stapled, window)) if window.is_open(time::unix_seconds() as i64) => stapled,
+            _ => &self.key,
+        }
+    }
+
+    /// Whether its OCSP response may be shown at this time; None where it has none.
+    pub fn staples_at(&self, now_s: u64) -> Option<bool> {
+        self.staple.as_ref().map(|(_, window)| window.is_open(now_s as i64))
     }
 
     /// ECDSA signs faster than RSA by an order of magnitude: it is offered first.
@@ -204,5 +233,22 @@ mod tests {
         assert_eq!((&who.subject[..], &who.names[..]), ("CN=common.test", &["DNS:a.test".to_owned()][..]));
         assert!(identity(&CertificateDer::from(vec![0x30, 3, 1, 2, 3])).is_none());
         assert!(Pair::read(one.0.as_bytes(), one.1.as_bytes(), Some(vec![1; 40]), String::new()).is_err());
+    }
+
+    #[test]
+    fn a_staple_is_shown_while_it_holds_and_never_a_bad_one() {
+        let made = made(&["a.test"], 2090);
+        let read = |response| Pair::read(made.0.as_bytes(), made.1.as_bytes(), response, String::new()).expect("read");
+        let plain = read(None);
+        assert!(plain.staples_at(0).is_none() && plain.shown().ocsp.is_none());
+        let serial = parse(&plain.key.cert[0]).expect("read").raw_serial().to_vec();
+        let of = |status, from, until| read(Some(ocsp::made(0, &serial, status, from, Some(until))));
+        let good = of(0x80, "20200101000000Z", "20900101000000Z");
+        assert!(good.shown().ocsp.is_some() && good.bad_staple.is_none());
+        let over = of(0x80, "20200101000000Z", "20200108000000Z");
+        assert_eq!((over.shown().ocsp.is_none(), over.staples_at(1_578_000_000)), (true, Some(true)));
+        assert_eq!((over.staples_at(1_600_000_000), over.bad_staple), (Some(false), None));
+        let revoked = of(0xa1, "20200101000000Z", "20900101000000Z");
+        assert!(revoked.shown().ocsp.is_none() && revoked.bad_staple.is_some());
     }
 }

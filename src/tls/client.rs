@@ -43,6 +43,8 @@ pub struct EndpointRules {
 /// its snapshots share it.
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    /// The same with HTTP/1.1 as all that is offered.
+    http1: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
     source: [u8; 32],
 }
@@ -81,7 +83,15 @@ impl ClientTls {
         config.alpn_protocols = rules.alpn;
         // The record layer is our own.
         config.enable_secret_extraction = true;
-        Ok(Self { config: Arc::new(config), server_name: rules.server_name, source })
+        let config = Arc::new(config);
+        let http1 = if config.alpn_protocols.iter().any(|protocol| protocol == b"h2") {
+            let mut http1 = ClientConfig::clone(&config);
+            http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(http1)
+        } else {
+            config.clone()
+        };
+        Ok(Self { config, http1, server_name: rules.server_name, source })
     }
 
     /// Whether it was made from the same.
@@ -92,6 +102,11 @@ impl ClientTls {
     /// What handshakes need.
     pub fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
+    }
+
+    /// As [`Self::config`], for what HTTP/1.1 alone can carry.
+    pub fn http1_config(&self) -> Arc<ClientConfig> {
+        self.http1.clone()
     }
 
     /// Whether HTTP/2 is all that is offered.

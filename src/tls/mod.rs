@@ -3,6 +3,8 @@
 
 mod certificate;
 mod client;
+pub mod managed;
+mod ocsp;
 mod provider;
 mod server;
 mod ticket;

@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 
 use super::certificate::{Pair, identity};
+use super::managed::{Proofs, Slot, TLS_PROOF_PROTOCOL};
 use super::provider::{Profile, provider};
 use super::ticket::{BoundTickets, TicketRing};
 use crate::http::secure::Secure;
@@ -24,6 +25,10 @@ pub struct Rules {
     pub listener: String,
     /// Certificates. The first one answers clients that ask for no name, or for one that no certificate has.
     pub pairs: Vec<Pair>,
+    /// Names whose certificates the gateway gets by itself. They go before `pairs`, once they are there.
+    pub managed: Vec<Arc<Slot>>,
+    /// What is to be proved to authorities, where it orders certificates.
+    pub proofs: Option<Arc<Proofs>>,
     /// Names that no certificate has are refused, and so is asking for none.
     pub refuse_unknown: bool,
     /// Versions and ciphers.
@@ -70,6 +75,7 @@ pub struct ServerTls {
     zones: Vec<Zone>,
     by_name: Names<usize>,
     certificates: Arc<Certificates>,
+    proofs: Option<Arc<Proofs>>,
     refuse_unknown: bool,
     tickets: Option<Arc<TicketRing>>,
     /// The value of `Strict-Transport-Security`.
@@ -78,8 +84,8 @@ pub struct ServerTls {
     pub plain_too: bool,
     /// Endpoints are told who the client is.
     pub forward_identity: bool,
-    /// Its certificates, for metrics and warnings.
-    pub known: Vec<Known>,
+    /// Its certificates that were read with the configuration.
+    known: Vec<Known>,
 }
 
 /// What is known of a certificate in service.
@@ -87,10 +93,27 @@ pub struct ServerTls {
 pub struct Known {
     /// Where it was read from.
     pub label: String,
+    /// Its names.
+    pub names: Vec<String>,
+    /// Its beginning, in seconds since the Unix epoch.
+    pub not_before_s: i64,
     /// Its end, in seconds since the Unix epoch.
     pub not_after_s: i64,
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
+}
+
+impl Known {
+    /// What is known of it.
+    pub fn of(pair: &Pair) -> Self {
+        Self {
+            label: pair.label.clone(),
+            names: pair.names.clone(),
+            not_before_s: pair.not_before_s,
+            not_after_s: pair.not_after_s,
+            fingerprint: pair.fingerprint,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -131,33 +154,48 @@ impl<T> Names<T> {
 /// Certificates by name. Of several for one name, the first that the client can check is taken.
 #[derive(Debug)]
 struct Certificates {
-    by_name: Names<Vec<Arc<CertifiedKey>>>,
-    default: Vec<Arc<CertifiedKey>>,
+    by_name: Names<Vec<Arc<Pair>>>,
+    default: Vec<Arc<Pair>>,
+    managed: HashMap<Box<str>, Arc<Slot>, ahash::RandomState>,
 }
 
 impl Certificates {
-    fn new(mut pairs: Vec<Pair>) -> Self {
+    fn new(mut pairs: Vec<Pair>, managed: &[Arc<Slot>]) -> Self {
         let first = pairs.first().cloned();
         pairs.sort_by_key(Pair::rank);
-        let mut by_name = Names::<Vec<Arc<CertifiedKey>>>::new();
+        let pairs: Vec<Arc<Pair>> = pairs.into_iter().map(Arc::new).collect();
+        let mut by_name = Names::<Vec<Arc<Pair>>>::new();
         for pair in &pairs {
             for name in &pair.names {
-                by_name.entry(name).or_default().push(pair.key.clone());
+                by_name.entry(name).or_default().push(pair.clone());
             }
         }
         // Beside the first, those with the same names stand in for it: the other kind of key.
         let names = first.map(|pair| pair.names).unwrap_or_default();
-        let default = pairs.iter().filter(|pair| pair.names == names).map(|pair| pair.key.clone()).collect();
-        Self { by_name, default }
+        let default = pairs.iter().filter(|pair| pair.names == names).cloned().collect();
+        let managed = managed.iter().map(|slot| (slot.name.as_str().into(), slot.clone())).collect();
+        Self { by_name, default, managed }
+    }
+
+    /// Whether somebody who asks for this name is shown a certificate of it.
+    fn has(&self, name: &str) -> bool {
+        self.managed.get(name).is_some_and(|slot| slot.get().is_some()) || self.by_name.find(name).is_some()
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.by_name.find(&lower(name)));
+        let name = hello.server_name().map(lower);
+        let fits = |pair: &&Arc<Pair>| pair.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        if !self.managed.is_empty()
+            && let Some(pair) = name.as_deref().and_then(|name| self.managed.get(name)?.get())
+            && fits(&&pair)
+        {
+            return Some(pair.shown().clone());
+        }
+        let named = name.and_then(|name| self.by_name.find(&name));
         let candidates = named.unwrap_or(&self.default);
-        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        candidates.iter().find(fits).cloned()
+        candidates.iter().find(fits).map(|pair| pair.shown().clone())
     }
 }
 
@@ -171,16 +209,11 @@ impl ServerTls {
     /// # Errors
     /// What is wrong, in words for the user.
     pub fn new(rules: Rules) -> Result<Self, String> {
-        if rules.pairs.is_empty() {
+        if rules.pairs.is_empty() && rules.managed.is_empty() {
             return Err("there is no certificate".to_owned());
         }
-        let known = |pair: &Pair| Known {
-            label: pair.label.clone(),
-            not_after_s: pair.not_after_s,
-            fingerprint: pair.fingerprint,
-        };
-        let known = rules.pairs.iter().map(known).collect();
-        let certificates = Arc::new(Certificates::new(rules.pairs.clone()));
+        let known = rules.pairs.iter().map(Known::of).collect();
+        let certificates = Arc::new(Certificates::new(rules.pairs.clone(), &rules.managed));
         let mut zones = vec![zone(&rules, &[], rules.client.as_ref(), &certificates)?];
         let mut by_name = Names::new();
         for written in &rules.zones {
@@ -193,6 +226,7 @@ impl ServerTls {
             zones,
             by_name,
             certificates,
+            proofs: rules.proofs,
             refuse_unknown: rules.refuse_unknown,
             tickets: rules.tickets,
             hsts: rules.hsts,
@@ -205,8 +239,13 @@ impl ServerTls {
     /// The rules for a client that says this; None when the name that it asks for is not served here.
     pub fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
         let name = hello.server_name().map(lower);
-        let is_known = name.as_deref().is_some_and(|name| self.certificates.by_name.find(name).is_some());
-        if self.refuse_unknown && !is_known {
+        if let Some(proofs) = self.proofs.as_ref().filter(|_| asks_for_proof(hello)) {
+            return proofs.handshake(name.as_deref()?);
+        }
+        let is_known = name.as_deref().is_some_and(|name| self.certificates.has(name));
+        // A name whose certificate is still to come is not answered with another one's.
+        let is_to_come = || name.as_deref().is_some_and(|name| self.certificates.managed.contains_key(name));
+        if !is_known && (self.refuse_unknown || self.certificates.default.is_empty() || is_to_come()) {
             return None;
         }
         Some(self.zones[self.zone_of(name.as_deref())].config.clone())
@@ -247,10 +286,23 @@ impl ServerTls {
         }
     }
 
+    /// Its certificates at present, for metrics and warnings.
+    pub fn known(&self) -> Vec<Known> {
+        let managed = self.certificates.managed.values().filter_map(|slot| Some(Known::of(&*slot.get()?)));
+        let mut managed: Vec<_> = managed.collect();
+        managed.sort_by(|one, other| one.label.cmp(&other.label));
+        self.known.iter().cloned().chain(managed).collect()
+    }
+
     /// The keys of its tickets, for the listener that follows it.
     pub fn tickets(&self) -> Option<Arc<TicketRing>> {
         self.tickets.clone()
     }
+}
+
+/// Whether a handshake is of tls-alpn-01: that protocol and no other (RFC 8737 section 3).
+fn asks_for_proof(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut all| all.next() == Some(TLS_PROOF_PROTOCOL) && all.next().is_none())
 }
 
 fn zone(

@@ -27,7 +27,7 @@ use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::net::tls::HandshakeError;
 use crate::proto::h1::client::ClientConnection;
-use crate::snapshot::{self, EndpointSet, HashKey, ServiceRules};
+use crate::snapshot::{self, EndpointSet, HashKey, Protocol, ServiceRules};
 use crate::telemetry::log;
 use crate::telemetry::metrics::ServiceHandle;
 use crate::time::Now;
@@ -47,6 +47,8 @@ pub struct Endpoint<I: Io> {
     pub pool: Pool<I>,
     /// How it is spoken to by TLS; None without.
     secure: Option<Secure>,
+    /// What it chose at the last handshake, where it was offered a choice.
+    chosen: Cell<Option<Protocol>>,
     /// Connections that requests share, where they are HTTP/2.
     pub streams: Streams,
     active: Cell<u32>,
@@ -199,12 +201,12 @@ impl<I: Io> Service<I> {
 
     /// Takes up the present endpoints, if they are others than before. Those that stay keep their connections and their
     /// load. Those that are gone finish what they have; their idle connections close. Requests under way notice
-    /// nothing, but that an attempt after this one is made at one of the new set.
-    pub fn follow(&self, spec: &snapshot::Service) {
+    /// nothing, but that an attempt after this one is made at one of the new set. Returns whether they are others.
+    pub fn follow(&self, spec: &snapshot::Service) -> bool {
         let set = spec.endpoints.get();
         let mut balancing = self.balancing.borrow_mut();
         if Arc::ptr_eq(&set, &balancing.set) {
-            return;
+            return false;
         }
         let endpoints = join(&balancing.endpoints, &set, spec, &self.stats);
         // Who may be asked is computed anew before the next request.
@@ -214,6 +216,7 @@ impl<I: Io> Service<I> {
         drop(balancing);
         // Closing connections is done when nothing is borrowed any more.
         drop(gone);
+        true
     }
 
     /// The same in one of so many workers.
@@ -507,6 +510,7 @@ impl<I: Io> Endpoint<I> {
         let secure = tls.map(|tls| Secure { tls: tls.clone(), name: tls.name(name) });
         Self {
             secure,
+            chosen: Cell::new(None),
             address: spec.address,
             authority: spec.authority.clone(),
             host: if spec.host.is_empty() { spec.authority.clone() } else { spec.host.clone() },
@@ -593,21 +597,50 @@ impl<I: Io> Endpoint<I> {
         timers: &Rc<Timers>,
         timeout_ms: u64,
     ) -> Result<Box<ClientConnection<I>>, Failure> {
-        let io = self.open(connector, timeout_ms).await?;
+        let io = self.open(connector, timeout_ms, false).await?;
         Ok(Box::new(ClientConnection::new(io, timers)))
     }
 
-    /// As [`Self::connect`], without a wire.
+    /// How it is spoken to; None where that is agreed on and nobody has asked yet.
+    #[inline]
+    pub fn protocol(&self, rules: &ServiceRules) -> Option<Protocol> {
+        match rules.protocol {
+            Protocol::Auto if self.secure.is_some() => self.chosen.get(),
+            Protocol::Auto => Some(Protocol::Http1),
+            known => Some(known),
+        }
+    }
+
+    /// Whether it is spoken to by TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure.is_some()
+    }
+
+    /// Remembers what was agreed on for a connection, where there was a choice.
+    pub fn remember(&self, io: &I, rules: &ServiceRules) {
+        if rules.protocol == Protocol::Auto {
+            let agreed = io.agreed().and_then(|agreed| agreed.alpn.as_deref());
+            self.chosen.set(Some(if agreed == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 }));
+        }
+    }
+
+    /// As [`Self::connect`], without a wire. `http1_only`: for what HTTP/1.1 alone can carry.
     ///
     /// # Errors
     /// As there.
-    pub async fn open<C: Connect<Io = I>>(&self, connector: &C, timeout_ms: u64) -> Result<I, Failure> {
+    pub async fn open<C: Connect<Io = I>>(
+        &self,
+        connector: &C,
+        timeout_ms: u64,
+        http1_only: bool,
+    ) -> Result<I, Failure> {
         let Some(address) = self.address else { return Err(Failure::with(Reason::ConnectFailed, "name not resolved")) };
         // Boxed, since it is rare and its timer would make every request's future larger.
         let opened = match &self.secure {
             None => Box::pin(connector.connect(address, timeout_ms)).await,
             Some(Secure { tls, name: Some(name) }) => {
-                Box::pin(connector.connect_tls(address, tls.config(), name.clone(), timeout_ms)).await
+                let config = if http1_only { tls.http1_config() } else { tls.config() };
+                Box::pin(connector.connect_tls(address, config, name.clone(), timeout_ms)).await
             }
             Some(Secure { name: None, .. }) => {
                 return Err(Failure::with(Reason::UpstreamCertificate, "the host can be in no certificate"));
@@ -617,7 +650,7 @@ impl<I: Io> Endpoint<I> {
             Ok(io) => {
                 self.opened.set(self.opened.get() + 1);
                 // HTTP/2 behind TLS is agreed on, never guessed (RFC 9113 section 3.3).
-                let wants_h2 = self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
+                let wants_h2 = !http1_only && self.secure.as_ref().is_some_and(|secure| secure.tls.wants_h2());
                 match io.agreed() {
                     Some(agreed) if wants_h2 && agreed.alpn.as_deref() != Some(b"h2") => {
                         Err(Failure::with(Reason::UpstreamHandshake, "the endpoint does not speak our protocol"))

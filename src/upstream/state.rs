@@ -83,8 +83,14 @@ impl ServiceState {
 
     /// Makes known which endpoints there are: new ones get a slow start, others are forgotten. Harmless when called
     /// again.
-    pub fn set_endpoints<'a>(&self, endpoints: impl IntoIterator<Item = &'a str>, now: Now) {
+    pub fn set_endpoints<'a>(&self, endpoints: impl IntoIterator<Item = &'a str> + Clone, now: Now) {
         let mut known = self.known();
+        let (mut count, names) = (0, endpoints.clone());
+        let are_known = names.into_iter().inspect(|_| count += 1).all(|name| known.facts.contains_key(name));
+        if are_known && count == known.facts.len() {
+            // Each worker says the same of each service at each reload. No name is there twice.
+            return;
+        }
         let wanted: AHashMap<&str, ()> = endpoints.into_iter().map(|endpoint| (endpoint, ())).collect();
         let gone: Vec<_> = known.facts.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
         let fresh: Vec<Arc<str>> =

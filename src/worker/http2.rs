@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::conn::{Active, ConnectionOrigin};
 use crate::net::duplex::Duplex;
-use crate::net::io::{Connect, Io};
+use crate::net::io::{Connect, Interrupt, Io};
 use crate::pipeline::drive;
 use crate::pipeline::env::{Env, Request, Strain};
 use crate::proto::h2::ready::Ready;
@@ -80,10 +80,11 @@ pub async fn serve_http2<I: Io, C: Connect>(
     let mut reading = pin!(read_all(&mut read, &link, early, &arrivals, new, |request| &mut request.x));
     let mut writing = pin!(write_all(&mut write, &link));
     let mut closing = Closing::No;
+    let (mut gone, mut stuck) = (false, false);
     poll_fn(|cx| {
         link.ready.register(cx.waker());
-        let gone = reading.as_mut().poll(cx).is_ready();
-        if gone {
+        if !gone && reading.as_mut().poll(cx).is_ready() {
+            gone = true;
             link.end_streams();
         }
         for _ in 0..ROUNDS_MAX {
@@ -102,14 +103,14 @@ pub async fn serve_http2<I: Io, C: Connect>(
             link.end_streams();
             rooms.poll(link.ready.take());
         }
-        let stuck = writing.as_mut().poll(cx).is_ready();
-        open.count();
-        if stuck {
+        if !stuck && writing.as_mut().poll(cx).is_ready() {
+            stuck = true;
             link.end_streams();
             rooms.poll(link.ready.take());
         }
+        open.count();
         if gone || stuck {
-            return Poll::Ready(());
+            return end_of_tunnels(&link, &*interrupt, gone, cx);
         }
         if closing == Closing::Flush && link.is_flushed() {
             // The client is to read why, and not to have it destroyed by a reset.
@@ -126,6 +127,20 @@ pub async fn serve_http2<I: Io, C: Connect>(
         Poll::Pending
     })
     .await;
+}
+
+/// A connection that has broken is over when its tunnels have told their endpoints, and written their log lines.
+fn end_of_tunnels(link: &Link, interrupt: &dyn Interrupt, gone: bool, cx: &Context<'_>) -> Poll<()> {
+    if link.tunnels() == 0 {
+        return Poll::Ready(());
+    }
+    if !gone {
+        interrupt.shutdown(Shutdown::Both);
+    }
+    if link.ready.any() {
+        cx.waker().wake_by_ref();
+    }
+    Poll::Pending
 }
 
 /// How far the end of a connection has come.
@@ -165,7 +180,12 @@ async fn serve_stream<C: Connect>(
         Some(failure) => Box::pin(drive::refuse(&mut down, env, &listener, &mut request, failure)).await,
         None => {
             let gone = poll_fn(|_| link.gone(key).map_or(Poll::Pending, Poll::Ready));
-            drop(drive::drive_until(&mut down, env, &listener, &mut request, gone).await);
+            if let Some(tunnel) = drive::drive_until(&mut down, env, &listener, &mut request, gone).await {
+                // Nothing of the request is left, as over HTTP/1.
+                drop((active, listener));
+                env.give_request(request);
+                return tunnel.run_boxed(env, down.into_duplex(&env.timers)).await;
+            }
         }
     }
     down.finish();

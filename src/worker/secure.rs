@@ -20,6 +20,7 @@ use crate::snapshot::Listener;
 use crate::sys::buf::Buf;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::tls::ServerTls;
+use crate::tls::managed::TLS_PROOF_PROTOCOL;
 
 /// The first byte of a TLS connection: a record of the handshake protocol.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -110,6 +111,10 @@ async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connection
     let agreed = handshake(shared, &listener, &tls, io, origin, &deadline).await;
     drop((deadline, underway));
     let Some((io, agreed, mut origin)) = agreed else { return Begun::Over };
+    if agreed.alpn.as_deref() == Some(TLS_PROOF_PROTOCOL) {
+        // The handshake was the whole proof (RFC 8737 section 3).
+        return Begun::Over;
+    }
     origin.secure = Some(Rc::new(tls.describe(&agreed)));
     let (io, origin) = (Box::new(io), Box::new(origin));
     if listener.stream.is_some() {

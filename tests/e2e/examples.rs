@@ -11,6 +11,7 @@ use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
 const EXERCISED: &[&str] = &[
+    "acme",
     "addresses",
     "api_gateway",
     "behind_a_proxy",
@@ -312,7 +313,7 @@ fn operations() {
     let (before, after) = (Origin::fixed("before"), Origin::fixed("after"));
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("state.json");
-    let plan = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "200ms");
+    let plan = Plan::example("operations").env("APP", before.address).env("DRAIN_DELAY", "3s");
     let mut gateway = plan.env("STATE_FILE", file.display()).start();
     let mut client = gateway.connect();
     assert_eq!(client.get("/").text(), "before");
@@ -538,6 +539,33 @@ fn tls() {
     let (answer, _) = ask(secure, &member, "admin.example.com", "admin.example.com").expect("served");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(app.last().header("x-client-cert-subject"), Some("CN=root"));
+}
+
+#[test]
+fn acme() {
+    let storage = tempfile::tempdir().expect("a directory");
+    let app = Origin::echo();
+    let gateway = Plan::example("acme")
+        .env("APP", app.address)
+        .env("RINGWAY_PLAIN", "127.0.0.2:0")
+        // Nobody is there; tests/e2e/acme.rs has an authority that is.
+        .env("ACME_DIRECTORY", "https://127.0.0.1:1/dir")
+        .env("ACME_STORAGE", storage.path().display())
+        .start();
+    let plain = *gateway.addresses.iter().find(|at| at.ip().to_string() == "127.0.0.2").expect("it listens there");
+    let mut client = crate::support::Client::connect(plain);
+    client.send("GET /x HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
+    assert_eq!(client.response().header("location"), Some("https://www.example.com/x"));
+    let site = Site::new();
+    let refused = ask(gateway.address, &Arc::new(site.ca.client(None)), "www.example.com", "www.example.com");
+    assert!(refused.is_err(), "there is no certificate yet: {refused:?}");
+    let page = eventually("both were tried", || {
+        let page = gateway.ask_admin("GET", "/certificates").json();
+        let failed = page["ordered"].as_array()?.iter().filter(|one| one["failures"] == 1).count();
+        (failed == 2).then_some(page)
+    });
+    assert_eq!(page["ordered"][1]["name"], "www.example.com");
+    assert_eq!(gateway.metric("ringway_acme_failures_total", &["unreachable"]), 2.0);
 }
 
 #[test]

@@ -4,16 +4,20 @@
 //! Neither program installs from a registry of packages (Consul's module does not resolve, and is not open source any
 //! more; a kube-apiserver is no Go module), so these are their documented answers, not the programs.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::support::load::Load;
+use crate::support::tls::{Authority, Issued};
 use crate::support::{Gateway, Origin, eventually, ok};
 
 /// How the registry behaves.
@@ -48,6 +52,15 @@ struct Shared {
 
 impl Registry {
     fn start(content: Value) -> Self {
+        Self::begin(content, None)
+    }
+
+    /// The same behind TLS.
+    fn secured(content: Value, tls: ServerConfig) -> Self {
+        Self::begin(content, Some(Arc::new(tls)))
+    }
+
+    fn begin(content: Value, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
@@ -63,8 +76,17 @@ impl Registry {
                 if theirs.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let theirs = theirs.clone();
-                thread::spawn(move || theirs.serve(stream));
+                let (theirs, tls) = (theirs.clone(), tls.clone());
+                thread::spawn(move || match tls {
+                    Some(tls) => {
+                        let tls = ServerConnection::new(tls).expect("a server");
+                        let mut stream = StreamOwned::new(tls, stream);
+                        theirs.serve(&mut stream);
+                        stream.conn.send_close_notify();
+                        let _ = stream.flush();
+                    }
+                    None => theirs.serve(&mut { stream }),
+                });
             }
         });
         Self { address, shared }
@@ -73,6 +95,12 @@ impl Registry {
     fn set(&self, content: Value) {
         let mut present = self.shared.content.lock().expect("content");
         *present = (present.0 + 1, content);
+        self.shared.changed.notify_all();
+    }
+
+    /// The same as of an agent whose catalogue began anew: with a lower index.
+    fn begin_anew(&self, index: u64, content: Value) {
+        *self.shared.content.lock().expect("content") = (index, content);
         self.shared.changed.notify_all();
     }
 
@@ -101,13 +129,24 @@ fn query<'a>(target: &'a str, key: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
 }
 
+/// A request head without its empty line; None where the client leaves, or does not trust us.
+fn read_head(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).ok()
+}
+
 impl Shared {
-    fn serve(&self, mut stream: TcpStream) {
-        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
-        let Some(Ok(line)) = lines.next() else { return };
-        let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    fn serve(&self, stream: &mut (impl Read + Write)) {
+        let Some(head) = read_head(stream) else { return };
+        let mut lines = head.lines();
+        let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default().to_owned();
         let mut token = String::new();
-        for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
+        for line in lines {
             let (name, value) = line.split_once(": ").unwrap_or_default();
             if ["x-consul-token", "authorization"].contains(&name) {
                 token = value.to_owned();
@@ -155,14 +194,14 @@ impl Shared {
         content.clone()
     }
 
-    fn watch(&self, mut stream: TcpStream, target: &str) {
+    fn watch(&self, stream: &mut impl Write, target: &str) {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let mut version = query(target, "resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
         if stream.write_all(head.as_bytes()).is_err() {
             return;
         }
         let mut known = self.content.lock().expect("content").1.clone();
-        let send = |stream: &mut TcpStream, kind: &str, object: &Value| {
+        let send = |stream: &mut dyn Write, kind: &str, object: &Value| {
             let line = format!("{}\n", json!({"type": kind, "object": object}));
             // In two pieces, so that an event does not come as it was sent.
             let (one, two) = line.split_at(line.len() / 2);
@@ -176,7 +215,7 @@ impl Shared {
             }
             if content["expired"] == true {
                 let status = json!({"kind": "Status", "code": 410, "message": "too old resource version"});
-                send(&mut stream, "ERROR", &status);
+                send(stream, "ERROR", &status);
                 return;
             }
             let (old, new) = (known.as_object().expect("slices"), content.as_object().expect("slices"));
@@ -184,13 +223,13 @@ impl Shared {
                 let mut slice = slice.clone();
                 slice["metadata"]["resourceVersion"] = json!(version.to_string());
                 match old.get(name) {
-                    None => send(&mut stream, "ADDED", &slice),
-                    Some(before) if before != new.get(name).expect("it") => send(&mut stream, "MODIFIED", &slice),
+                    None => send(stream, "ADDED", &slice),
+                    Some(before) if before != new.get(name).expect("it") => send(stream, "MODIFIED", &slice),
                     Some(_) => true,
                 };
             }
             for (_, slice) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
-                send(&mut stream, "DELETED", slice);
+                send(stream, "DELETED", slice);
             }
             known = content;
         }
@@ -265,6 +304,67 @@ fn consul_tells_changes_at_once_and_is_believed_while_it_is_gone() {
     for page in ["/config", "/services", "/events"] {
         assert!(!gateway.ask_admin("GET", page).text().contains("s3cret-token"), "{page}");
     }
+}
+
+/// A server with this certificate.
+fn server(issued: &Issued) -> ServerConfig {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let chain = CertificateDer::pem_file_iter(&issued.cert).expect("a chain").map(|one| one.expect("one"));
+    let key = PrivateKeyDer::from_pem_file(&issued.key).expect("a key");
+    ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.collect(), key)
+        .expect("a certificate")
+}
+
+#[test]
+fn consul_is_asked_over_tls_with_its_token_and_its_index() {
+    let origin = Origin::everywhere(|_| ok("up"));
+    let at = |ips: &[&str]| Value::Array(ips.iter().map(|ip| instance(&origin.address, ip, "passing")).collect());
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let registry = Registry::secured(at(&["127.0.0.1"]), server(&ours.issue("consul", &["localhost", "127.0.0.1"])));
+    let yaml = |ca: &Authority| {
+        format!(
+            "discovery: {{wait: 5s, consul: {{address: \"https://{}\", ca_file: {}, token: s3cret-token}}}}\n\
+             services:\n- {{name: up, discovery: [{{consul: {{service: users, datacenter: eu}}}}]}}\n{ROUTE}",
+            registry.address,
+            ca.ca().display()
+        )
+    };
+    let gateway = Gateway::start(&yaml(&ours));
+    wait_resolved(&gateway, &["127.0.0.1"]);
+    let seen = registry.seen();
+    assert_eq!(seen[0], ("/v1/health/service/users?passing&dc=eu".to_owned(), "s3cret-token".to_owned()));
+    let load = Load::start(gateway.address, 1, 2, 0);
+    registry.set(at(&["127.0.0.2"]));
+    wait_resolved(&gateway, &["127.0.0.2"]);
+    // The servers were restored from a backup: an index that went backwards begins anew, and none of 0 is sent.
+    registry.begin_anew(3, at(&["127.0.0.3"]));
+    wait_resolved(&gateway, &["127.0.0.3"]);
+    let waits_with = |index: &str| {
+        let is_it = |(target, _): &(String, String)| target.contains(&format!("index={index}&"));
+        eventually("it waits for the next change", || registry.seen().iter().any(is_it).then_some(()));
+    };
+    waits_with("3");
+    registry.set(at(&["127.0.0.4"]));
+    wait_resolved(&gateway, &["127.0.0.4"]);
+    waits_with("4");
+    let targets: Vec<String> = registry.seen().into_iter().map(|(target, _)| target).collect();
+    let asked = |index: &str| targets.iter().filter(|target| target.contains(&format!("index={index}&"))).count();
+    let anew = targets.iter().filter(|target| !target.contains("index=")).count();
+    assert_eq!((asked("11"), asked("3"), asked("0"), anew), (1, 1, 0, 2), "{targets:?}");
+    // Another authority: the registry is nobody's that we trust, and hears no token. What is known stays.
+    let heard = registry.seen().len();
+    assert_eq!(gateway.reload(&yaml(&theirs)).status, 200);
+    let source = wait_state(&gateway, "stale");
+    assert!(source["error"].as_str().is_some_and(|error| error.contains("ertificate")), "{source}");
+    load.wait(5);
+    assert_eq!((resolved(&gateway), registry.seen().len()), (vec!["127.0.0.4".to_owned()], heard));
+    assert_eq!(gateway.reload(&yaml(&ours)).status, 200);
+    wait_state(&gateway, "current");
+    load.finish();
 }
 
 fn slice(name: &str, origin: &Origin, ips: &[(&str, bool)]) -> Value {

@@ -90,9 +90,10 @@ class Calls(grpc.GenericRpcHandler):
             yield request[::-1]
 
 
-def start_server(calls, port=0):
+def start_server(calls, port=0, credentials=None):
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(32), handlers=[calls], options=OPTIONS)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     return server, bound
 

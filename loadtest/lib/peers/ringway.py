@@ -10,8 +10,8 @@ from .. import routes
 from .base import Peer, Spec, first_line_of
 
 
-class Ringway(Peer):
-    name = "ringway"
+class _Built(Peer):
+    """What this repository's program can be: the gateway, or an origin."""
 
     def __init__(self, binary: Path) -> None:
         self.binary = binary
@@ -21,6 +21,10 @@ class Ringway(Peer):
 
     def version(self) -> str:
         return first_line_of([self.binary, "--version"])
+
+
+class Ringway(_Built):
+    name = "ringway"
 
     def files(self, spec: Spec) -> dict[str, str]:
         sections = {
@@ -49,19 +53,10 @@ class Ringway(Peer):
         os.kill(pid, signal.SIGHUP)
 
 
-class RingwayUpstream(Peer):
+class RingwayUpstream(_Built):
     """ringway's built-in demo upstream, in place of NGINX behind the peers (`--upstream ringway`)."""
 
     name = "upstream-ringway"
-
-    def __init__(self, binary: Path) -> None:
-        self.binary = binary
-
-    def missing(self) -> str | None:
-        return None if self.binary.exists() else f"{self.binary} is not built (cargo build --release)"
-
-    def version(self) -> str:
-        return first_line_of([self.binary, "--version"])
 
     def files(self, spec: Spec) -> dict[str, str]:
         return {}

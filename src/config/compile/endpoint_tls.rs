@@ -45,8 +45,12 @@ pub(super) fn compile(
         verifies: written.verify,
         server_name: name,
         identity,
-        // What is chosen by the endpoint has to be spoken: one is offered.
-        alpn: vec![if wire == model::EndpointWire::H2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }],
+        alpn: match wire {
+            model::EndpointWire::Http1 => vec![b"http/1.1".to_vec()],
+            model::EndpointWire::H2 => vec![b"h2".to_vec()],
+            // The endpoint chooses.
+            model::EndpointWire::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        },
     };
     ready(rules, label, previous, written.span, diagnostics)
 }

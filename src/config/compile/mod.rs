@@ -1,6 +1,7 @@
 //! From the written configuration to the running one: names become ids, patterns become tables, and whatever is wrong
 //! is reported together, each at its place. Nothing is left for a worker to check.
 
+mod acme;
 mod discovery;
 mod endpoint_tls;
 mod policies;
@@ -24,6 +25,7 @@ use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
 use crate::snapshot::{ClientBound, ConnectionBound, Listener, ServerNames, Snapshot, StreamRules};
+use crate::tls::managed::Plan;
 
 /// What the compiler needs beside the configuration.
 pub struct Inputs<'a> {
@@ -59,8 +61,10 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         routes.len() as u32 - 1
     });
     let table = build_table(specs, config, &mut diagnostics);
+    let plan = acme::plan(config, inputs, &mut diagnostics);
     let listeners = config.listeners.iter();
-    let mut listeners: Vec<_> = listeners.map(|written| listener(written, inputs, &mut diagnostics)).collect();
+    let mut listeners: Vec<_> =
+        listeners.map(|written| listener(written, config, &plan, inputs, &mut diagnostics)).collect();
     for (listener, written) in listeners.iter_mut().zip(&config.listeners) {
         listener.stream = stream(written, &mut services, &mut diagnostics);
     }
@@ -73,6 +77,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         default_route,
         services: services.into_services(),
         discovery: Arc::new(discovery::settings(&config.discovery)),
+        acme: plan,
         effective: loaded.effective(),
     };
     Ok((snapshot, diagnostics))
@@ -107,11 +112,10 @@ fn build_table(
     }
 }
 
-fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Diagnostics) -> Listener {
-    let previous = inputs.previous;
+fn rules(written: &model::Listener) -> ServerRules {
     let limits = &written.limits;
     let grace_ms = limits.rate_grace.as_millis() as u64;
-    let rules = ServerRules {
+    ServerRules {
         head: HeadLimits {
             header_bytes_max: limits.header_bytes_max.get() as usize,
             field_bytes_max: limits.field_bytes_max.get() as usize,
@@ -139,17 +143,29 @@ fn listener(written: &model::Listener, inputs: &Inputs<'_>, diagnostics: &mut Di
             .map(|from| from.trusted.iter().map(|range| range.value).collect()),
         h2: written.protocols.contains(&model::Wire::H2),
         h2c: written.protocols.contains(&model::Wire::H2c),
-    };
+    }
+}
+
+fn listener(
+    written: &model::Listener,
+    config: &model::Config,
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Listener {
+    let (previous, limits) = (inputs.previous, &written.limits);
+    let takes_plain = written.tls.as_ref().is_none_or(|tls| tls.plain_too);
     let before = previous.and_then(|snapshot| snapshot.listeners.iter().find(|l| l.address == written.address.0));
     Listener {
         name: written.name(),
         address: written.address.0,
-        rules: Arc::new(rules),
+        rules: Arc::new(rules(written)),
         forwarded: written.forwarded,
         via: written.via.then(|| "ringway".to_owned()),
         connections: limits.connections_max.map(|max| bound(max.get(), before.and_then(|l| l.connections.as_ref()))),
         tunnels: bound(limits.tunnels_max.get(), before.map(|listener| &listener.tunnels)),
-        tls: tls::compile(written, inputs, diagnostics),
+        tls: tls::compile(written, config, plan, inputs, diagnostics),
+        proofs: (takes_plain && acme::by_requests(plan)).then(|| plan.proofs.clone()),
         https_redirect: written.https_redirect.map(|port| port.get() as u16),
         per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), before)),
         stream: None,

@@ -12,7 +12,7 @@ use crate::route::{
     HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
-use crate::snapshot::{Action, MirrorRules, RedirectTarget, Route, TunnelRules};
+use crate::snapshot::{Action, MirrorRules, PingRules, RedirectTarget, Route, TunnelRules};
 use crate::upstream::balance::hash_key;
 use crate::upstream::breaker::BreakerSpec;
 
@@ -234,7 +234,11 @@ fn tunnel(written: &model::Route) -> Option<Box<TunnelRules>> {
     }
     let (idle_timeout_ms, duration_ms_max) = tunnel_times(written.tunnel.as_deref());
     let protocols = written.upgrade.iter().map(|protocol| protocol.0.clone()).collect();
-    Some(Box::new(TunnelRules { protocols, idle_timeout_ms, duration_ms_max }))
+    // A pause of nothing is one of a tick.
+    let ms = |pause: crate::schema::types::Duration| (pause.as_millis() as u64).max(1);
+    let ping = written.websocket_ping.as_ref();
+    let ping = ping.map(|ping| PingRules { interval_ms: ms(ping.interval), timeout_ms: ms(ping.timeout) });
+    Some(Box::new(TunnelRules { protocols, idle_timeout_ms, duration_ms_max, ping }))
 }
 
 /// How long a tunnel may be idle, and may last, in milliseconds.

@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Inputs;
+use super::{Inputs, acme};
 use crate::config::model::{self, ClientAuthMode, TlsProfile, UnknownName};
 use crate::limits::{CERTIFICATE_DAYS_MIN, CERTIFICATES_MAX, TLS_FILE_BYTES_MAX};
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::Listener;
 use crate::time;
+use crate::tls::managed::Plan;
 use crate::tls::{ClientRules, Pair, Profile, Rules, ServerTls, TicketRing, ZoneRules};
 use crate::tls::{read_authorities, read_revocations};
 
 /// The TLS of a listener. None where it has none, or what it has is wrong and was reported.
 pub(super) fn compile(
     written: &model::Listener,
+    config: &model::Config,
+    plan: &Plan,
     inputs: &Inputs<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Arc<ServerTls>> {
@@ -29,7 +32,9 @@ pub(super) fn compile(
         client: reader.client(host.client_auth.as_ref()),
     });
     let zones = zones.collect();
-    if reader.failed {
+    let managed = tls.acme.as_ref().map(|acme| acme::slots(acme, config, plan)).unwrap_or_default();
+    // Without any name, that was told.
+    if reader.failed || (pairs.is_empty() && managed.is_empty() && tls.acme.is_some()) {
         return None;
     }
     let tickets = match tls.tickets.then(|| ring(&before)).transpose() {
@@ -42,6 +47,8 @@ pub(super) fn compile(
     let rules = Rules {
         listener: written.address.0.to_string(),
         pairs,
+        managed,
+        proofs: tls.acme.as_ref().map(|_| plan.proofs.clone()),
         refuse_unknown: tls.unknown_name == UnknownName::Refuse,
         profile: match tls.profile {
             TlsProfile::Modern => Profile::Modern,
@@ -202,8 +209,8 @@ impl Reader<'_> {
     fn judge(&mut self, pair: &Pair, span: Span) {
         let days = pair.days_left(self.now_s);
         let serves = |listener: &&Listener| {
-            let known = listener.tls.iter().flat_map(|tls| &tls.known);
-            known.into_iter().any(|known| known.fingerprint == pair.fingerprint)
+            let mut known = listener.tls.iter().flat_map(|tls| tls.known());
+            known.any(|known| known.fingerprint == pair.fingerprint)
         };
         if days < 0 && !self.before.is_empty() && !self.before.iter().any(serves) {
             self.fail(span, format!("`{}` has expired {} days ago", pair.label, -days));

@@ -24,7 +24,10 @@ pub use route::{
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, EndpointWire, HostMode, LoadBalancer, Pool, Service, Timeouts};
-pub use tls::{Certificate, ClientAuth, ClientAuthMode, Hsts, Tls, TlsHost, TlsProfile, UnknownName};
+pub use tls::{
+    Acme, AcmeChallenge, Certificate, ClientAuth, ClientAuthMode, ExternalAccount, Hsts, Tls, TlsHost, TlsProfile,
+    UnknownName, is_provable,
+};
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
 use crate::config_struct;

@@ -2,7 +2,7 @@
 
 use super::resilience::{BreakerChoice, Retries};
 use super::service::{HostMode, LoadBalancer};
-use super::tunnel::{Protocol, Tunnel};
+use super::tunnel::{Protocol, Tunnel, WebSocketPing};
 use crate::schema::types::{
     ByteSize, Cidr, Duration, HeaderName, HeaderValue, HostPattern, Int, Map, Method, Name, PathPattern, Pattern,
     Percent, ServiceUrl,
@@ -82,6 +82,9 @@ config_struct! {
         upgrade: Vec<Spanned<Protocol>> = "[]",
         /// How long requests that have changed may go on.
         tunnel: Option<Spanned<Tunnel>>,
+        /// Pings of the gateway's own in WebSockets, to a side that is silent; none when left out. Without them no byte
+        /// of a WebSocket is looked at.
+        websocket_ping: Option<Spanned<WebSocketPing>>,
         /// Whether calls in gRPC-Web, as browsers make them, are translated for an endpoint that speaks gRPC.
         grpc_web: bool = "false",
         /// Where copies of its requests go as well, whose answers nobody gets. A bare text names the service.

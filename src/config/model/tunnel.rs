@@ -16,6 +16,17 @@ config_struct! {
 }
 
 config_struct! {
+    /// Pings of the gateway's own in the WebSockets of a route.
+    #[shorthand(interval)]
+    pub struct WebSocketPing {
+        /// A side that has sent nothing for so long is sent a ping.
+        interval: Duration,
+        /// How long it has to send anything. Then the WebSocket is closed.
+        timeout: Duration = "10s",
+    }
+}
+
+config_struct! {
     /// Connections begin with a PROXY protocol header, version 1 or 2, that names the client (U36).
     #[check(check_trusted)]
     pub struct ProxyProtocol {

@@ -33,6 +33,8 @@ pub trait AdminBackend: Send + Sync {
     fn order_endpoint(&self, order: EndpointOrder) -> Answer<'_, EndpointOutcome>;
     /// The last changes of endpoints and lookups, oldest first.
     fn events(&self) -> Value;
+    /// The certificates of listeners, and how those are doing that the gateway orders itself. No keys.
+    fn certificates(&self) -> Value;
     /// All circuit breakers.
     fn breakers(&self) -> Value;
     /// Closes a circuit breaker. Returns its state then; None when there is none of that name.

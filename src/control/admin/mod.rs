@@ -12,6 +12,7 @@
 //! | `POST /services/{name}/endpoints/{address}/drain`, `…/enable`, `…/maintenance`, `…/weight` | 200 with the endpoint
 //! |
 //! | `GET /events` | what changed lately about endpoints and where they come from |
+//! | `GET /certificates` | the certificates of listeners, and the orders of those that the gateway gets itself |
 //! | `GET /circuit-breakers`, `POST /circuit-breakers/{service}/reset` | states of circuit breakers; closes one (R127)
 //! |
 //! | `GET /workers`, `/policies`, `/version` | workers, policies in use, build |
@@ -20,6 +21,7 @@
 //! ([`guard`], F76). It runs on the control thread and asks workers by message only.
 
 pub mod backend;
+mod certificates;
 mod config;
 mod endpoints;
 mod events;
@@ -159,6 +161,7 @@ fn router(admin: Admin, timeout: Duration) -> Router {
         .route("/services/{name}/endpoints", get(services::endpoints))
         .route("/services/{name}/endpoints/{address}/{order}", post(endpoints::order))
         .route("/events", get(events::get))
+        .route("/certificates", get(certificates::get))
         .route("/workers", get(workers::get))
         .route("/policies", get(policies::get))
         .route("/version", get(version::get))

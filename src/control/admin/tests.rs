@@ -71,6 +71,10 @@ impl AdminBackend for Fake {
         Box::pin(async move { (service == "a/b").then(|| json!([])) })
     }
 
+    fn certificates(&self) -> Value {
+        json!({ "listeners": [], "ordered": [] })
+    }
+
     fn order_endpoint(&self, order: EndpointOrder) -> Answer<'_, EndpointOutcome> {
         Box::pin(async move {
             match (&*order.service, &*order.address) {

@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
 use super::dns::Names;
 use super::provider::{Lookout, Member, News, Provider, Trouble};
 use crate::config::model::EndpointConfig;
 use crate::control::watch::FileWatch;
-use crate::limits::DISCOVERED_MAX;
+use crate::limits::{DISCOVERED_MAX, DISCOVERY_ANSWER_MS, DISCOVERY_READS_MAX};
 use crate::schema::{SOURCE_BYTES_MAX, decode_str};
 use crate::snapshot::Family;
 
@@ -27,6 +30,9 @@ pub struct FileProvider {
     /// When the names in it are to be asked for again.
     holds: Duration,
 }
+
+/// Reads under way.
+static READS: Semaphore = Semaphore::const_new(DISCOVERY_READS_MAX);
 
 /// Nothing in the file has to be asked for again.
 const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -56,9 +62,10 @@ impl FileProvider {
     }
 
     async fn read(&mut self) -> Result<News, Trouble> {
-        let path = self.path.clone();
-        let listed = tokio::task::spawn_blocking(move || read(&path)).await;
-        let listed = listed.map_err(|_| Trouble::failed("the list cannot be read"))??;
+        let (path, allowed) = (self.path.clone(), Duration::from_millis(DISCOVERY_ANSWER_MS));
+        let listed = timeout(allowed, read_beside(path)).await;
+        let listed =
+            listed.map_err(|_| Trouble::failed(format!("{} cannot be read in time", self.path.display())))??;
         let mut members = Vec::new();
         self.holds = FOREVER;
         for one in &listed {
@@ -89,6 +96,17 @@ fn member(one: &EndpointConfig, address: SocketAddr) -> Member {
         zone: one.zone.clone(),
         metadata: one.metadata.iter().map(|(key, value)| (key.value.clone(), value.clone())).collect(),
     }
+}
+
+/// Reads on a thread of its own. Thousands of lists are no reason for hundreds of threads, nor are those of a file
+/// system that hangs: a place is free again when the thread is.
+async fn read_beside(path: PathBuf) -> Result<Vec<EndpointConfig>, Trouble> {
+    let place = READS.acquire().await.map_err(Trouble::failed)?;
+    let listed = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        read(&path)
+    });
+    listed.await.map_err(|_| Trouble::failed("the list cannot be read"))?
 }
 
 fn read(path: &Path) -> Result<Vec<EndpointConfig>, Trouble> {

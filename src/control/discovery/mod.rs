@@ -34,6 +34,7 @@ use self::provider::{Member, Patience, Provider, Trouble};
 use self::state::{Change, Condition, Event, Events, Known};
 use super::fleet::Fleet;
 use super::orders::Orders;
+use crate::limits::ENDPOINT_SETS_PER_TURN;
 use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::DiscoveryFacts;
@@ -152,8 +153,8 @@ impl Discovery {
             let snapshot = fleet.snapshot();
             let concerned = self.state().take_concerned(&snapshot);
             let changed = self.fill(&snapshot, Some(&concerned));
-            if !changed.is_empty() {
-                fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, changed.into())).await;
+            for some in changed.chunks(ENDPOINT_SETS_PER_TURN) {
+                fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, some.into())).await;
             }
         }
     }
@@ -285,14 +286,16 @@ impl Discovery {
 
     /// For metrics.
     pub fn facts(&self) -> DiscoveryFacts {
-        let state = self.state();
+        let (state, now) = (self.state(), Now::read());
         let mut counts: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
         for (lookup, running) in &state.lookups {
             *counts.entry((lookup.kind(), running.known.condition().word())).or_default() += 1;
         }
         let lookups = counts.into_iter().map(|((kind, word), count)| (kind, word, count)).collect();
         let Counts { answers, failures, sets } = state.counts;
-        DiscoveryFacts { lookups, answers, failures, sets }
+        let stale = state.lookups.values().filter(|running| running.known.condition() == Condition::Stale);
+        let stale_s = stale.filter_map(|running| running.known.good_at).map(|at| now.since_ns(at) / 1_000_000_000);
+        DiscoveryFacts { lookups, answers, failures, sets, stale_s: stale_s.max().unwrap_or(0) }
     }
 
     /// Whether all lookups have good answers, and a line about those that have not; None where nothing is looked up.

@@ -312,8 +312,15 @@ impl Engine {
 
     /// The alert behind an error. rustls still remembers where in `incoming` its messages stand.
     fn farewell(&mut self, incoming: &mut [u8], out: &mut Vec<u8>) {
-        // What is to be sent comes before anything is read again.
-        let _ = self.step(incoming, out);
+        // What is to be sent comes before anything is read again, a piece in each step: in TLS 1.3 the alert may stand
+        // behind a server's whole flight, as no_application_protocol does.
+        loop {
+            let before = out.len();
+            let _ = self.step(incoming, out);
+            if out.len() == before {
+                break;
+            }
+        }
     }
 
     fn state(&self) -> &CommonState {

@@ -401,6 +401,21 @@ fn a_handshake_that_fails_late_is_told_so() {
     }
 }
 
+/// RFC 7301 section 3.2. In TLS 1.3 the alert stands behind the server's flight.
+#[test]
+fn a_client_whose_protocols_nobody_speaks_is_told_so() {
+    for version in [&version::TLS13, &version::TLS12] {
+        let (server_config, mut client_config) = configs(&[version]);
+        Arc::get_mut(&mut client_config).expect("nobody else has it").alpn_protocols = vec![b"spdy/3".to_vec()];
+        let (client, server) = mem::pair(20_000, &Faults::NONE);
+        let (client, server) =
+            both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| Some(server_config)));
+        assert!(matches!(server.err(), Some(HandshakeError::Tls(Error::NoApplicationProtocol))));
+        let error = client.err().expect("refused").to_string();
+        assert!(error.contains("NoApplicationProtocol"), "{error}");
+    }
+}
+
 #[test]
 fn a_name_that_is_refused_is_told_so() {
     let (_, client_config) = configs(&[&version::TLS13]);

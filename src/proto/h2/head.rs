@@ -13,6 +13,7 @@ use crate::http::path::PathPolicy;
 use crate::proto::h1::chunked::NEVER_TRAILERS;
 use crate::proto::h1::parse;
 use crate::proto::h1::request;
+use crate::proto::websocket;
 use crate::sys::buf::Buf;
 
 /// Why a head is not taken.
@@ -163,11 +164,10 @@ fn interpret(
     if pseudos.method.is_none_or(Text::is_empty) {
         return Err(Refusal::malformed("no :method"));
     }
-    if pseudos.protocol.is_some() {
-        // It was not offered.
-        return Err(Refusal::malformed(":protocol that is not served"));
+    if pseudos.protocol.is_some() && head.method != Method::Connect {
+        return Err(Refusal::malformed(":protocol without CONNECT"));
     }
-    if head.method == Method::Connect {
+    if head.method == Method::Connect && pseudos.protocol.is_none() {
         let is_plain = pseudos.scheme.is_none() && pseudos.path.is_none() && pseudos.authority.is_some();
         return Err(match is_plain {
             true => Refusal::Answered(Reason::MethodRefused.into()),
@@ -187,7 +187,28 @@ fn interpret(
     if !is_token {
         return Err(Refusal::malformed("method is no token"));
     }
+    if let Some(protocol) = pseudos.protocol {
+        extend(head, protocol)?;
+    }
     meaning(head, path, pseudos.authority, policy).map_err(Refusal::Answered)
+}
+
+/// Makes of an extended CONNECT (RFC 8441 section 4) what HTTP/1 says with Upgrade: a GET that asks for the protocol.
+/// What follows on its stream is the tunnel's, not a body.
+fn extend(head: &mut RequestHead, protocol: Text) -> Result<(), Refusal> {
+    let name = head.fields.text(protocol);
+    if !crate::http::fields::is_token(name) {
+        return Err(Refusal::malformed(":protocol is no token"));
+    }
+    if matches!(head.body, BodyLength::Known(_)) {
+        return Err(Refusal::malformed("CONNECT with Content-Length"));
+    }
+    if !name.eq_ignore_ascii_case(websocket::PROTOCOL) {
+        return Err(Refusal::Answered(Reason::ProtocolUnsupported.into()));
+    }
+    (head.method, head.method_text) = (Method::Get, head.fields.keep(Method::Get.text().as_bytes()));
+    (head.upgrade, head.body) = (Some(protocol), BodyLength::None);
+    Ok(())
 }
 
 /// What HTTP/1 holds its requests to, too.

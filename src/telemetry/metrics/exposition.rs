@@ -55,6 +55,8 @@ pub struct ControlFacts {
     pub discovery: DiscoveryFacts,
     /// Certificates of listeners.
     pub certificates: Vec<CertificateFacts>,
+    /// Certificates that the gateway orders itself.
+    pub acme: AcmeFacts,
 }
 
 /// What is known of the lookups of endpoints (R225-R230).
@@ -68,6 +70,8 @@ pub struct DiscoveryFacts {
     pub failures: u64,
     /// Sets of endpoints that were replaced.
     pub sets: u64,
+    /// How old the oldest answer is that is used because newer ones failed, in seconds; 0 where none is.
+    pub stale_s: u64,
 }
 
 /// A certificate that clients are shown.
@@ -79,6 +83,19 @@ pub struct CertificateFacts {
     pub label: String,
     /// Days that it is good for yet; negative once it has expired.
     pub days_left: f64,
+}
+
+/// What is known of the orders of certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AcmeFacts {
+    /// Names that certificates are ordered for; without any there are no metrics of it.
+    pub names: u64,
+    /// Those that have none.
+    pub missing: u64,
+    /// Orders that succeeded.
+    pub orders: u64,
+    /// Orders that failed, by a word of the program.
+    pub failed: Vec<(&'static str, u64)>,
 }
 
 /// What a limit on requests in flight does at present (F13).
@@ -252,6 +269,7 @@ impl Exposition {
         limit_families(&mut page, &control.limits);
         survival_families(&mut page, control);
         certificate_family(&mut page, &control.certificates);
+        acme_families(&mut page, &control.acme);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
         memory_families(&mut page, &control.memory);
@@ -514,6 +532,25 @@ fn certificate_family(page: &mut Page, certificates: &[CertificateFacts]) {
     }
 }
 
+fn acme_families(page: &mut Page, facts: &AcmeFacts) {
+    if facts.names == 0 {
+        return;
+    }
+    for (name, help, value) in [
+        ("ringway_acme_names", "Names that certificates are ordered for.", facts.names),
+        ("ringway_acme_names_without_certificate", "Of these, names that have none yet.", facts.missing),
+    ] {
+        page.family(name, "gauge", help);
+        page.count(&[], value);
+    }
+    page.family("ringway_acme_orders_total", "counter", "Certificates that were obtained.");
+    page.count(&[], facts.orders);
+    page.family("ringway_acme_failures_total", "counter", "Orders of certificates that failed, by reason.");
+    for (reason, count) in &facts.failed {
+        page.count(&[("reason", reason)], *count);
+    }
+}
+
 fn limit_families(page: &mut Page, limits: &[LimitFacts]) {
     let limits = &limits[..limits.len().min(SERIES_MAX)];
     let mut family = |name: &str, help: &str, value: fn(&LimitFacts) -> u64| {
@@ -562,6 +599,9 @@ fn discovery_families(page: &mut Page, facts: &DiscoveryFacts) {
     if facts.lookups.is_empty() {
         return;
     }
+    let help = "Age of the oldest answer that is used because newer ones failed.";
+    page.family("ringway_discovery_stale_seconds", "gauge", help);
+    page.count(&[], facts.stale_s);
     page.family("ringway_discovery_lookups", "gauge", "Lookups of endpoints, by kind and state.");
     for (kind, state, count) in &facts.lookups {
         page.count(&[("kind", kind), ("state", state)], *count);

@@ -301,6 +301,8 @@ instruments! {
     handshakes_resumed: Count = "tls_handshakes_resumed_total", "TLS handshakes that resumed a session.";
     /// TLS handshakes that failed or took too long.
     handshakes_failed: Count = "tls_handshakes_failed_total", "TLS handshakes that failed or took too long.";
+    /// Sets of endpoints that were taken up while the configuration stayed.
+    endpoint_sets: Count = "endpoint_sets_total", "Changed sets of endpoints taken up without a reload.";
     /// Generation of the snapshot in use.
     generation: Level = "config_generation", "Generation of the configuration that the worker uses.";
 }

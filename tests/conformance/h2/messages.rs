@@ -29,6 +29,7 @@ fn authority(authority: &str) -> Vec<u8> {
 fn heads() -> Vec<Row> {
     let (method, scheme, root) = ((":method", "GET"), (":scheme", "http"), (":path", "/fixed"));
     let host = (":authority", "test");
+    let (connect, websocket) = ((":method", "CONNECT"), (":protocol", "websocket"));
     vec![
         ("8.2.1", "a name in upper case", with(&[("X-Upper", "1")]), MALFORMED),
         ("8.2.1", "a name with a space", with(&[("a b", "1")]), MALFORMED),
@@ -69,12 +70,21 @@ fn heads() -> Vec<Row> {
         ("8.4", "a pushed stream's number", raw(HEADERS, 5, 2, &block(&pseudo("GET", "/fixed"))), Want::Over(&[1])),
         ("8.5", "CONNECT", request(&[(":method", "CONNECT"), (":authority", "test:1")]), Want::Status(405)),
         ("8.5", "CONNECT with a :path", request(&[(":method", "CONNECT"), root, host]), MALFORMED),
+        ("RFC 8441 4", ":protocol without CONNECT", request(&[method, websocket, scheme, root, host]), MALFORMED),
+        ("RFC 8441 4", "no :scheme beside :protocol", request(&[connect, websocket, root, host]), MALFORMED),
+        ("RFC 8441 4", "no :path beside :protocol", request(&[connect, websocket, scheme, host]), MALFORMED),
+        ("RFC 8441 4", "nothing beside :protocol", request(&[connect, websocket, host]), MALFORMED),
+        ("RFC 8441 4", ":protocol twice", request(&[connect, websocket, websocket, scheme, root, host]), MALFORMED),
+        ("RFC 8441 4", "no :authority", request(&[connect, websocket, scheme, root]), Want::Status(400)),
         (
-            "RFC 8441 3",
-            ":protocol that was not offered",
-            request(&[(":method", "CONNECT"), (":protocol", "websocket"), scheme, root, host]),
+            "RFC 8441 4",
+            "a token that is none",
+            request(&[connect, (":protocol", "a b"), scheme, root, host]),
             MALFORMED,
         ),
+        ("RFC 9220 3", "not on this route", request(&[connect, websocket, scheme, root, host]), Want::Status(501)),
+        ("RFC 9220 3", "unknown", request(&[connect, (":protocol", "tea"), scheme, root, host]), Want::Status(501)),
+        ("8.5", "a length", request(&[connect, websocket, scheme, root, host, ("content-length", "0")]), MALFORMED),
     ]
 }
 

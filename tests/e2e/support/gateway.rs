@@ -84,6 +84,13 @@ impl Plan {
         self
     }
 
+    /// The same with another text in its configuration.
+    pub fn replace(mut self, from: &str, to: &str) -> Self {
+        assert!(self.yaml.contains(from), "{from} in {}", self.yaml);
+        self.yaml = self.yaml.replace(from, to);
+        self
+    }
+
     /// Runs this file, a copy of the program.
     pub fn binary(mut self, path: &Path) -> Self {
         self.binary = path.to_owned();

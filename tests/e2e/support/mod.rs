@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod h2_origin;
 pub mod load;
 pub mod origin;
+pub mod pebble;
 pub mod tls;
 
 pub use client::{Client, Response};

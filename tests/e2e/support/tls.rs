@@ -116,18 +116,23 @@ impl Authority {
 
     /// A client that believes this authority.
     pub fn client(&self, owner: Option<&Issued>) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM")).expect("a root");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS);
-        let builder = builder.expect("versions").with_root_certificates(roots);
-        match owner {
-            None => builder.with_no_client_auth(),
-            Some(owner) => {
-                let chain = vec![CertificateDer::from_pem_file(&owner.cert).expect("PEM")];
-                let key = PrivateKeyDer::from_pem_file(&owner.key).expect("PEM");
-                builder.with_client_auth_cert(chain, key).expect("a pair")
-            }
+        believes(&self.pem, owner)
+    }
+}
+
+/// A client that believes the authority whose certificate this is, as PEM.
+pub fn believes(pem: &str, owner: Option<&Issued>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS);
+    let builder = builder.expect("versions").with_root_certificates(roots);
+    match owner {
+        None => builder.with_no_client_auth(),
+        Some(owner) => {
+            let chain = vec![CertificateDer::from_pem_file(&owner.cert).expect("PEM")];
+            let key = PrivateKeyDer::from_pem_file(&owner.key).expect("PEM");
+            builder.with_client_auth_cert(chain, key).expect("a pair")
         }
     }
 }
@@ -169,7 +174,12 @@ pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>, name: &str, torn
 
 /// Sends a GET and reads one response with a Content-Length, as text.
 pub fn get(secured: &mut Secured, host: &str, more: &str) -> io::Result<String> {
-    write!(secured, "GET /a HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")?;
+    get_path(secured, "/a", host, more)
+}
+
+/// As [`get`], from this path.
+pub fn get_path(secured: &mut Secured, path: &str, host: &str, more: &str) -> io::Result<String> {
+    write!(secured, "GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n")?;
     secured.flush()?;
     let mut seen = Vec::new();
     let mut byte = [0; 1];

@@ -214,7 +214,7 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         })
     }
 
-    async fn send_switch(&mut self, x: &Exchange) -> Result<(), Failure> {
+    async fn send_switch(&mut self, x: &mut Exchange) -> Result<(), Failure> {
         switch::send(self, x).await
     }
 

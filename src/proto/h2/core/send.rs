@@ -85,31 +85,11 @@ impl Core {
 
     /// Sends what there is room for of a piece of a body; what is left stays in `data`. `end` goes with the last byte.
     pub fn data(&mut self, key: Key, data: &mut Buf, end: bool) -> Sent {
-        let (connection, frame_max) = (self.send_window.left(), self.peer.frame_bytes_max as usize);
-        let out_full = self.out.bytes() >= H2_OUT_BYTES_MAX;
-        let Some(stream) = self.streams.get(key).filter(|stream| stream.state.may_send()) else { return Sent::Closed };
-        let room = stream.send.left().min(connection).min(frame_max).min(H2_FRAME_BYTES_MAX);
-        let count = data.len().min(room);
-        if !data.is_empty() {
-            match (count, stream.send.left()) {
-                (0, 0) => return Sent::NoStreamWindow,
-                (0, _) => return Sent::NoConnectionWindow,
-                _ if out_full => return Sent::NoRoom,
-                _ => {}
-            }
-        }
-        let is_all = count == data.len();
-        let end = end && is_all;
-        if count == 0 && !end {
-            return Sent::All;
-        }
-        stream.send.take(count);
-        self.send_window.take(count);
-        if !self.advance(key, Event::SendData { end }) {
-            return Sent::Closed;
-        }
-        self.budget.data_sent();
-        let head = Head { length: count, kind: Kind::Data, flags: if end { END_STREAM } else { 0 }, stream: key.id };
+        let (head, is_all) = match self.begin_data_frame(key, data.len(), end) {
+            Ok(begun) => begun,
+            Err(sent) => return sent,
+        };
+        let count = head.length;
         if is_all && count > COPIED_BYTES_MAX && data.prepend(&head.bytes()) {
             self.out.push(std::mem::take(data));
             return Sent::All;
@@ -120,6 +100,55 @@ impl Core {
         });
         data.consume(count);
         if is_all { Sent::All } else { Sent::Some }
+    }
+
+    /// As [`Self::data`] without an end, for bytes that are copied; those that were sent are taken off the front.
+    pub fn piece(&mut self, key: Key, bytes: &mut &[u8]) -> Sent {
+        let (head, is_all) = match self.begin_data_frame(key, bytes.len(), false) {
+            Ok(begun) => begun,
+            Err(sent) => return sent,
+        };
+        let (piece, rest) = bytes.split_at(head.length);
+        self.out.write(HEAD_BYTES + piece.len(), |out| {
+            out.extend(&head.bytes());
+            out.extend(piece);
+        });
+        *bytes = rest;
+        if is_all { Sent::All } else { Sent::Some }
+    }
+
+    /// Takes a DATA frame of up to `length` bytes into account that is to be written at once. Returns its head, and
+    /// whether it holds all.
+    #[inline]
+    fn begin_data_frame(&mut self, key: Key, length: usize, end: bool) -> Result<(Head, bool), Sent> {
+        let (connection, frame_max) = (self.send_window.left(), self.peer.frame_bytes_max as usize);
+        let out_full = self.out.bytes() >= H2_OUT_BYTES_MAX;
+        let Some(stream) = self.streams.get(key).filter(|stream| stream.state.may_send()) else {
+            return Err(Sent::Closed);
+        };
+        let room = stream.send.left().min(connection).min(frame_max).min(H2_FRAME_BYTES_MAX);
+        let count = length.min(room);
+        if length > 0 {
+            match (count, stream.send.left()) {
+                (0, 0) => return Err(Sent::NoStreamWindow),
+                (0, _) => return Err(Sent::NoConnectionWindow),
+                _ if out_full => return Err(Sent::NoRoom),
+                _ => {}
+            }
+        }
+        let is_all = count == length;
+        let end = end && is_all;
+        if count == 0 && !end {
+            return Err(Sent::All);
+        }
+        stream.send.take(count);
+        self.send_window.take(count);
+        if !self.advance(key, Event::SendData { end }) {
+            return Err(Sent::Closed);
+        }
+        self.budget.data_sent();
+        let flags = if end { END_STREAM } else { 0 };
+        Ok((Head { length: count, kind: Kind::Data, flags, stream: key.id }, is_all))
     }
 
     /// Resets a stream, if it is not over.

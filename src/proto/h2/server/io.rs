@@ -1,12 +1,12 @@
 //! The two ends of a connection that touch its socket.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::task::Poll;
 
-use super::link::{Arrived, Link};
+use super::link::{Arrived, Inner, Link};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::Exchange;
 use crate::limits::DRAIN_BODY_BYTES_MAX;
@@ -158,30 +158,37 @@ fn arrive<T>(
         inner.core.expect_bytes(key, bytes);
     }
     drop(inner);
-    link.begin_stream(key, end);
+    link.begin_stream(key, end, x.request.upgrade.is_some());
     let malformed = matches!(taken, Err(Refusal::Malformed(_)));
     Arrived { key, item, refused: taken.err().map(Refusal::failure), malformed, end }
 }
 
 fn trailers(link: &Link, key: Key, fault: Option<Fault>) -> Result<(), ()> {
+    let is_tunnel = link.is_tunnel(key);
     let mut inner = link.inner.borrow_mut();
     let taken = head::trailers(inner.core.section(), fault);
     match taken {
+        // RFC 9113 section 8.5.
+        _ if is_tunnel => refuse(link, inner, key, "fields in a tunnel"),
         Ok(trailers) => {
             drop(inner);
             link.push_body(key, Buf::empty(), true, trailers);
+            Ok(())
         }
-        Err(what) => {
-            inner.counts.resets_made += 1;
-            let refused = inner.core.refuse(key, Code::Protocol, link.timers.known_now());
-            if let Err(fatal) = refused {
-                inner.give_up(fatal);
-                return Err(());
-            }
-            drop(inner);
-            link.set_gone(key, Failure::with(Reason::BadHeader, what));
-        }
+        Err(what) => refuse(link, inner, key, what),
     }
+}
+
+/// Resets a stream whose message is malformed.
+fn refuse(link: &Link, mut inner: RefMut<'_, Inner>, key: Key, what: &'static str) -> Result<(), ()> {
+    inner.counts.resets_made += 1;
+    let refused = inner.core.refuse(key, Code::Protocol, link.timers.known_now());
+    if let Err(fatal) = refused {
+        inner.give_up(fatal);
+        return Err(());
+    }
+    drop(inner);
+    link.set_gone(key, Failure::with(Reason::BadHeader, what));
     Ok(())
 }
 

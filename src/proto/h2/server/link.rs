@@ -44,6 +44,8 @@ struct Slot {
     bodies: VecDeque<Buf>,
     ended: bool,
     trailers: Option<Box<Fields>>,
+    /// An extended CONNECT: nothing but DATA may follow.
+    is_tunnel: bool,
     /// The client has given it up, or made it be given up.
     gone: Option<Failure>,
 }
@@ -138,6 +140,8 @@ pub struct Link {
     released: Cell<bool>,
     /// The socket has bytes that it has not taken yet.
     pub(super) sending: Cell<bool>,
+    /// Streams that have become tunnels.
+    tunnels: Cell<u32>,
 }
 
 impl Link {
@@ -147,7 +151,7 @@ impl Link {
         let alarm = Alarm::new(ready.waker(CONNECTION));
         let now = timers.known_now();
         let inner = Inner {
-            core: Core::server(rules.head, false, now),
+            core: Core::server(rules.head, true, now),
             slots: Vec::new(),
             turn: VecDeque::new(),
             times: Times { idle_due: Some(now.plus_ms(rules.header_timeout_ms)), ..Times::default() },
@@ -169,6 +173,7 @@ impl Link {
             requests: Cell::new(0),
             released: Cell::new(false),
             sending: Cell::new(false),
+            tunnels: Cell::new(0),
             rules: RefCell::new(rules.clone()),
         };
         rules.watch(&link.write_deadline);
@@ -234,14 +239,14 @@ impl Link {
     // === streams ===
 
     /// A request has come: its slot is made ready. Returns whether further ones are taken.
-    pub(super) fn begin_stream(&self, key: Key, end: bool) {
+    pub(super) fn begin_stream(&self, key: Key, end: bool, is_tunnel: bool) {
         let mut inner = self.inner.borrow_mut();
         inner.counts.streams += 1;
         let at = key.slot as usize;
         if inner.slots.len() <= at {
             inner.slots.resize_with(at + 1, Slot::default);
         }
-        inner.slots[at] = Slot { id: key.id, ended: end, ..Slot::default() };
+        inner.slots[at] = Slot { id: key.id, ended: end, is_tunnel, ..Slot::default() };
         drop(inner);
         self.requests.set(self.requests.get() + 1);
         self.ready.mark(at);
@@ -261,6 +266,11 @@ impl Link {
         slot.ended |= end;
         slot.trailers = trailers;
         self.ready.mark(key.slot as usize);
+    }
+
+    /// Whether a stream is one of which only bytes may come.
+    pub(super) fn is_tunnel(&self, key: Key) -> bool {
+        self.inner.borrow_mut().slot(key).is_some_and(|slot| slot.is_tunnel)
     }
 
     pub(super) fn set_gone(&self, key: Key, failure: Failure) {
@@ -307,20 +317,44 @@ impl Link {
         Ok(Some(Chunk { data, end, trailers }))
     }
 
+    /// Whether a `take_body` would bring something, an end or a failure.
+    pub(super) fn has_body(&self, key: Key) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.slot(key).is_none_or(|slot| slot.ended || slot.gone.is_some() || !slot.bodies.is_empty())
+    }
+
+    /// Streams that have become tunnels, and hold what is not theirs alone until they have ended.
+    pub fn tunnels(&self) -> u32 {
+        self.tunnels.get()
+    }
+
+    pub(super) fn count_tunnels(&self, change: i32) {
+        self.tunnels.set(self.tunnels.get().saturating_add_signed(change));
+    }
+
     /// Sends what there is room for of a piece of a body, when it is this stream's turn. Returns whether all is sent.
     pub(super) fn send_data(&self, key: Key, data: &mut Buf, end: bool) -> Result<bool, Failure> {
+        self.send_in_turn(key, data.is_empty(), |core| core.data(key, data, end))
+    }
+
+    /// As [`Self::send_data`], for bytes that stay where they are; those that were sent are taken off the front.
+    pub(super) fn send_piece(&self, key: Key, bytes: &mut &[u8]) -> Result<bool, Failure> {
+        self.send_in_turn(key, bytes.is_empty(), |core| core.piece(key, bytes))
+    }
+
+    fn send_in_turn(&self, key: Key, is_empty: bool, mut send: impl FnMut(&mut Core) -> Sent) -> Result<bool, Failure> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         if let Some(failure) = inner.slot(key).map_or(Some(Reason::ClientClosed.into()), |slot| slot.gone) {
             self.leave_turn(inner, key);
             return Err(failure);
         }
-        if !data.is_empty() && inner.turn.front().is_some_and(|first| *first != key) {
+        if !is_empty && inner.turn.front().is_some_and(|first| *first != key) {
             inner.wait_for_turn(key);
             return Ok(false);
         }
         loop {
-            match inner.core.data(key, data, end) {
+            match send(&mut inner.core) {
                 Sent::All => {
                     self.leave_turn(inner, key);
                     return Ok(true);
@@ -348,6 +382,11 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Does not wait for its turn any longer.
+    pub(super) fn give_turn_up(&self, key: Key) {
+        self.leave_turn(&mut self.inner.borrow_mut(), key);
     }
 
     fn leave_turn(&self, inner: &mut Inner, key: Key) {

@@ -10,7 +10,9 @@
 mod io;
 mod link;
 mod stream;
+mod tunnel;
 
 pub use io::{End, read_all, write_all};
 pub use link::{Arrived, Counts, Link};
 pub use stream::Stream;
+pub use tunnel::StreamIo;

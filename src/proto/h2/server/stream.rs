@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::link::{Alarm, Link};
+use super::tunnel::StreamIo;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
@@ -14,8 +15,9 @@ use crate::http::exchange::Exchange;
 use crate::http::fields::Fields;
 use crate::http::message::BodyLength;
 use crate::http::name::NameSet;
+use crate::net::duplex::Duplex;
 use crate::net::pace::Pace;
-use crate::net::timer::{Deadline, OnExpiry};
+use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::h2::code::Code;
 use crate::proto::h2::core::Key;
 use crate::proto::h2::head;
@@ -52,6 +54,11 @@ impl Stream {
             code: Code::Internal,
         };
         Self { body, response }
+    }
+
+    /// The stream without HTTP, behind the head that opened the tunnel.
+    pub fn into_duplex(self, timers: &Rc<Timers>) -> Duplex<StreamIo> {
+        StreamIo::duplex(&self.response.link, self.response.key, timers)
     }
 
     /// Gives the stream up: what was not ended is reset.
@@ -254,6 +261,10 @@ impl ResponseSink for Response {
             self.reset_malformed();
             return Ok(());
         }
+        if x.request.upgrade.is_some() && (200..300).contains(&x.response.status) {
+            // The client would take it for the tunnel that it asked for.
+            return Err(Failure::with(Reason::ProtocolUnsupported, "answered without a tunnel"));
+        }
         let whole = first.end && first.trailers.is_none();
         let length = match x.response.body {
             // HEAD and 304 may say how long the body would be; 1xx and 204 may not (RFC 9110 section 8.6).
@@ -287,8 +298,14 @@ impl ResponseSink for Response {
         self.send_chunk(chunk).await
     }
 
-    async fn send_switch(&mut self, _: &Exchange) -> Result<(), Failure> {
-        Err(Failure::with(Reason::Internal, "no tunnels on this wire"))
+    async fn send_switch(&mut self, x: &mut Exchange) -> Result<(), Failure> {
+        x.response.status = 200;
+        let write = |encoder: &mut _, out: &mut _| head::write_response(encoder, out, x, None);
+        if !self.link.inner.borrow_mut().core.head(self.key, false, write) {
+            return Err(self.left());
+        }
+        self.head_sent = true;
+        Ok(())
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
