@@ -126,7 +126,7 @@ impl<C: Connect> Proxy<'_, C> {
         let (body, _) = down.split();
         let rules = self.retries;
         // An HTTP/2 endpoint says of which requests it has not looked at: those may be sent again whatever they ask for.
-        let is_told = self.spec.rules.protocol == Protocol::Http2;
+        let is_told = self.spec.rules.protocol != Protocol::Http1;
         let repeatable = || rules.attempts_max > 1 && (is_told || self.is_repeatable(x));
         let wanted = !body.is_done() && self.upgrade.is_none() && (self.tap.is_some() || repeatable());
         wanted.then(|| Box::new(Held::new(rules.replay_bytes_max).tapped(self.tap)))

@@ -300,7 +300,7 @@ impl ResponseSink for Nowhere {
         self.drop_piece(chunk)
     }
 
-    async fn send_switch(&mut self, _: &Exchange) -> Result<(), Failure> {
+    async fn send_switch(&mut self, _: &mut Exchange) -> Result<(), Failure> {
         Err(Reason::Internal.into())
     }
 
