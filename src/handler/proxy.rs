@@ -125,7 +125,7 @@ impl<C: Connect> Proxy<'_, C> {
     fn hold<D: Downstream>(&self, down: &mut D, x: &Exchange) -> Option<Box<Held>> {
         let (body, _) = down.split();
         let rules = self.retries;
-        // An HTTP/2 endpoint says of which requests it has not looked at: those may be sent again whatever they ask for.
+        // An HTTP/2 endpoint says of which requests it has not looked at: those may go again whatever they ask.
         let is_told = self.spec.rules.protocol != Protocol::Http1;
         let repeatable = || rules.attempts_max > 1 && (is_told || self.is_repeatable(x));
         let wanted = !body.is_done() && self.upgrade.is_none() && (self.tap.is_some() || repeatable());

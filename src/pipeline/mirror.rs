@@ -1,4 +1,4 @@
-//! Copies of requests for a second service, whose answers nobody gets (shadow traffic). A copy goes its way in a task of
+//! Copies of requests for a second service, whose answers nobody gets (shadow traffic). A copy runs in a task of
 //! its own, over the service's own connections, and is bounded in number, bytes and time: the request that it was made
 //! from neither waits for it nor learns what became of it.
 
