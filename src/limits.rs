@@ -103,6 +103,8 @@ pub const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
+/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
+pub const PREPARED_AT_ONCE: usize = 256;
 /// Downstream connections of one worker, where the limit of open descriptors leaves more.
 pub const CONNECTIONS_PER_WORKER_MAX: usize = 1 << 20;
 /// Descriptors that clients never get: the admin API, health checks, the reopening of logs and reloads need them when

@@ -95,6 +95,9 @@ pub trait Interrupt {
         self.shutdown(Shutdown::Both);
     }
 
+    /// Says that nothing is under way on the connection, nor will be before it is dropped: that is then done at once.
+    fn spend(&self) {}
+
     /// Ends a `recv_idle` that is under way.
     fn release(&self);
 

@@ -111,6 +111,10 @@ impl Interrupt for SharedStream {
         SharedStream::reset(self);
     }
 
+    fn spend(&self) {
+        SharedStream::spend(self);
+    }
+
     fn release(&self) {
         SharedStream::release(self);
     }

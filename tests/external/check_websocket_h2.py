@@ -15,6 +15,7 @@ try:
     import h2.settings
     import wsproto.events as ws
     from websockets.asyncio.server import serve
+    from websockets.exceptions import ConnectionClosedError
     from wsproto.connection import Connection, ConnectionType
 except ImportError:
     skip("h2, wsproto or websockets is not installed")
@@ -58,7 +59,8 @@ class Client:
                 self.statuses[event.stream_id] = dict(event.headers)
             elif isinstance(event, h2.events.DataReceived):
                 self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                if event.stream_id in self.streams:
+                # The end comes as DATA of nothing, behind the close.
+                if event.data:
                     self.streams[event.stream_id][0].receive_data(event.data)
                     self.take(event.stream_id)
             elif isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
@@ -121,8 +123,12 @@ async def echo(connection):
     if connection.request.path.endswith("/bye"):
         await connection.close(4001, "bye")
         return
-    async for message in connection:
-        await connection.send(message)
+    try:
+        async for message in connection:
+            await connection.send(message)
+    except ConnectionClosedError:
+        # With a code of the test's own, or by its end.
+        pass
 
 
 def start_server():
