@@ -272,6 +272,25 @@ impl Exchange {
     /// `service` when none was asked.
     pub const NO_SERVICE: u32 = u32::MAX;
 
+    /// The same request once more, of which nothing has been asked yet: for a copy that goes its own way.
+    pub fn copy_request(&self) -> Self {
+        Self {
+            request: self.request.copy(),
+            id: self.id,
+            peer: self.peer,
+            client_ip: self.client_ip,
+            peer_text: self.peer_text,
+            port_text: self.port_text,
+            peer_is_trusted: self.peer_is_trusted,
+            scheme: self.scheme,
+            secure: self.secure.clone(),
+            started: self.started,
+            grpc: self.grpc,
+            random: self.random,
+            ..Self::default()
+        }
+    }
+
     /// How the endpoint did, for limits that learn from it. Timeouts, refused connections and its own 503 are what an
     /// overloaded one gives; other failures, as that of a client that left, say nothing.
     pub fn endpoint_work(&self) -> EndpointWork {

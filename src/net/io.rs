@@ -149,6 +149,14 @@ pub trait Connect: 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// One of the same kind for a task of its own; None where there is no other.
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Runs a task beside the others of the worker: of a connection that serves several exchanges and none for itself.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
         monoio::spawn(task);

@@ -179,6 +179,10 @@ impl TcpConnect {
 impl Connect for TcpConnect {
     type Io = Wire;
 
+    fn another(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Wire> {
         self.open(to, timeout_ms).await.map(Wire::Plain)
     }

@@ -52,7 +52,7 @@ fn the_first_answer_wins_and_the_loser_is_cut() {
 fn over_http2_the_loser_is_reset_and_its_connection_serves_on() {
     let script = |hangs: bool| {
         move |seen: &crate::support::h2_origin::Seen| match hangs && seen.path().starts_with("/slow") {
-            true => Answer { hang: true, ..Answer::default() },
+            true => Answer { hangs: true, ..Answer::default() },
             false => Answer::ok(seen.path()),
         }
     };
