@@ -103,6 +103,8 @@ pub const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
+/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
+pub const PREPARED_AT_ONCE: usize = 256;
 /// Downstream connections of one worker, where the limit of open descriptors leaves more.
 pub const CONNECTIONS_PER_WORKER_MAX: usize = 1 << 20;
 /// Descriptors that clients never get: the admin API, health checks, the reopening of logs and reloads need them when
@@ -217,6 +219,14 @@ pub const RETRY_BUDGET_PERCENT: u32 = 20;
 pub const RETRY_BUDGET_PER_SECOND: u32 = 10;
 /// Retries at once besides, in each worker (`retries.budget.least`).
 pub const RETRY_BUDGET_LEAST: u32 = 3;
+/// Mirrored requests that one worker has under way with one service (`mirror.requests_max`); further ones are dropped.
+pub const MIRROR_REQUESTS_MAX: u32 = 64;
+/// Request body that is held for its copy (`mirror.body_bytes_max`); requests with a longer one are not mirrored.
+pub const MIRROR_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// A whole mirrored request (`mirror.timeout`).
+pub const MIRROR_TIMEOUT_MS: u64 = 5_000;
+/// Answer to a mirrored request that is read, so that its connection can be used again; a longer one ends it.
+pub const MIRROR_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 /// First ejection of an endpoint by its failures; each further one lasts twice as long (`ejection.base`; F26).
 pub const EJECTION_MS: u64 = 10_000;
 /// Longest ejection (`ejection.max`).

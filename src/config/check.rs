@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Route, Service};
+use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
 use super::reach;
 use crate::schema::types::Name;
 use crate::schema::{Cx, Node, Span, Spanned, codes};
@@ -249,6 +249,23 @@ fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
             .hint("take `strip_prefix` or `rewrite` out");
     }
     check_upgrade(route, answered_here, cx);
+    if let Some(mirror) = &route.mirror {
+        check_mirror(route, mirror, answered_here, services, cx);
+    }
+}
+
+fn check_mirror(route: &Route, mirror: &Spanned<Mirror>, answered_here: bool, services: &mut Services, cx: &mut Cx) {
+    services.refer(&mirror.service, cx);
+    if answered_here {
+        cx.report(codes::NO_EFFECT, mirror.span, "what the gateway answers itself is not mirrored")
+            .hint("take `mirror` out");
+    }
+    let name = mirror.service.as_str();
+    let of_split = route.services.iter().map(|part| part.name.as_str());
+    if route.service.iter().map(|own| own.as_str()).chain(of_split).any(|own| own == name) {
+        let message = format!("`{name}` answers this route: it would get its requests twice");
+        cx.report(codes::CONTRADICTION, mirror.service.span, message).hint("mirror to another service");
+    }
 }
 
 fn check_upgrade(route: &Route, answered_here: bool, cx: &mut Cx) {

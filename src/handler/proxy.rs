@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::forward;
 use super::nap::nap;
 use super::relay::{self, Terms};
-use super::replay::{Held, Replayed};
+use super::replay::{Held, Replayed, Tap};
 use super::upgrade::Upgrade;
 use crate::error::{Failure, Reason, Retry};
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
@@ -45,6 +45,8 @@ pub struct Proxy<'a, C: Connect> {
     pub retries: &'a RetryRules,
     /// What the request needs to become a tunnel, where it asks for one and may.
     pub upgrade: Option<&'a Upgrade<C::Io>>,
+    /// Who gets a copy of the request's body, where it is mirrored.
+    pub tap: Option<&'a Rc<Tap>>,
 }
 
 /// The endpoint has chosen another protocol than at the last handshake; nothing was sent. The next try knows.
@@ -104,9 +106,11 @@ impl<C: Connect> Proxy<'_, C> {
             {
                 return Err(failure);
             }
-            // A refused answer has taken its retry from the budget.
+            // A refused answer has taken its retry from the budget. What an endpoint has not looked at cost it nothing:
+            // to send it elsewhere makes no storm.
             let refused = failure.reason == Reason::UpstreamStatus;
-            if !tried.insert(at as usize) || !(refused || self.service.take_retry(self.spec, self.timers.known_now())) {
+            let is_free = refused || failure.reason == Reason::UpstreamRefused;
+            if !tried.insert(at as usize) || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
                 return Err(failure);
             }
             // Remembered in case no other endpoint is left.
@@ -121,8 +125,11 @@ impl<C: Connect> Proxy<'_, C> {
     fn hold<D: Downstream>(&self, down: &mut D, x: &Exchange) -> Option<Box<Held>> {
         let (body, _) = down.split();
         let rules = self.retries;
-        let wanted = !body.is_done() && rules.attempts_max > 1 && self.upgrade.is_none() && self.is_repeatable(x);
-        wanted.then(|| Box::new(Held::new(rules.replay_bytes_max)))
+        // An HTTP/2 endpoint says of which requests it has not looked at: those may go again whatever they ask.
+        let is_told = self.spec.rules.protocol != Protocol::Http1;
+        let repeatable = || rules.attempts_max > 1 && (is_told || self.is_repeatable(x));
+        let wanted = !body.is_done() && self.upgrade.is_none() && (self.tap.is_some() || repeatable());
+        wanted.then(|| Box::new(Held::new(rules.replay_bytes_max).tapped(self.tap)))
     }
 
     /// Whether the request may reach an endpoint twice.

@@ -2,6 +2,7 @@
 //! all.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use crate::error::Failure;
 use crate::http::body::Chunk;
@@ -9,6 +10,31 @@ use crate::http::downstream::RequestBody;
 use crate::limits::BUF_SMALL_BYTES;
 use crate::net::splice::End;
 use crate::sys::buf::Buf;
+
+/// Takes a copy of a body that was passed on, once: all of it, or nothing where it is longer than the bound or has
+/// trailers. What is dropped untold never came to its end.
+pub struct Tap {
+    /// The longest body that is told, in bytes.
+    pub bytes_max: usize,
+    told: Cell<Option<Box<Told>>>,
+}
+
+/// What is done with a copy.
+type Told = dyn FnOnce(Option<Vec<u8>>);
+
+impl Tap {
+    /// Tells `told`.
+    pub fn new(bytes_max: usize, told: impl FnOnce(Option<Vec<u8>>) + 'static) -> Self {
+        Self { bytes_max, told: Cell::new(Some(Box::new(told))) }
+    }
+
+    /// The whole body, or nothing where there is no copy.
+    pub fn tell(&self, body: Option<&[u8]>) {
+        if let Some(told) = self.told.take() {
+            told(body.filter(|body| body.len() <= self.bytes_max).map(<[u8]>::to_vec));
+        }
+    }
+}
 
 /// What was passed on of a body.
 #[derive(Default)]
@@ -21,12 +47,20 @@ pub struct Held {
     ended: Cell<bool>,
     /// From where on it is still to be sent again.
     again_from: Cell<Option<usize>>,
+    /// Who gets a copy.
+    tap: Option<Rc<Tap>>,
 }
 
 impl Held {
     /// Nothing yet; so much may be held.
     pub fn new(bytes_max: usize) -> Self {
         Self { bytes_max, ..Self::default() }
+    }
+
+    /// The same with somebody who gets a copy.
+    pub fn tapped(self, tap: Option<&Rc<Tap>>) -> Self {
+        let bytes_max = tap.map_or(0, |tap| tap.bytes_max).max(self.bytes_max);
+        Self { bytes_max, tap: tap.cloned(), ..self }
     }
 
     /// Whether all of the body is here: it has ended, and was not too long.
@@ -53,10 +87,14 @@ impl Held {
         if self.is_over.get() || has_trailers || bytes.len() + chunk.data.len() > self.bytes_max {
             self.is_over.set(true);
             *bytes = Vec::new();
+            self.tap.iter().for_each(|tap| tap.tell(None));
             return;
         }
         bytes.extend_from_slice(chunk.data.as_slice());
         self.ended.set(self.ended.get() || chunk.end);
+        if self.ended.get() {
+            self.tap.iter().for_each(|tap| tap.tell(Some(&bytes)));
+        }
     }
 
     /// The next piece that was held; None when all of it was sent again.

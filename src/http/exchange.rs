@@ -131,6 +131,33 @@ impl<const N: usize> ShortText<N> {
     }
 }
 
+impl ShortText {
+    /// The text of an address, which each new connection asks for: an IPv4 one without the machinery of formatting.
+    pub fn of_address(address: IpAddr) -> Self {
+        let IpAddr::V4(v4) = address else { return Self::of(&address) };
+        let mut text = Self::default();
+        let mut at = 0;
+        let mut push = |byte: u8| {
+            text.bytes[at] = byte;
+            at += 1;
+        };
+        for (place, octet) in v4.octets().into_iter().enumerate() {
+            if place > 0 {
+                push(b'.');
+            }
+            if octet >= 100 {
+                push(b'0' + octet / 100);
+            }
+            if octet >= 10 {
+                push(b'0' + octet / 10 % 10);
+            }
+            push(b'0' + octet % 10);
+        }
+        text.len = at as u8;
+        text
+    }
+}
+
 impl<const N: usize> Default for ShortText<N> {
     fn default() -> Self {
         Self { bytes: [0; N], len: 0 }
@@ -241,6 +268,25 @@ impl Exchange {
     /// `service` when none was asked.
     pub const NO_SERVICE: u32 = u32::MAX;
 
+    /// The same request once more, of which nothing has been asked yet: for a copy that goes its own way.
+    pub fn copy_request(&self) -> Self {
+        Self {
+            request: self.request.copy(),
+            id: self.id,
+            peer: self.peer,
+            client_ip: self.client_ip,
+            peer_text: self.peer_text,
+            port_text: self.port_text,
+            peer_is_trusted: self.peer_is_trusted,
+            scheme: self.scheme,
+            secure: self.secure.clone(),
+            started: self.started,
+            grpc: self.grpc,
+            random: self.random,
+            ..Self::default()
+        }
+    }
+
     /// How the endpoint did, for limits that learn from it. Timeouts, refused connections and its own 503 are what an
     /// overloaded one gives; other failures, as that of a client that left, say nothing.
     pub fn endpoint_work(&self) -> EndpointWork {
@@ -324,6 +370,14 @@ impl Default for Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_they_are_formatted() {
+        for text in ["0.0.0.0", "1.20.255.9", "255.255.255.255", "10.100.99.200", "::1", "2001:db8::ff00:42:8329"] {
+            let address: IpAddr = text.parse().expect("an address");
+            assert_eq!(ShortText::of_address(address).as_bytes(), text.as_bytes());
+        }
+    }
 
     #[test]
     fn made_identities_are_version_4_uuids() {

@@ -89,6 +89,12 @@ impl Fields {
         self.seen = NameSet::none();
     }
 
+    /// The same section once more, with bytes of its own.
+    pub fn copy(&self) -> Self {
+        let buffer = Buf::copy_of(self.buffer.as_slice());
+        Self { buffer, arena: self.arena.clone(), lines: self.lines.clone(), seen: self.seen }
+    }
+
     /// Sets the bytes that buffer ranges point into.
     pub fn set_buffer(&mut self, buffer: Buf) {
         self.buffer = buffer;

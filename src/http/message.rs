@@ -173,6 +173,11 @@ impl RequestHead {
         self.fields.clear();
     }
 
+    /// The same head once more, with bytes of its own.
+    pub fn copy(&self) -> Self {
+        Self { fields: self.fields.copy(), ..*self }
+    }
+
     /// Canonical path.
     pub fn path(&self) -> &[u8] {
         self.fields.text(self.path)

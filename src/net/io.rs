@@ -95,6 +95,9 @@ pub trait Interrupt {
         self.shutdown(Shutdown::Both);
     }
 
+    /// Says that nothing is under way on the connection, nor will be before it is dropped: that is then done at once.
+    fn spend(&self) {}
+
     /// Ends a `recv_idle` that is under way.
     fn release(&self);
 
@@ -144,6 +147,14 @@ pub trait Connect: 'static {
         _timeout_ms: u64,
     ) -> io::Result<Self::Io> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// One of the same kind for a task of its own; None where there is no other.
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
     }
 
     /// Runs a task beside the others of the worker: of a connection that serves several exchanges and none for itself.

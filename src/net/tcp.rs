@@ -111,6 +111,10 @@ impl Interrupt for SharedStream {
         SharedStream::reset(self);
     }
 
+    fn spend(&self) {
+        SharedStream::spend(self);
+    }
+
     fn release(&self) {
         SharedStream::release(self);
     }
@@ -174,6 +178,10 @@ impl TcpConnect {
 
 impl Connect for TcpConnect {
     type Io = Wire;
+
+    fn another(&self) -> Option<Self> {
+        Some(self.clone())
+    }
 
     async fn connect(&self, to: SocketAddr, timeout_ms: u64) -> io::Result<Wire> {
         self.open(to, timeout_ms).await.map(Wire::Plain)

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -14,10 +15,11 @@ use bytes::Bytes;
 use super::env::{Env, Request};
 use super::plan::{Plan, RoutePlan};
 use super::tunnel::Tunnel;
-use super::{fallback, readings, reply, secure, wait};
+use super::{fallback, mirror, readings, reply, secure, wait};
 use crate::error::{Failure, Reason};
 use crate::handler::grpc_web::Web;
 use crate::handler::proxy::Proxy;
+use crate::handler::replay::Tap;
 use crate::handler::upgrade::{Opened, Upgrade};
 use crate::http::downstream::{Downstream, ResponseSink};
 use crate::http::exchange::{EndpointTag, Exchange, Reply, RequestId};
@@ -268,7 +270,7 @@ fn missed(x: &mut Exchange, miss: &Miss) -> Failure {
 async fn serve<D: Downstream, C: Connect>(
     down: &mut D,
     env: &Env<C>,
-    plan: &Plan<C::Io>,
+    plan: &Rc<Plan<C::Io>>,
     listener: &Listener,
     request: &mut Request,
     progress: &mut Progress,
@@ -290,7 +292,9 @@ async fn serve<D: Downstream, C: Connect>(
             let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
             x.service = services[chosen];
             check_body(x, route, listener)?;
-            let answered = proxy(down, env, plan, listener, x, route, live, *progress).await;
+            let rules = route.mirror.as_deref();
+            let tap = rules.and_then(|rules| mirror::copy(env, plan, listener, rules, x));
+            let answered = proxy(down, env, plan, listener, x, route, live, *progress, tap).await;
             let Err(failure) = answered else { return answered };
             Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
         }
@@ -351,6 +355,7 @@ async fn proxy<D: Downstream, C: Connect>(
     route: &snapshot::Route,
     live: &RoutePlan,
     progress: Progress,
+    tap: Option<Rc<Tap>>,
 ) -> Result<Option<Box<Opened<C::Io>>>, Failure> {
     let service = x.service as usize;
     let spec = &plan.snapshot.services[service];
@@ -375,6 +380,7 @@ async fn proxy<D: Downstream, C: Connect>(
         body_bytes_max: body_bytes_max(route, listener),
         retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
         upgrade: upgrade.as_deref(),
+        tap: tap.as_ref(),
     };
     let timers = &env.timers;
     let on_head = &mut |x: &mut Exchange| {
@@ -422,7 +428,7 @@ async fn fall_back<D: Downstream, C: Connect>(
         Some(Fallback::Service(other)) => {
             (x.service, x.endpoint, x.attempts, x.failure) = (*other, None, 0, None);
             x.late_fields.remove(b"Retry-After");
-            proxy(down, env, plan, listener, x, route, live, progress).await
+            proxy(down, env, plan, listener, x, route, live, progress, None).await
         }
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::plan::Plan;
+use super::plan::{Plan, Preparing};
 use crate::concurrency::Waiting;
 use crate::http::exchange::Exchange;
-use crate::limits::EXCHANGES_FREE_MAX;
+use crate::limits::{EXCHANGES_FREE_MAX, PREPARED_AT_ONCE};
 use crate::net::io::Connect;
 use crate::net::timer::Timers;
 use crate::policy::Tick;
@@ -146,6 +146,18 @@ impl<C: Connect> Env<C> {
         let (mut slots, mut metrics) = (self.slots.borrow_mut(), self.metrics.borrow_mut());
         let plan = Plan::prepare(snapshot, Some(&previous), &mut slots, &mut metrics, tick, seed);
         self.prepared.replace(Some(Rc::new(plan)));
+    }
+
+    /// A slice of [`Self::prepare`]: makes a little more of a snapshot ready. Returns whether there is more to do;
+    /// [`Self::prepared`] takes what is done.
+    pub fn prepare_some(&self, preparing: &mut Preparing<'_, C::Io>, tick: Tick, seed: u64) -> bool {
+        let (mut slots, mut metrics) = (self.slots.borrow_mut(), self.metrics.borrow_mut());
+        preparing.step(&mut slots, &mut metrics, tick, seed, PREPARED_AT_ONCE)
+    }
+
+    /// Keeps a plan that was made in slices beside the one that serves.
+    pub fn prepared(&self, preparing: Preparing<'_, C::Io>) {
+        self.prepared.replace(Some(Rc::new(preparing.into_plan())));
     }
 
     /// Takes up the present endpoints of services: by their ids in the snapshot of a generation, or of all. A plan that

@@ -3,6 +3,7 @@
 pub mod drive;
 pub mod env;
 mod fallback;
+pub mod mirror;
 pub mod plan;
 mod readings;
 pub mod reply;

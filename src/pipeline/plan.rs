@@ -35,9 +35,65 @@ pub struct RoutePlan {
     pub stats: Rc<RouteStats>,
 }
 
+/// A plan that is being made, a slice at a time.
+pub struct Preparing<'p, I: Io> {
+    snapshot: Arc<Snapshot>,
+    previous: Option<&'p Plan<I>>,
+    old: AHashMap<&'p str, &'p Service<I>>,
+    routes: Vec<RoutePlan>,
+    services: Vec<Service<I>>,
+}
+
+impl<'p, I: Io> Preparing<'p, I> {
+    /// Begins. What `previous` has under the same identities is taken over: pools, loads, limits and counters go on.
+    /// Living state is not changed until [`Plan::commit`], so that the reload can still be abandoned.
+    pub fn new(snapshot: Arc<Snapshot>, previous: Option<&'p Plan<I>>) -> Self {
+        let old = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
+        let (routes, services) = (snapshot.routes.len(), snapshot.services.len());
+        let (routes, services) = (Vec::with_capacity(routes), Vec::with_capacity(services));
+        Self { snapshot, previous, old, routes, services }
+    }
+
+    /// Makes as many routes, services and endpoints ready as `most` says, or a few more. Returns whether any are left.
+    pub fn step(
+        &mut self,
+        slots: &mut Slots,
+        metrics: &mut WorkerMetrics,
+        tick: Tick,
+        seed: u64,
+        mut most: usize,
+    ) -> bool {
+        for (at, route) in self.snapshot.routes.iter().enumerate().skip(self.routes.len()).take(most) {
+            let kept = self.previous.and_then(|plan| plan.stats_of(at, route, metrics));
+            let stats = kept.unwrap_or_else(|| metrics.route(&route.name, &route.pattern));
+            self.routes.push(RoutePlan { chain: slots.prepare(&route.chain, tick), stats });
+            most -= 1;
+        }
+        let worker = slots.worker();
+        for spec in self.snapshot.services.iter().skip(self.services.len()) {
+            if most == 0 {
+                return true;
+            }
+            let old = self.old.get(&*spec.name).copied();
+            // Tags of endpoints that stay name slots of the handle that they came from.
+            let stats = old.map_or_else(|| metrics.service(&spec.name, []), |service| service.stats.clone());
+            let service = Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker);
+            self.services.push(service);
+            most = most.saturating_sub(1 + spec.endpoints.get().endpoints.len());
+        }
+        self.routes.len() < self.snapshot.routes.len()
+    }
+
+    /// The plan, of which nothing is left to be made.
+    pub fn into_plan(self) -> Plan<I> {
+        let Self { snapshot, routes, services, .. } = self;
+        debug_assert_eq!((routes.len(), services.len()), (snapshot.routes.len(), snapshot.services.len()));
+        Plan { table: snapshot.table.clone(), routes, services, snapshot }
+    }
+}
+
 impl<I: Io> Plan<I> {
-    /// Makes a snapshot ready. What `previous` has under the same identities is taken over: pools, loads, limits and
-    /// counters go on. Living state is not changed until [`Self::commit`], so that the reload can still be abandoned.
+    /// Makes a snapshot ready at once; see [`Preparing`].
     pub fn prepare(
         snapshot: Arc<Snapshot>,
         previous: Option<&Plan<I>>,
@@ -46,23 +102,9 @@ impl<I: Io> Plan<I> {
         tick: Tick,
         seed: u64,
     ) -> Self {
-        let worker = slots.worker();
-        let routes = snapshot.routes.iter().enumerate().map(|(at, route)| RoutePlan {
-            chain: slots.prepare(&route.chain, tick),
-            stats: previous
-                .and_then(|plan| plan.stats_of(at, route, metrics))
-                .unwrap_or_else(|| metrics.route(&route.name, &route.pattern)),
-        });
-        let routes = routes.collect();
-        let old: AHashMap<_, _> = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
-        let services = snapshot.services.iter().map(|spec| {
-            let old = old.get(&*spec.name).copied();
-            // Tags of endpoints that stay name slots of the handle that they came from.
-            let stats = old.map_or_else(|| metrics.service(&spec.name, []), |service| service.stats.clone());
-            Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker)
-        });
-        let services = services.collect();
-        Self { table: snapshot.table.clone(), routes, services, snapshot }
+        let mut preparing = Preparing::new(snapshot, previous);
+        while preparing.step(slots, metrics, tick, seed, usize::MAX) {}
+        preparing.into_plan()
     }
 
     /// The counters of a route that has kept its place: most do over a reload, and to compare costs less than a search.

@@ -134,8 +134,33 @@ pub struct Route {
     pub retries: Option<Box<RetryRules>>,
     /// Translate gRPC-Web for its endpoints.
     pub grpc_web: bool,
+    /// Where copies of its requests go; None for nowhere, which is usual.
+    pub mirror: Option<Box<MirrorRules>>,
     /// Which protocols its requests may change to; None for none, which is usual.
     pub tunnel: Option<Box<TunnelRules>>,
+}
+
+/// Where copies of a route's requests go, and how many. Defaults stand in `limits.rs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorRules {
+    /// Index of `Snapshot::services`.
+    pub service: u32,
+    /// So many of 2^32 requests.
+    pub share: u64,
+    /// Copies that one worker has under way with the service.
+    pub requests_max: u32,
+    /// The longest body, in bytes.
+    pub body_bytes_max: u64,
+    /// A whole copy, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl MirrorRules {
+    /// Whether the request with this random value is among those that are copied. Canary splits look at the other end
+    /// of the value.
+    pub const fn takes(&self, random: u64) -> bool {
+        random & 0xffff_ffff < self.share
+    }
 }
 
 /// What a route's requests may become, and for how long (F47). Defaults stand in `limits.rs`.

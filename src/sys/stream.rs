@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::pin::Pin;
@@ -21,11 +22,13 @@ use super::ring;
 /// Invariant: the `TcpStream` is only used to start operations. Each of its methods copies the descriptor's handle into
 /// the operation before it returns the future, so no reference to it lives across an await of ours.
 pub struct SharedStream {
-    stream: UnsafeCell<TcpStream>,
+    stream: UnsafeCell<ManuallyDrop<TcpStream>>,
     /// What ends an idle read.
     idle: RefCell<Idle>,
     on_epoll: bool,
     released: Cell<bool>,
+    /// Nothing is under way any more.
+    spent: Cell<bool>,
     /// Whether a system call on the descriptor may block; known once it was asked.
     blocks: Cell<Option<bool>>,
 }
@@ -60,6 +63,11 @@ pub fn open_streams() -> usize {
 impl Drop for SharedStream {
     fn drop(&mut self) {
         OPEN.set(OPEN.get().saturating_sub(1));
+        // SAFETY: the stream is not used again.
+        let stream = unsafe { ManuallyDrop::take(self.stream.get_mut()) };
+        if self.spent.get() && !self.on_epoll && !std::thread::panicking() {
+            drop(into_std(stream));
+        }
     }
 }
 
@@ -76,8 +84,9 @@ impl SharedStream {
     pub fn new(stream: TcpStream) -> Rc<Self> {
         OPEN.set(OPEN.get() + 1);
         let (idle, on_epoll) = (RefCell::default(), monoio::utils::is_legacy());
-        let (stream, released, blocks) = (UnsafeCell::new(stream), Cell::new(false), Cell::new(None));
-        Rc::new(Self { stream, idle, on_epoll, released, blocks })
+        let stream = UnsafeCell::new(ManuallyDrop::new(stream));
+        let (released, spent, blocks) = (Cell::new(false), Cell::new(false), Cell::new(None));
+        Rc::new(Self { stream, idle, on_epoll, released, spent, blocks })
     }
 
     /// Reads into the spare room of the buffer. The future is the runtime's own: each layer around it would move the
@@ -220,6 +229,12 @@ impl SharedStream {
         let _ = self.with_socket(|socket| socket.shutdown(how));
     }
 
+    /// Nothing is under way on the connection, nor will be: its descriptor is closed by a system call. The runtime
+    /// closes it by an operation of the ring and sends another one after that to cancel it.
+    pub fn spend(&self) {
+        self.spent.set(true);
+    }
+
     /// Makes the close that follows a reset.
     pub fn reset(&self) {
         // Where it cannot be set the peer sees an end instead: no worse than before.
@@ -307,7 +322,8 @@ impl SharedStream {
 
     fn as_raw_fd(&self) -> RawFd {
         // SAFETY: the shared reference is used only to read the descriptor.
-        unsafe { &*self.stream.get() }.as_raw_fd()
+        let stream = unsafe { &*self.stream.get() };
+        stream.as_raw_fd()
     }
 
     fn with_socket<T>(&self, run: impl FnOnce(SockRef<'_>) -> T) -> T {

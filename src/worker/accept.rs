@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{self, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::http::exchange::{PortText, ShortText};
 use crate::limits::UNSENT_BYTES_MAX;
 use crate::net::tcp::Tcp;
 use crate::snapshot::{self, Listener};
+use crate::sys::ring;
 use crate::telemetry::metrics::instruments::Refusal;
 
 /// First pause after a failed accept; it doubles up to [`BACK_OFF_MS_MAX`] (F09).
@@ -37,8 +39,19 @@ pub struct Socket {
     /// The port that it got, as text.
     pub port_text: PortText,
     listener: RefCell<Rc<Listener>>,
-    accepting: RefCell<Option<Canceller>>,
+    /// What ends the accept under way.
+    accepting: RefCell<Accepting>,
     closed: Cell<Option<Closing>>,
+}
+
+/// How an accept that is under way is ended.
+enum Accepting {
+    /// Through the ring, by the descriptor.
+    ByDescriptor(RawFd),
+    /// Through the runtime, which keeps a set of such accepts: half a thousand instructions for each.
+    Tracked(Canceller),
+    /// There is none any more.
+    Over,
 }
 
 /// How a listening socket is closed.
@@ -69,12 +82,17 @@ impl Socket {
             socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         }
         let queue = socket.try_clone()?;
+        let by_descriptor = on_ring && ring::can_cancel();
+        let accepting = match by_descriptor {
+            true => Accepting::ByDescriptor(socket.as_raw_fd()),
+            false => Accepting::Tracked(Canceller::new()),
+        };
         let stream = TcpListener::from_std(socket)?;
         let this = Rc::new(Self {
             address: listener.address,
             port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
-            accepting: RefCell::new(Some(Canceller::new())),
+            accepting: RefCell::new(accepting),
             closed: Cell::new(None),
         });
         shared.accepting.set(shared.accepting.get() + 1);
@@ -94,29 +112,61 @@ impl Socket {
 
     /// Accepts no more. The socket is closed when nobody else has it; it is never shut down, as that would end it for
     /// other processes too.
-    pub fn close(&self, how: Closing) {
+    pub fn close(self: &Rc<Self>, how: Closing) {
         if self.closed.get().is_none() {
             self.closed.set(Some(how));
         }
         // An accept that completes at this moment is served.
-        drop(self.accepting.take().map(Canceller::cancel));
+        let present = self.accepting.replace(Accepting::Over);
+        match present {
+            Accepting::ByDescriptor(_) => {
+                self.accepting.replace(present);
+                drop(monoio::spawn(end_accept(self.clone())));
+            }
+            Accepting::Tracked(canceller) => drop(canceller.cancel()),
+            Accepting::Over => {}
+        }
     }
 
     /// Looks at the queue anew: ends the accept under way, so that the next one begins with what is there.
     pub fn look(&self) {
-        let renewed = self.accepting.take().map(|present| {
-            drop(present.cancel());
-            Canceller::new()
-        });
-        self.accepting.replace(renewed);
+        let mut accepting = self.accepting.borrow_mut();
+        match std::mem::replace(&mut *accepting, Accepting::Over) {
+            Accepting::Tracked(present) => {
+                drop(present.cancel());
+                *accepting = Accepting::Tracked(Canceller::new());
+            }
+            // One that is not under way yet begins with what is there.
+            Accepting::ByDescriptor(fd) => {
+                ring::cancel_all(fd);
+                *accepting = Accepting::ByDescriptor(fd);
+            }
+            Accepting::Over => {}
+        }
     }
 
     async fn accept(&self, stream: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        let handle = self.accepting.borrow().as_ref().map(Canceller::handle);
+        let handle = match &*self.accepting.borrow() {
+            Accepting::ByDescriptor(_) => None,
+            Accepting::Tracked(canceller) => Some(canceller.handle()),
+            Accepting::Over => return Err(io::ErrorKind::Interrupted.into()),
+        };
         match handle {
             Some(handle) => stream.cancelable_accept(handle).await,
-            None => Err(io::ErrorKind::Interrupted.into()),
+            None => stream.accept().await,
         }
+    }
+}
+
+/// Ends the accept of a socket that was closed. One that waits for the next turn of the loop to begin is not found at
+/// first.
+async fn end_accept(socket: Rc<Socket>) {
+    loop {
+        match &*socket.accepting.borrow() {
+            Accepting::ByDescriptor(fd) => ring::cancel_all(*fd),
+            _ => break,
+        }
+        monoio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -151,6 +201,8 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener,
     if socket.closed.get() == Some(Closing::TakeQueue) {
         take_queue(&shared, &socket, &queue);
     }
+    // Its descriptor may be another socket's from here on.
+    socket.accepting.replace(Accepting::Over);
     drop((stream, queue));
     shared.accepting.set(shared.accepting.get().saturating_sub(1));
 }

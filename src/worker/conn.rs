@@ -42,7 +42,12 @@ impl Held {
     }
 
     fn origin(&self, peer: SocketAddr) -> ConnectionOrigin {
-        ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), port_text: self.socket.port_text, secure: None }
+        ConnectionOrigin {
+            peer,
+            peer_text: ShortText::of_address(peer.ip()),
+            port_text: self.socket.port_text,
+            secure: None,
+        }
     }
 }
 
@@ -187,7 +192,9 @@ async fn identify<I: Io, C: Connect>(
     let trusted = listener.rules.proxy_protocol.as_ref()?;
     let failure = match connection.read_proxy_header(trusted, origin.peer).await {
         Ok(None) => return Some(origin),
-        Ok(Some(peer)) => return Some(ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), ..origin }),
+        Ok(Some(peer)) => {
+            return Some(ConnectionOrigin { peer, peer_text: ShortText::of_address(peer.ip()), ..origin });
+        }
         Err(failure) if failure.reason == Reason::ClientClosed => return None,
         Err(failure) => failure,
     };

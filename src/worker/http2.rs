@@ -60,73 +60,77 @@ impl<F: Future<Output = ()>> Rooms<F> {
 /// Rounds over the streams in one turn: what one writes or takes may let another go on.
 const ROUNDS_MAX: usize = 8;
 
-/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in.
-pub async fn serve_http2<I: Io, C: Connect>(
-    env: &Env<C>,
+/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. The
+/// deadlines of `duplex` go at once: the link has its own. No async function, as those keep each argument twice.
+pub fn serve_http2<'e, I: Io, C: Connect>(
+    env: &'e Env<C>,
     duplex: Duplex<I>,
     origin: ConnectionOrigin,
-    listener: impl Fn() -> Rc<Listener>,
-) {
+    listener: impl Fn() -> Rc<Listener> + 'e,
+) -> impl Future<Output = ()> + 'e {
     let Duplex { mut read, mut write, interrupt, early, .. } = duplex;
-    let link = Link::new(interrupt.clone(), &env.timers, listener().rules.clone());
-    let open = Open::new(env, &link);
-    let arrivals = RefCell::new(VecDeque::new());
-    let mut rooms = Rooms(Vec::new());
-    let new = || {
-        let mut request = env.take_request();
-        origin.enter(&mut request.x);
-        request
-    };
-    let mut reading = pin!(read_all(&mut read, &link, early, &arrivals, new, |request| &mut request.x));
-    let mut writing = pin!(write_all(&mut write, &link));
-    let mut closing = Closing::No;
-    let (mut gone, mut stuck) = (false, false);
-    poll_fn(|cx| {
-        link.ready.register(cx.waker());
-        if !gone && reading.as_mut().poll(cx).is_ready() {
-            gone = true;
-            link.end_streams();
-        }
-        for _ in 0..ROUNDS_MAX {
-            while let Some(arrived) = next(&arrivals) {
-                let at = arrived.key.slot as usize;
-                link.set_rules(&listener().rules);
-                rooms.enter(at, &link.ready, serve_stream(env, link.clone(), arrived, listener()));
+    async move {
+        let link = Link::new(interrupt.clone(), &env.timers, listener().rules.clone());
+        let open = Open::new(env, &link);
+        let arrivals = RefCell::new(VecDeque::new());
+        let mut rooms = Rooms(Vec::new());
+        let new = || {
+            let mut request = env.take_request();
+            origin.enter(&mut request.x);
+            request
+        };
+        let mut reading = pin!(read_all(&mut read, &link, early, &arrivals, new, |request| &mut request.x));
+        let mut writing = pin!(write_all(&mut write, &link));
+        let mut closing = Closing::No;
+        let (mut gone, mut stuck) = (false, false);
+        poll_fn(|cx| {
+            link.ready.register(cx.waker());
+            if !gone && reading.as_mut().poll(cx).is_ready() {
+                gone = true;
+                link.end_streams();
             }
-            match link.ready.take() {
-                [0, 0] => break,
-                marks => rooms.poll(marks),
+            for _ in 0..ROUNDS_MAX {
+                while let Some(arrived) = next(&arrivals) {
+                    let at = arrived.key.slot as usize;
+                    link.set_rules(&listener().rules);
+                    rooms.enter(at, &link.ready, serve_stream(env, link.clone(), arrived, listener()));
+                }
+                match link.ready.take() {
+                    [0, 0] => break,
+                    marks => rooms.poll(marks),
+                }
             }
-        }
-        if closing == Closing::No && link.end_turn(env.draining.get()) {
-            closing = Closing::Flush;
-            link.end_streams();
-            rooms.poll(link.ready.take());
-        }
-        if !stuck && writing.as_mut().poll(cx).is_ready() {
-            stuck = true;
-            link.end_streams();
-            rooms.poll(link.ready.take());
-        }
-        open.count();
-        if gone || stuck {
-            return end_of_tunnels(&link, &*interrupt, gone, cx);
-        }
-        if closing == Closing::Flush && link.is_flushed() {
-            // The client is to read why, and not to have it destroyed by a reset.
-            closing = Closing::Linger;
-            interrupt.shutdown(Shutdown::Write);
-            link.linger();
-        }
-        if link.take_released() {
-            rooms.0 = Vec::new();
-        }
-        if link.ready.any() {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
-    })
-    .await;
+            if closing == Closing::No && link.end_turn(env.draining.get()) {
+                closing = Closing::Flush;
+                link.end_streams();
+                rooms.poll(link.ready.take());
+            }
+            if !stuck && writing.as_mut().poll(cx).is_ready() {
+                stuck = true;
+                link.end_streams();
+                rooms.poll(link.ready.take());
+            }
+            open.count();
+            if gone || stuck {
+                return end_of_tunnels(&link, &*interrupt, gone, cx);
+            }
+            if closing == Closing::Flush && link.is_flushed() {
+                // The client is to read why, and not to have it destroyed by a reset.
+                closing = Closing::Linger;
+                interrupt.shutdown(Shutdown::Write);
+                link.linger();
+            }
+            if link.take_released() {
+                rooms.0 = Vec::new();
+                arrivals.borrow_mut().shrink_to_fit();
+            }
+            if link.ready.any() {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
 }
 
 /// A connection that has broken is over when its tunnels have told their endpoints, and written their log lines.

@@ -27,7 +27,7 @@ use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_ST
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
-use crate::pipeline::plan::Plan;
+use crate::pipeline::plan::{Plan, Preparing};
 use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
@@ -254,6 +254,10 @@ async fn obey(shared: &Rc<Shared>, mailbox: Mailbox) {
             match command {
                 Command::Drain(step) => shared.drain(step),
                 Command::Stop => return end_tunnels(shared).await,
+                Command::Prepare { work, ready } => {
+                    Box::pin(shared.prepare(*work)).await;
+                    let _ = ready.send(());
+                }
                 other => shared.obey(other),
             }
         }
@@ -438,10 +442,6 @@ impl Shared {
 
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
-            Command::Prepare { work, ready } => {
-                self.prepare(*work);
-                let _ = ready.send(());
-            }
             Command::Commit(done) => {
                 self.commit();
                 let _ = done.send(());
@@ -464,7 +464,8 @@ impl Shared {
                 monoio::spawn(tell_let_go(self.clone(), done));
             }
             Command::Look => self.sockets.borrow().iter().for_each(|socket| socket.look()),
-            Command::Stop => {}
+            // They are waited for, where commands are taken.
+            Command::Prepare { .. } | Command::Stop => {}
         }
     }
 
@@ -485,8 +486,14 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, work: Preparation) {
-        self.env.prepare(work.snapshot.clone(), tick(&self.env.timers), self.seed);
+    /// Makes a configuration ready, with requests served in between.
+    async fn prepare(&self, work: Preparation) {
+        let previous = self.env.pin();
+        let mut preparing = Preparing::new(work.snapshot.clone(), Some(&previous));
+        while self.env.prepare_some(&mut preparing, tick(&self.env.timers), self.seed) {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.env.prepared(preparing);
         self.prepared.replace(Some(work));
     }
 

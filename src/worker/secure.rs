@@ -169,7 +169,7 @@ async fn identify(listener: &Listener, fresh: &mut Fresh<Tcp>, origin: Connectio
             fresh.skip(header.bytes);
             let Some(addresses) = header.addresses else { return Some(origin) };
             let peer = addresses.source;
-            return Some(ConnectionOrigin { peer, peer_text: ShortText::of(&peer.ip()), ..origin });
+            return Some(ConnectionOrigin { peer, peer_text: ShortText::of_address(peer.ip()), ..origin });
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::support::{Client, Gateway, Origin, Seen, Step, ok};
 
 /// Requests of one row.
-const REQUESTS: usize = 30;
+pub const REQUESTS: usize = 30;
 
 /// What the bad server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,14 +146,14 @@ impl Bad {
 }
 
 /// Accepts and resets at once.
-struct Resetter {
-    address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
+pub struct Resetter {
+    pub address: SocketAddr,
+    pub accepted: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
 
 impl Resetter {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let (accepted, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
@@ -189,7 +189,7 @@ fn config(good: SocketAddr, bad: SocketAddr, balancer: &str, more: &str) -> Stri
 }
 
 /// Asks `REQUESTS` times, one after another. Returns how many did not get a whole `200`.
-fn lost(address: SocketAddr, method: &str) -> usize {
+pub fn lost(address: SocketAddr, method: &str) -> usize {
     let mut client = Client::connect(address);
     let mut lost = 0;
     for at in 0..REQUESTS {

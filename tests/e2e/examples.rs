@@ -24,6 +24,7 @@ const EXERCISED: &[&str] = &[
     "limits",
     "load_balancing",
     "minimal",
+    "mirror",
     "observability",
     "operations",
     "proxy_protocol",
@@ -98,6 +99,19 @@ fn routing() {
     assert_eq!(get(&gateway, "/beta", "Cookie: a=b; group=staff\r\n").text(), "next");
     let none = gateway.get("/beta");
     assert_eq!((none.status, none.text().as_str()), (404, "Nothing here.\n"));
+}
+
+#[test]
+fn mirror() {
+    let (orders, next) = (Origin::fixed("orders"), Origin::fixed("next"));
+    let plan = Plan::example("mirror").env("ORDERS", orders.address).env("ORDERS_NEXT", next.address);
+    let gateway = plan.env("MIRRORED", "100%").start();
+    assert_eq!(get(&gateway, "/orders/1", "").text(), "orders");
+    eventually("the copy", || (next.seen().len() == 1).then_some(()));
+    let copy = next.last();
+    assert_eq!((copy.line(), copy.header("host")), ("GET /orders/1", Some("orders-next.internal")));
+    assert_eq!(gateway.ask("POST /orders/2 HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\n\r\nx").text(), "orders");
+    assert_eq!((next.seen().len(), orders.seen().len()), (1, 2), "what changes something is done once");
 }
 
 #[test]

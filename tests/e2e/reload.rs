@@ -66,6 +66,34 @@ fn a_wrong_configuration_changes_nothing_and_says_why() {
     assert_eq!(client.get("/a").text(), "two");
 }
 
+/// A worker makes thousands of routes and services ready in slices; counters and pools go on over them.
+#[test]
+fn a_large_configuration_is_made_ready_in_slices() {
+    let origin = Origin::start(|seen| ok(seen.path()));
+    let yaml = |count: usize| {
+        let services = (0..count).map(|n| format!("- {{name: s{n}, endpoints: [\"{}\"]}}\n", origin.address));
+        let routes = (0..2 * count).map(|n| format!("- {{name: r{n}, path: /r{n}, service: s{}}}\n", n % count));
+        format!(
+            "server: {{workers: 1}}\nservices:\n{}routes:\n{}",
+            services.collect::<String>(),
+            routes.collect::<String>()
+        )
+    };
+    // Less than a slice, then several, then less again.
+    let gateway = Gateway::start(&yaml(50));
+    let mut client = gateway.connect();
+    assert_eq!(client.get("/r99").text(), "/r99");
+    for count in [120, 121, 50] {
+        let told = gateway.reload(&yaml(count));
+        assert_eq!(told.status, 200, "{count}: {}", told.text());
+        for route in [0, 99, 2 * count - 1] {
+            assert_eq!(client.get(&format!("/r{route}")).text(), format!("/r{route}"), "{count}");
+        }
+    }
+    let counted = gateway.metric("gateway_requests_total", &["path=\"/r99\""]);
+    assert_eq!(counted, 5.0, "one before, and one for each reload; the last one asks for it twice");
+}
+
 #[test]
 fn a_port_in_use_refuses_the_reload() {
     let gateway = Gateway::start(&fixed("one"));

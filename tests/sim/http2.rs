@@ -23,6 +23,7 @@ use ringway::worker::conn::serve_http1;
 
 use crate::bed;
 use crate::exec::{Exec, Handle};
+use crate::http2_up::{self, Told};
 use crate::rng::Rng;
 
 /// Seeds of a run that says nothing else; `RINGWAY_SEEDS=COUNT` runs more.
@@ -38,7 +39,7 @@ services: [{name: up, endpoints: [\"10.0.0.1:80\"]}]
 routes: [{path: /*, service: up, timeout: 20s}]
 ";
 
-fn faults(rng: &mut Rng) -> Faults {
+pub fn faults(rng: &mut Rng) -> Faults {
     let most = [usize::MAX, 3_000, 100][rng.below(3)];
     let delay_one_in = [0, 3][rng.below(2)] as u64;
     Faults { seed: rng.next(), read_bytes_max: most, write_bytes_max: most, delay_one_in, reset_after_bytes: None }
@@ -302,14 +303,30 @@ impl Client {
     }
 }
 
-/// One seed. Returns how many streams came out whole.
+/// One seed before endpoints that speak HTTP/1. Returns how many streams came out whole.
 fn run(seed: u64) -> usize {
     let mut rng = Rng::of(&[seed, 2]);
-    let mut exec = Exec::new(seed);
+    let exec = Exec::new(seed);
+    let origins = Origins { handle: exec.handle(), rng: RefCell::new(Rng::new(rng.next())) };
+    drive(seed, rng, exec, CONFIG, origins, false)
+}
+
+/// One seed before endpoints that speak HTTP/2.
+fn run_both(seed: u64, wild: bool, told: &Rc<Told>) -> usize {
+    let mut rng = Rng::of(&[seed, 3]);
+    let exec = Exec::new(seed);
+    let config = CONFIG.replace("name: up,", "name: up, protocol: h2,");
+    let up = RefCell::new(Rng::new(rng.next()));
+    let origins = http2_up::Origins { handle: exec.handle(), rng: up, wild, told: told.clone() };
+    let whole = drive(seed, rng, exec, &config, origins, wild);
+    assert_eq!(told.fatal.get(), None, "seed {seed}: what the endpoint says of the gateway");
+    whole
+}
+
+fn drive<C: Connect>(seed: u64, mut rng: Rng, mut exec: Exec, config: &str, origins: C, wild: bool) -> usize {
     let taken = pool_taken();
-    let snapshot = bed::snapshot(CONFIG, 1, None);
+    let snapshot = bed::snapshot(config, 1, None);
     let handle = exec.handle();
-    let origins = Origins { handle: handle.clone(), rng: RefCell::new(Rng::new(rng.next())) };
     let (env, _published) = bed::env(origins, &exec.timers, &snapshot, AccessLog::off(), seed);
     let (env, listener) = (Rc::new(env), bed::listener(&snapshot));
     let (theirs, ours) = pair_with([1 << 16, 300][rng.below(2)], faults(&mut rng), faults(&mut rng));
@@ -347,18 +364,48 @@ fn run(seed: u64) -> usize {
         }
         let cut = asked.given_up || asked.reset.is_some() || client.leaves;
         assert!(asked.whole || cut, "seed {seed}, stream {id}: no end, declared {}", asked.declared);
+        let fails = asked.whole && asked.status != Some(200);
+        assert!(!fails || wild || client.leaves, "seed {seed}, stream {id}: {:?}", asked.status);
     }
     drop((client, env, exec, handle, snapshot));
     assert_eq!(pool_taken(), taken, "seed {seed}: buffers are left");
     whole
 }
 
+/// The seeds of this run, and whether there is just one.
+fn seeds(usual: u64) -> (std::ops::Range<u64>, bool) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("RINGWAY_SEED") {
+        Some(seed) => (seed..seed + 1, true),
+        None => (0..number("RINGWAY_SEEDS").unwrap_or(usual), false),
+    }
+}
+
 #[test]
 fn many_streams_on_torn_connections() {
-    let asked = std::env::var("RINGWAY_SEED").ok().and_then(|seed| seed.parse().ok());
-    let count = std::env::var("RINGWAY_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(SEEDS);
-    let seeds = asked.map_or(0..count, |seed: u64| seed..seed + 1);
-    let alone = asked.is_some();
+    let (seeds, alone) = seeds(SEEDS);
+    let count = seeds.end - seeds.start;
     let whole = seeds.map(run).sum::<usize>() as u64;
     assert!(alone || whole > 2 * count, "only {whole} streams came out whole");
+}
+
+/// Both roles: windows run out and answers come in any order, and every stream that its client keeps comes out whole.
+#[test]
+fn endpoints_of_http2_that_take_their_time_lose_nothing() {
+    let (seeds, alone) = seeds(SEEDS);
+    let (count, told) = (seeds.end - seeds.start, Rc::default());
+    let whole = seeds.map(|seed| run_both(seed, false, &told)).sum::<usize>() as u64;
+    assert!(alone || whole > 2 * count, "only {whole} streams came out whole");
+}
+
+/// GOAWAY at any frame, resets in any state, connections that break: nothing hangs, nothing is taken for whole that is
+/// not, no answer goes to another stream.
+#[test]
+fn endpoints_of_http2_that_are_wild_cost_only_their_own_streams() {
+    let (seeds, alone) = seeds(2 * SEEDS);
+    let (count, told) = (seeds.end - seeds.start, Rc::<Told>::default());
+    let whole = seeds.map(|seed| run_both(seed, true, &told)).sum::<usize>() as u64;
+    assert!(alone || whole > count / 2, "only {whole} streams came out whole");
+    let met = [&told.resets, &told.goaways, &told.cuts].map(Cell::get);
+    assert!(alone || met.iter().all(|&times| times > count / 30), "resets, GOAWAYs, cuts: {met:?}");
 }

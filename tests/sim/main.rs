@@ -11,6 +11,7 @@ mod exec;
 mod forwarded;
 mod gateway;
 mod http2;
+mod http2_up;
 mod origin;
 mod plan;
 mod rng;

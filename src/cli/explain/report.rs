@@ -10,10 +10,11 @@ use crate::handler::forward;
 use crate::http::exchange::{Exchange, Reply};
 use crate::pipeline::drive::{self, Input};
 use crate::pipeline::env::Request;
+use crate::pipeline::mirror;
 use crate::policy::slots::Slot;
 use crate::policy::{Flow, Tick, WorkerSeed};
 use crate::route::{self, RouteId, RouteTable, Verdict};
-use crate::snapshot::{self, Action, HashKey, Listener, Snapshot};
+use crate::snapshot::{self, Action, HashKey, Listener, MirrorRules, Snapshot};
 use crate::time::Now;
 use crate::upstream::service::key_of;
 
@@ -58,7 +59,7 @@ pub struct Typed {
 }
 
 /// The route that takes the request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Taken {
     /// Its place in the snapshot.
     #[serde(skip)]
@@ -73,10 +74,27 @@ pub struct Taken {
     pub captures: Vec<(String, String)>,
     /// The path that goes upstream, where the route changes it.
     pub rewritten: Option<String>,
+    /// Where copies of its requests go.
+    pub mirror: Option<MirrorReport>,
     /// Whole request, in milliseconds.
     pub timeout_ms: u64,
     /// Request body, in bytes.
     pub body_bytes_max: u64,
+}
+
+/// Where copies of requests go, and which.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MirrorReport {
+    /// The service.
+    pub service: String,
+    /// Its part of the requests.
+    pub percent: f64,
+    /// Why this request is not copied.
+    pub not: Option<&'static str>,
+    /// The longest body, in bytes.
+    pub body_bytes_max: u64,
+    /// A whole copy, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// A route that does not take the request.
@@ -326,8 +344,19 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
         is_default: snapshot.default_route == Some(id),
         captures: captures.collect(),
         rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
+        mirror: route.mirror.as_deref().map(|mirror| mirrored(snapshot, route, mirror, x)),
         timeout_ms: route.timeout_ms,
         body_bytes_max: drive::body_bytes_max(route, listener),
+    }
+}
+
+fn mirrored(snapshot: &Snapshot, route: &snapshot::Route, rules: &MirrorRules, x: &Exchange) -> MirrorReport {
+    MirrorReport {
+        service: snapshot.services[rules.service as usize].label.clone(),
+        percent: rules.share as f64 * 100.0 / (1_u64 << 32) as f64,
+        not: mirror::why_not(route, rules, x).map(mirror::WhyNot::text),
+        body_bytes_max: rules.body_bytes_max,
+        timeout_ms: rules.timeout_ms,
     }
 }
 

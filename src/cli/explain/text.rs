@@ -60,6 +60,14 @@ fn show_route(f: &mut fmt::Formatter<'_>, route: &Taken) -> fmt::Result {
     if let Some(path) = &route.rewritten {
         line(f, "  rewritten", path)?;
     }
+    if let Some(mirror) = &route.mirror {
+        let share = if mirror.percent < 100.0 { format!("{:.2} % to ", mirror.percent) } else { String::new() };
+        let what = match mirror.not {
+            Some(why) => format!("not copied: {why}"),
+            None => format!("within {} ms, body at most {} bytes", mirror.timeout_ms, mirror.body_bytes_max),
+        };
+        line(f, "  mirror", &format!("{share}{}  {what}", mirror.service))?;
+    }
     let limits = format!("timeout {} ms, request body at most {} bytes", route.timeout_ms, route.body_bytes_max);
     line(f, "  limits", &limits)
 }

@@ -12,7 +12,7 @@ use crate::route::{
     HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
-use crate::snapshot::{Action, PingRules, RedirectTarget, Route, TunnelRules};
+use crate::snapshot::{Action, MirrorRules, PingRules, RedirectTarget, Route, TunnelRules};
 use crate::upstream::balance::hash_key;
 use crate::upstream::breaker::BreakerSpec;
 
@@ -147,6 +147,7 @@ pub(super) fn compile(
     route.breaker = breaker(written, &route, services);
     route.retries = written.retries.as_ref().map(|written| Box::new(retries(written)));
     route.tunnel = tunnel(written);
+    route.mirror = written.mirror.as_deref().and_then(|written| mirror(written, services, diagnostics));
     route.grpc_web = written.grpc_web;
     route
 }
@@ -203,8 +204,27 @@ fn build(
         breaker: None,
         retries: None,
         tunnel: None,
+        mirror: None,
         grpc_web: false,
     }
+}
+
+/// Where copies of the route's requests go. An unknown name was reported when the configuration was loaded.
+fn mirror(
+    written: &model::Mirror,
+    services: &mut Services<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Box<MirrorRules>> {
+    let service = services.id(Some(written.service.as_str()), None, None, &[], diagnostics)?;
+    // Saturating, and between 0 and 2^32.
+    let share = (written.percent.get() / 100.0 * (1_u64 << 32) as f64) as u64;
+    Some(Box::new(MirrorRules {
+        service,
+        share,
+        requests_max: written.requests_max.get() as u32,
+        body_bytes_max: written.body_bytes_max.get(),
+        timeout_ms: written.timeout.as_millis() as u64,
+    }))
 }
 
 /// What the route's requests may become.

@@ -20,7 +20,7 @@ pub use resilience::{
     PanicConfig, PanicMode, Retries, RetryOn, StickyConfig,
 };
 pub use route::{
-    Answer, DefaultRoute, MatchKind, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
+    Answer, DefaultRoute, MatchKind, Mirror, Redirect, Respond, Rewrite, Route, RouteOrder, ValueMatch, WeightedService,
 };
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, EndpointWire, HostMode, LoadBalancer, Pool, Service, Timeouts};

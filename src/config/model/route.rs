@@ -5,7 +5,7 @@ use super::service::{HostMode, LoadBalancer};
 use super::tunnel::{Protocol, Tunnel, WebSocketPing};
 use crate::schema::types::{
     ByteSize, Cidr, Duration, HeaderName, HeaderValue, HostPattern, Int, Map, Method, Name, PathPattern, Pattern,
-    ServiceUrl,
+    Percent, ServiceUrl,
 };
 use crate::schema::{Cx, Node, Policy, Span, Spanned, codes};
 use crate::{config_enum, config_struct};
@@ -87,8 +87,28 @@ config_struct! {
         websocket_ping: Option<Spanned<WebSocketPing>>,
         /// Whether calls in gRPC-Web, as browsers make them, are translated for an endpoint that speaks gRPC.
         grpc_web: bool = "false",
+        /// Where copies of its requests go as well, whose answers nobody gets. A bare text names the service.
+        mirror: Option<Spanned<Mirror>>,
         /// Policies of this route, after the global ones (R1, R24).
         policies: Vec<Policy> = "[]",
+    }
+}
+
+config_struct! {
+    /// Copies of a route's requests, for a service that is to be tried with real ones. They are marked with
+    /// `X-Mirrored: true`; a request that comes with that field is not copied again.
+    #[shorthand(service)]
+    pub struct Mirror {
+        /// Where they go.
+        service: Spanned<Name>,
+        /// How many of the requests are copied.
+        percent: Percent = "100%",
+        /// Copies that one worker has under way with the service; while there are as many, requests are not copied.
+        requests_max: Int<1, 65_536> = "64",
+        /// A request with a longer body is not copied.
+        body_bytes_max: ByteSize = "64KiB",
+        /// A whole copy, to the end of its answer.
+        timeout: Duration = "5s",
     }
 }
 

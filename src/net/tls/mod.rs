@@ -175,6 +175,10 @@ impl Interrupt for Common {
         self.inner.reset();
     }
 
+    fn spend(&self) {
+        self.inner.spend();
+    }
+
     fn release(&self) {
         self.inner.release();
     }

@@ -313,9 +313,10 @@ impl<I: Io> Connection<I> {
             self.write_deadline.disarm();
         }
         match self.keep {
-            Keep::Alive if self.carry.is_empty() => {}
+            // Its body and its response were awaited to their ends.
+            Keep::Alive if self.carry.is_empty() => target.spend(),
             // Bytes that nobody has read (a pipelined request behind the last one) would make the close a reset.
-            Keep::Close if self.carry.is_empty() && target.is_quiet() => {}
+            Keep::Close if self.carry.is_empty() && target.is_quiet() => target.spend(),
             Keep::Abort => target.reset(),
             _ => {
                 target.shutdown(std::net::Shutdown::Write);

@@ -464,6 +464,11 @@ fn failures(page: &mut Page, totals: &Totals) {
         let [service, method, code] = texts(labels);
         page.count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], *count);
     }
+    page.family("ringway_mirrored_requests_total", "counter", "Requests that were to be mirrored to a service.");
+    for (labels, count) in &totals.mirrored {
+        let [service, result] = texts(labels);
+        page.count(&[("service", service), ("result", result)], *count);
+    }
 }
 
 fn quantiles(page: &mut Page, totals: &Totals) {

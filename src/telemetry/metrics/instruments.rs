@@ -97,6 +97,22 @@ macro_rules! words {
 }
 
 words! {
+    /// What became of a request that was to be mirrored.
+    Mirrored {
+        /// It was answered, whatever the answer.
+        Answered = "answered",
+        /// It was sent, or could not be, and was not answered.
+        Failed = "failed",
+        /// Too many were under way, the service takes no more, or memory is short.
+        Refused = "refused",
+        /// Its body is longer than the bound, or has trailers.
+        BodyTooLong = "body_too_long",
+        /// Its body did not come to its end.
+        BodyIncomplete = "body_incomplete",
+    }
+}
+
+words! {
     /// A deadline that fired.
     Deadline {
         /// The request header did not arrive in time.

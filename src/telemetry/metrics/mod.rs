@@ -178,6 +178,11 @@ impl ServiceHandle {
         }
     }
 
+    /// The service's counters, for what outlives this handle.
+    pub fn stats(&self) -> Rc<ServiceStats> {
+        self.stats.clone()
+    }
+
     /// Tags for these endpoints, each with a slot of its own. Looks once at all slots for free ones.
     pub fn tags<'a>(&self, labels: impl IntoIterator<Item = &'a str>) -> Vec<Rc<EndpointTag>> {
         let mut slots = self.endpoints.borrow_mut();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use super::instruments::Mirrored;
 use super::instruments::{Deadline, Eviction, GoAway, INSTRUMENTS, Refusal};
 use super::stats::{Buckets, GRPC_CODES, OVERFLOW_ID, RouteStats, ServiceStats};
 use super::{METHODS, OTHER, WorkerMetrics};
@@ -65,6 +66,8 @@ pub struct ServiceSnapshot {
     pub upstream_status: Vec<(u16, u64)>,
     /// Failures by reason.
     pub failures: [u64; Reason::ALL.len()],
+    /// What became of requests that were to be mirrored here.
+    pub mirrored: [u64; Mirrored::WORDS.len()],
     /// Backend durations of the endpoints that answered.
     pub endpoints: Vec<(Arc<str>, Buckets)>,
 }
@@ -113,12 +116,13 @@ impl ServiceSnapshot {
             latency: service.latency.get(),
             upstream_status: service.upstream_status.values(),
             failures: service.failures.values(),
+            mirrored: service.mirrored.values(),
             endpoints: service.endpoints(),
         }
     }
 
     fn is_used(&self) -> bool {
-        self.latency.is_some() || self.failures.iter().any(|&count| count > 0)
+        self.latency.is_some() || self.failures.iter().chain(&self.mirrored).any(|&count| count > 0)
     }
 }
 

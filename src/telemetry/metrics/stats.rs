@@ -9,7 +9,7 @@ use ahash::AHashMap;
 use hdrhistogram::Histogram;
 
 use super::OTHER;
-use super::instruments::Tally;
+use super::instruments::{Mirrored, Tally};
 use crate::error::Reason;
 use crate::http::message::Method;
 
@@ -328,6 +328,10 @@ pub struct ServiceStats {
     pub upstream_status: Statuses,
     /// Failures by reason.
     pub failures: Tally<{ Reason::ALL.len() }>,
+    /// What became of requests that were to be mirrored here.
+    pub mirrored: Tally<{ Mirrored::WORDS.len() }>,
+    /// Mirrored requests under way.
+    pub mirroring: Cell<u32>,
     endpoints: RefCell<Registry<String, EndpointStats>>,
 }
 
@@ -340,6 +344,8 @@ impl ServiceStats {
             latency: Latency::default(),
             upstream_status: Statuses::default(),
             failures: Tally::default(),
+            mirrored: Tally::default(),
+            mirroring: Cell::new(0),
             endpoints: RefCell::new(Registry::new(EndpointStats::new(OTHER))),
         }
     }
@@ -372,6 +378,7 @@ impl Absorb for ServiceStats {
     fn absorb(&self, other: &Self) {
         self.latency.absorb(&other.latency);
         self.failures.absorb(&other.failures);
+        self.mirrored.absorb(&other.mirrored);
         for (status, count) in other.upstream_status.values() {
             self.upstream_status.add_many(status, count);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use super::OTHER;
+use super::instruments::Mirrored;
 use super::snapshot::{RouteSnapshot, ServiceSnapshot, WorkerSnapshot};
 use super::stats::{Buckets, new_latency};
 use crate::error::Reason;
@@ -28,9 +29,10 @@ pub(super) enum Family {
     Limiters,
     Calls,
     Latency,
+    Mirrored,
 }
 
-const FAMILIES: usize = 8;
+const FAMILIES: usize = 9;
 
 /// Which series have a name of their own. A series that was let in stays in, so that it and `other` never go down.
 #[derive(Debug, Default)]
@@ -67,6 +69,8 @@ pub(super) struct Totals {
     pub limiters: BTreeMap<Labels, u64>,
     /// gRPC service, gRPC method, code
     pub calls: BTreeMap<Labels, u64>,
+    /// service, result
+    pub mirrored: BTreeMap<Labels, u64>,
     /// service
     pub latency: BTreeMap<Labels, Histogram<u64>>,
     /// All requests together.
@@ -121,6 +125,10 @@ impl Totals {
             *self.upstream_status.entry(admission.admit(Family::UpstreamStatus, labels)).or_default() += count;
         }
         self.add_failures(admission, &service.name, &service.failures);
+        for (result, count) in Mirrored::WORDS.iter().zip(service.mirrored).filter(|(_, count)| *count > 0) {
+            let labels = vec![service.name.clone(), (*result).into()];
+            *self.mirrored.entry(admission.admit(Family::Mirrored, labels)).or_default() += count;
+        }
         join(&mut self.latency_all, service.latency.as_ref());
         if let Some(latency) = &service.latency {
             let labels = admission.admit(Family::Latency, vec![service.name.clone()]);

@@ -47,6 +47,12 @@ pub struct Answer {
     pub reset: Option<Code>,
     /// GOAWAY that has seen all streams so far.
     pub leave: bool,
+    /// There is none, ever.
+    pub hangs: bool,
+    /// Bytes in its place, for the number of its stream.
+    pub raw: Option<fn(u32) -> Vec<u8>>,
+    /// The connection ends where the stream should.
+    pub cut: bool,
 }
 
 impl Answer {
@@ -62,6 +68,8 @@ struct Shared {
     resets: Mutex<Vec<Code>>,
     connections: Mutex<Vec<TcpStream>>,
     ended: AtomicBool,
+    /// Answers come before the bodies of requests have.
+    is_early: bool,
     script: Box<Script>,
 }
 
@@ -73,6 +81,15 @@ pub struct H2Origin {
 
 impl H2Origin {
     pub fn start(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(false, script)
+    }
+
+    /// Answers as soon as the head is there.
+    pub fn early(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(true, script)
+    }
+
+    fn with(is_early: bool, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
@@ -80,6 +97,7 @@ impl H2Origin {
             resets: Mutex::default(),
             connections: Mutex::default(),
             ended: AtomicBool::new(false),
+            is_early,
             script: Box::new(script),
         });
         let theirs = shared.clone();
@@ -135,13 +153,16 @@ struct Conversation {
     open: HashMap<u32, Seen>,
     /// Answers that wait for windows: body, and what follows it.
     waiting: Vec<(Key, Buf, Answer)>,
+    /// Bytes behind what the codec has to say.
+    raw: Vec<u8>,
+    is_cut: bool,
 }
 
 impl Conversation {
     fn new(shared: Arc<Shared>, stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option");
         let core = Core::server(HeadLimits::default(), false, Now::read());
-        Self { shared, stream, core, open: HashMap::new(), waiting: Vec::new() }
+        Self { shared, stream, core, open: HashMap::new(), waiting: Vec::new(), raw: Vec::new(), is_cut: false }
     }
 
     fn run(mut self) {
@@ -153,6 +174,11 @@ impl Conversation {
                 if self.stream.write_all(output.as_slice()).is_err() {
                     return;
                 }
+            }
+            if self.stream.write_all(&std::mem::take(&mut self.raw)).is_err() || self.is_cut {
+                // The peer may have closed it before.
+                let _ = self.stream.shutdown(Shutdown::Both);
+                return;
             }
             let Ok(count @ 1..) = self.stream.read(&mut bytes) else { return };
             input.compact();
@@ -216,17 +242,27 @@ impl Conversation {
     }
 
     fn end_if(&mut self, end: bool, key: Key) {
-        let Some(seen) = self.open.get(&key.id).filter(|_| end).cloned() else { return };
+        let due = end || self.shared.is_early;
+        let Some(seen) = self.open.get(&key.id).filter(|_| due).cloned() else { return };
         self.open.remove(&key.id);
         let answer = (self.shared.script)(&seen);
         self.shared.seen.lock().expect("requests").push(seen);
+        if answer.hangs {
+            return;
+        }
+        if let Some(raw) = answer.raw {
+            self.raw.extend(raw(key.id));
+            self.is_cut |= answer.cut;
+            return;
+        }
         if answer.leave {
             self.core.refuse_further();
         }
         for head in &answer.interim {
             write_head(&mut self.core, key, false, head);
         }
-        let follows = !answer.body.is_empty() || !answer.trailers.is_empty() || answer.reset.is_some();
+        let has_more = !answer.trailers.is_empty() || answer.reset.is_some() || answer.cut;
+        let follows = !answer.body.is_empty() || has_more;
         if !answer.head.is_empty() {
             write_head(&mut self.core, key, !follows, &answer.head);
         }
@@ -236,7 +272,7 @@ impl Conversation {
     fn send_bodies(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain_mut(|(key, data, answer)| {
-            let is_last = answer.trailers.is_empty() && answer.reset.is_none();
+            let is_last = answer.trailers.is_empty() && answer.reset.is_none() && !answer.cut;
             while !data.is_empty() && self.core.data(*key, data, is_last) == Sent::Some {}
             if !data.is_empty() {
                 return true;
@@ -246,6 +282,10 @@ impl Conversation {
             }
             if let Some(code) = answer.reset {
                 self.core.reset(*key, code);
+            }
+            if answer.cut {
+                self.is_cut = true;
+                return false;
             }
             self.core.release(*key);
             false

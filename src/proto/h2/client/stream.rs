@@ -58,6 +58,8 @@ impl Upstream for Stream {
 struct Held {
     end: bool,
     trailers: Option<Box<Fields>>,
+    /// The head is sent before the piece, and ends nothing.
+    behind_head: bool,
 }
 
 /// The request's way up. Its head was written when the stream was opened.
@@ -72,7 +74,7 @@ pub struct Sender {
 impl Sender {
     /// Sends what can be sent now. Returns whether all is sent, what follows included.
     fn push(&mut self, data: &mut Buf) -> Result<bool, Failure> {
-        let Held { end, trailers } = &self.held;
+        let Held { end, trailers, .. } = &self.held;
         let is_last = *end && trailers.is_none();
         if !self.link.send_data(self.key, data, is_last)? {
             return Ok(false);
@@ -88,17 +90,20 @@ impl Sender {
 impl RequestSink for Sender {
     fn join(&mut self, head: Buf, first: Chunk, _chunked: bool) -> (Buf, Option<Buf>) {
         let Chunk { mut data, end, trailers } = first;
-        self.held = Held { end, trailers };
+        self.held = Held { end, trailers, behind_head: false };
         match self.push(&mut data) {
             Ok(true) => (head, None),
             // A stream that is over says so when the rest is sent.
-            Ok(false) | Err(_) => (head, Some(data)),
+            Ok(false) | Err(_) => {
+                self.held.behind_head = true;
+                (head, Some(data))
+            }
         }
     }
 
     async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
         let mut buf = buf;
-        if buf.is_empty() && !self.held.end {
+        if buf.is_empty() && (std::mem::take(&mut self.held.behind_head) || !self.held.end) {
             // The head, which is on its way.
             self.link.wake_writer();
             return Ok(buf);
@@ -132,7 +137,7 @@ impl RequestSink for Sender {
 
     async fn send_body(&mut self, chunk: Chunk, _chunked: bool, timeout_ms: u64) -> Result<Buf, Failure> {
         let Chunk { data, end, trailers } = chunk;
-        self.held = Held { end, trailers };
+        self.held = Held { end, trailers, behind_head: false };
         self.send(data, timeout_ms).await
     }
 

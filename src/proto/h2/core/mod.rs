@@ -292,7 +292,8 @@ impl Core {
 
     /// Says that no further stream is served. New ones are ignored: the peer knows that it may ask elsewhere.
     pub fn refuse_further(&mut self) {
-        let last = self.highest;
+        // What was said once is not raised again.
+        let last = self.last_taken.unwrap_or(self.highest);
         self.last_taken = Some(last);
         self.out.write(32, |out| frame::write_goaway(out, last, Code::NoError, ""));
     }

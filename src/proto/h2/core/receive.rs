@@ -307,11 +307,12 @@ impl Core {
         if id.is_multiple_of(2) {
             return Err(Fatal::protocol("stream of the wrong side"));
         }
+        // It is idle no longer, taken or not: what follows its head may be on its way too.
+        self.highest = id;
         if self.last_taken.is_some() {
             // The client was told that it would not be seen. It counts, as the work was done.
             return self.budget.control(now).map(|()| None);
         }
-        self.highest = id;
         if on == Some(id) {
             return self.error_on_closed(id, Code::Protocol, now);
         }

@@ -333,6 +333,11 @@ fn goodbyes() {
     assert!(matches!(feed(&mut core, &get(3)).expect("legal")[..], [Event::Head { .. }]), "still served");
     core.refuse_further();
     assert!(feed(&mut core, &get(5)).expect("ignored").is_empty());
+    // What belongs to a stream that is ignored was on its way as its head was (RFC 9113 section 6.8).
+    let window = raw(Kind::WindowUpdate, 0, 7, &[0, 0, 0, 9]);
+    let late =
+        [post(7), raw(Kind::Data, 0, 7, b"body of seven"), window, raw(Kind::Reset, 0, 7, &[0, 0, 0, 8])].concat();
+    assert!(feed(&mut core, &late).expect("ignored").is_empty());
     let sent = frames(&output(&mut core));
     assert_eq!(sent[0], (Kind::GoAway, 0, 0, [INT31_MAX.to_be_bytes(), [0; 4]].concat()));
     assert_eq!(sent[1], (Kind::GoAway, 0, 0, [3_u32.to_be_bytes(), [0; 4]].concat()));

@@ -1,0 +1,286 @@
+//! One bad server of two that speaks HTTP/2, at default settings: what clients lose, and what reaches the servers,
+//! counted there. `bad_servers.rs` has the same for HTTP/1.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ringway::proto::h2::code::Code;
+
+use super::bad_servers::{REQUESTS, Resetter, lost};
+use crate::support::Gateway;
+use crate::support::h2_origin::{Answer, H2Origin};
+
+/// What the bad server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Refuse,
+    ResetOnAccept,
+    CloseOnRequest,
+    Garbage,
+    AnswersHttp1,
+    ServerError,
+    EndsShort,
+    CutInBody,
+    ResetInBody,
+    Hang,
+    Slow,
+    HeaderBomb,
+    Interims,
+    Early,
+    /// RST_STREAM in place of an answer.
+    Reset(Code),
+    /// GOAWAY that has not seen the request.
+    LeavesUnseen,
+    /// GOAWAY that has seen the request, and no answer.
+    LeavesUnanswered,
+    /// GOAWAY, and the answer behind it.
+    LeavesAnswered,
+}
+
+/// All of them; of codes in RST_STREAM a few, or all.
+fn modes(codes: &[Code]) -> Vec<Mode> {
+    let mut all = vec![
+        Mode::Refuse,
+        Mode::ResetOnAccept,
+        Mode::CloseOnRequest,
+        Mode::Garbage,
+        Mode::AnswersHttp1,
+        Mode::ServerError,
+        Mode::EndsShort,
+        Mode::CutInBody,
+        Mode::ResetInBody,
+        Mode::Hang,
+        Mode::Slow,
+        Mode::HeaderBomb,
+        Mode::Interims,
+        Mode::Early,
+        Mode::LeavesUnseen,
+        Mode::LeavesUnanswered,
+        Mode::LeavesAnswered,
+    ];
+    all.extend(codes.iter().copied().map(Mode::Reset));
+    all
+}
+
+/// How many requests clients lose at least and at most, and why.
+fn bounds(mode: Mode, method: &str) -> (usize, usize) {
+    match (mode, method) {
+        // Nothing was sent, the endpoint says that it has not looked at it, or it answers after all.
+        (Mode::Refuse | Mode::Slow | Mode::Early | Mode::LeavesUnseen | Mode::LeavesAnswered, _) => (0, 0),
+        (Mode::Reset(Code::Refused), _) => (0, 0),
+        // What the client has seen a part of cannot be taken back: until the endpoint is ejected.
+        (Mode::EndsShort | Mode::CutInBody | Mode::ResetInBody, _) => (1, 3),
+        // An answer is an answer.
+        (Mode::ServerError, _) => (5, REQUESTS),
+        // Too late is not repeated by default; ejected after three.
+        (Mode::Hang, _) => (1, 3),
+        (_, "GET") => (0, 0),
+        // The reset may come before anything was sent.
+        (Mode::ResetOnAccept, _) => (0, 3),
+        // A POST that went out is not sent again; ejected after three.
+        _ => (1, 3),
+    }
+}
+
+fn script(mode: Mode) -> Answer {
+    let fields = |more: &[(&'static str, &str)]| {
+        let status = [(":status", "200".to_owned())].into_iter();
+        status.chain(more.iter().map(|(name, value)| (*name, (*value).to_owned()))).collect::<Vec<_>>()
+    };
+    let part = Answer { head: fields(&[("content-length", "1000")]), body: b"only this".to_vec(), ..Answer::default() };
+    match mode {
+        Mode::CloseOnRequest => Answer { cut: true, ..Answer::default() },
+        Mode::ServerError => Answer { head: vec![(":status", "500".into())], ..Answer::ok("bad") },
+        Mode::EndsShort => part,
+        Mode::CutInBody => Answer { cut: true, ..part },
+        Mode::ResetInBody => Answer { reset: Some(Code::Internal), ..part },
+        Mode::Hang => Answer { hangs: true, ..Answer::default() },
+        Mode::Slow => {
+            thread::park_timeout(Duration::from_millis(20));
+            Answer::ok("slow")
+        }
+        Mode::HeaderBomb => Answer { raw: Some(header_bomb), ..Answer::default() },
+        Mode::Interims => Answer { raw: Some(interims), ..Answer::default() },
+        Mode::Reset(code) => Answer { reset: Some(code), ..Answer::default() },
+        Mode::LeavesUnseen => Answer { raw: Some(|_| frame(7, 0, 0, &[0; 8])), ..Answer::default() },
+        Mode::LeavesUnanswered => {
+            let seen = |stream: u32| frame(7, 0, 0, &[stream.to_be_bytes(), [0; 4]].concat());
+            Answer { raw: Some(seen), cut: true, ..Answer::default() }
+        }
+        Mode::LeavesAnswered => Answer { leave: true, ..Answer::ok("bye") },
+        _ => Answer::ok("bad"),
+    }
+}
+
+/// The bytes of a frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const END_HEADERS: u8 = 4;
+
+/// A head of 30 KB in three frames, which is over the bound on fields.
+fn header_bomb(stream: u32) -> Vec<u8> {
+    // 200 from the static table, then literals that enter no table.
+    let block = [&[0x88][..], &b"\0\x06x-bomb\x04boom".repeat(2_300)].concat();
+    let pieces: Vec<_> = block.chunks(12_000).collect();
+    let last = pieces.len() - 1;
+    let one = |(at, piece): (usize, &&[u8])| {
+        let kind = if at == 0 { 1 } else { 9 };
+        frame(kind, if at == last { END_HEADERS } else { 0 }, stream, piece)
+    };
+    pieces.iter().enumerate().flat_map(one).collect()
+}
+
+fn interims(stream: u32) -> Vec<u8> {
+    let interim = frame(1, END_HEADERS, stream, b"\x08\x03103");
+    [interim.repeat(1_000), frame(1, END_HEADERS | 1, stream, &[0x88])].concat()
+}
+
+/// The bad server, while it lives.
+enum Bad {
+    Origin(H2Origin),
+    /// Its port is closed.
+    Nobody(SocketAddr),
+    Resetter(Resetter),
+    Speaker(Speaker),
+}
+
+impl Bad {
+    fn start(mode: Mode) -> Self {
+        match mode {
+            Mode::Refuse => {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+                Bad::Nobody(listener.local_addr().expect("an address"))
+            }
+            Mode::ResetOnAccept => Bad::Resetter(Resetter::start()),
+            Mode::Garbage => Bad::Speaker(Speaker::start(b"\x16\x03\x01 no HTTP/2 at all, and that at length\r\n\r\n")),
+            Mode::AnswersHttp1 => {
+                Bad::Speaker(Speaker::start(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+            }
+            Mode::Early => Bad::Origin(H2Origin::early(move |_| script(mode))),
+            _ => Bad::Origin(H2Origin::start(move |_| script(mode))),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Bad::Origin(origin) => origin.address,
+            Bad::Nobody(address) => *address,
+            Bad::Resetter(resetter) => resetter.address,
+            Bad::Speaker(speaker) => speaker.address,
+        }
+    }
+
+    fn arrived(&self) -> Vec<String> {
+        match self {
+            Bad::Origin(origin) => origin.seen().iter().map(|seen| seen.path().to_owned()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it was asked at all: a row without that shows nothing.
+    fn was_asked(&self) -> bool {
+        match self {
+            Bad::Origin(origin) => origin.connections() > 0,
+            Bad::Nobody(_) => true,
+            Bad::Resetter(resetter) => resetter.accepted.load(Ordering::Relaxed) > 0,
+            Bad::Speaker(speaker) => speaker.accepted.load(Ordering::Relaxed) > 0,
+        }
+    }
+}
+
+/// Reads something, says something that is no HTTP/2, and closes.
+struct Speaker {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Speaker {
+    fn start(says: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (accepted, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (count, end) = (accepted.clone(), ended.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(mut stream) = stream else { return };
+                count.fetch_add(1, Ordering::Relaxed);
+                // The gateway may have gone.
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(says);
+            }
+        });
+        Self { address, accepted, ended }
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // Wakes the thread.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn row(mode: Mode, method: &str, balancer: &str) {
+    let (good, bad) = (H2Origin::start(|_| Answer::ok("good")), Bad::start(mode));
+    // Silence is not waited for as long as by default, so that the test ends.
+    let more = if mode == Mode::Hang { "    timeouts: {first_byte: 400ms}\n" } else { "" };
+    let gateway = Gateway::start(&format!(
+        "services:\n  - name: up\n    protocol: h2\n    endpoints: [\"{}\", \"{}\"]\n    load_balancer: {balancer}\n{more}\
+         routes: [{{name: all, path: /*, service: up}}]\n",
+        bad.address(),
+        good.address
+    ));
+    let lost = lost(gateway.address, method);
+    let (least, most) = bounds(mode, method);
+    let name = format!("{mode:?} {method} {balancer}");
+    assert!((least..=most).contains(&lost), "{name}: {lost} of {REQUESTS} lost, allowed {least} to {most}");
+    assert!(bad.was_asked(), "{name}: the bad server was not asked");
+    let unseen = matches!(mode, Mode::LeavesUnseen | Mode::Reset(Code::Refused));
+    let mut counts = HashMap::<String, usize>::new();
+    for path in
+        good.seen().iter().map(|seen| seen.path().to_owned()).chain(bad.arrived().into_iter().filter(|_| !unseen))
+    {
+        *counts.entry(path).or_default() += 1;
+    }
+    for (path, count) in counts {
+        let twice = method == "POST" && count > 1;
+        // Twice at a server whose connection had been used before, since that may have been stale, and once elsewhere.
+        assert!(!twice && count <= 3, "{name}: `{path}` reached servers {count} times");
+    }
+}
+
+fn matrix(balancer: &str, codes: &[Code]) {
+    for mode in modes(codes) {
+        for method in ["GET", "POST"] {
+            row(mode, method, balancer);
+        }
+    }
+}
+
+#[test]
+fn one_bad_h2_server_of_two_in_turns() {
+    matrix("round_robin", Code::ALL);
+}
+
+#[test]
+fn one_bad_h2_server_of_two_by_load() {
+    matrix("least_connections", &[Code::Refused, Code::Cancel]);
+}
+
+#[test]
+fn one_bad_h2_server_of_two_by_hash() {
+    matrix("{algorithm: consistent_hash, key: path}", &[Code::Refused, Code::NoError]);
+}
