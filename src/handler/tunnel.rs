@@ -341,7 +341,7 @@ mod tests {
     use crate::net::mem::{Faults, Mem, pair_with, splitmix};
     use crate::time::Clock;
 
-    const TIMES: Times = Times {
+    pub(super) const TIMES: Times = Times {
         idle_timeout_ms: 60_000,
         duration_ms_max: 600_000,
         client_timeout_ms: 30_000,
@@ -355,7 +355,7 @@ mod tests {
         Duplex::new(read, write, interrupt, early, timers)
     }
 
-    fn text(seed: u64, length: usize) -> Vec<u8> {
+    pub(super) fn text(seed: u64, length: usize) -> Vec<u8> {
         (0..length as u64).map(|at| splitmix(seed ^ at) as u8).collect()
     }
 
@@ -391,15 +391,25 @@ mod tests {
         .await
     }
 
-    struct Run {
-        ending: Ending,
-        at_client: (Vec<u8>, bool),
-        at_upstream: (Vec<u8>, bool),
+    pub(super) struct Run {
+        pub(super) ending: Ending,
+        pub(super) at_client: (Vec<u8>, bool),
+        pub(super) at_upstream: (Vec<u8>, bool),
         passed: (usize, usize),
     }
 
     /// A tunnel between two talkers, on a clock that goes on by 10 ms whenever all wait.
     fn run(client_says: &[u8], upstream_says: &[u8], early: &[u8], faults: [Faults; 4]) -> Run {
+        run_with(TIMES, client_says, upstream_says, early, faults)
+    }
+
+    pub(super) fn run_with(
+        times: Times,
+        client_says: &[u8],
+        upstream_says: &[u8],
+        early: &[u8],
+        faults: [Faults; 4],
+    ) -> Run {
         let now = Rc::new(Cell::new(Now::from_ms(1)));
         let timers = Timers::new(Clock::Virtual(now.clone()));
         let [to_gateway, to_client, from_upstream, to_upstream] = faults;
@@ -411,7 +421,7 @@ mod tests {
             Side::Client => passed.borrow_mut().1 += bytes,
         };
         let (near, far) = (duplex(near, early, &timers), duplex(far, b"", &timers));
-        let mut tunnel = Box::pin(relay(near, far, TIMES, &timers, &count));
+        let mut tunnel = Box::pin(relay(near, far, times, &timers, &count));
         let mut client = Box::pin(talk(client, client_says.to_vec()));
         let mut upstream = Box::pin(talk(upstream, upstream_says.to_vec()));
         let (mut ending, mut at_client, mut at_upstream) = (None, None, None);
@@ -424,7 +434,7 @@ mod tests {
                 tunnel = Box::pin(relay(
                     duplex(pair_with(1, Faults::NONE, Faults::NONE).0, b"", &timers),
                     duplex(pair_with(1, Faults::NONE, Faults::NONE).0, b"", &timers),
-                    TIMES,
+                    times,
                     &timers,
                     &count,
                 ));
@@ -455,7 +465,7 @@ mod tests {
         }
     }
 
-    fn torn(seed: u64) -> Faults {
+    pub(super) fn torn(seed: u64) -> Faults {
         Faults { seed: splitmix(seed), read_bytes_max: 7, write_bytes_max: 5, delay_one_in: 3, reset_after_bytes: None }
     }
 

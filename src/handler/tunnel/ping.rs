@@ -172,3 +172,69 @@ async fn say<W: WriteHalf>(to: &mut Sink<W>, frame: &[u8]) -> Ended {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{TIMES, run_with, text, torn};
+    use super::*;
+    use crate::net::mem::splitmix;
+
+    /// Frames of all kinds and sizes, whose payloads look like anything.
+    fn frames(seed: u64, masked: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for at in 0..12 {
+            let draw = splitmix(seed ^ at);
+            let size = [0, 1, 20, 125, 126, 300][draw as usize % 6];
+            let mask = if masked { 0x80 } else { 0 };
+            bytes.push([0x81, 0x02, 0x80, 0x8a][(draw >> 8) as usize % 4]);
+            match size {
+                0..126 => bytes.push(mask | size as u8),
+                _ => {
+                    bytes.push(mask | 126);
+                    bytes.extend((size as u16).to_be_bytes());
+                }
+            }
+            bytes.extend(text(draw, if masked { 4 } else { 0 } + size));
+        }
+        bytes
+    }
+
+    /// What is left without pings, and how many there were. The frames are read as a peer reads them.
+    fn without_pings(mut bytes: &[u8]) -> (Vec<u8>, usize) {
+        let (mut rest, mut pings) = (Vec::new(), 0);
+        while !bytes.is_empty() {
+            let short = usize::from(bytes[1] & 0x7f);
+            let (head, payload) = match short {
+                126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+                short => (2, short),
+            };
+            let mask = if bytes[1] & 0x80 != 0 { 4 } else { 0 };
+            let (frame, more) = bytes.split_at(head + mask + payload);
+            if frame[0] == 0x89 {
+                pings += 1;
+            } else {
+                rest.extend_from_slice(frame);
+            }
+            bytes = more;
+        }
+        (rest, pings)
+    }
+
+    #[test]
+    fn pings_stand_between_frames_whatever_tears_them() {
+        let ping = Some(PingRules { interval_ms: 30, timeout_ms: 100_000_000 });
+        let times = Times { ping, idle_timeout_ms: 100_000_000, duration_ms_max: 100_000_000, ..TIMES };
+        let mut sent = (0, 0);
+        for seed in 0..60 {
+            let (up, down) = (frames(seed, true), frames(!seed, false));
+            let faults = [0, 1, 2, 3].map(|side| torn(seed * 4 + side));
+            let run = run_with(times, &up, &down, b"", faults);
+            assert_eq!(run.ending, Ending::Closed, "seed {seed}");
+            let (at_upstream, far_pings) = without_pings(&run.at_upstream.0);
+            let (at_client, near_pings) = without_pings(&run.at_client.0);
+            assert!(at_upstream == up && at_client == down, "seed {seed}");
+            sent = (sent.0 + near_pings, sent.1 + far_pings);
+        }
+        assert!(sent.0 > 0 && sent.1 > 0, "there were some: {sent:?}");
+    }
+}
