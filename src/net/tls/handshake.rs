@@ -313,13 +313,9 @@ impl Engine {
     /// The alert behind an error. rustls still remembers where in `incoming` its messages stand.
     fn farewell(&mut self, incoming: &mut [u8], out: &mut Vec<u8>) {
         // What is to be sent comes before anything is read again, a piece in each step: in TLS 1.3 the alert may stand
-        // behind a server's whole flight, as no_application_protocol does.
-        loop {
-            let before = out.len();
+        // behind a server's whole flight, as no_application_protocol does. What made the error is not read again.
+        while self.state().wants_write() {
             let _ = self.step(incoming, out);
-            if out.len() == before {
-                break;
-            }
         }
     }
 
