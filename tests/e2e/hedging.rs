@@ -126,7 +126,7 @@ fn answers_are_never_mixed_up() {
         Origin::start(|seen| {
             let number: u64 = seen.path()[1..].parse().unwrap_or(0);
             let mut answer = ok(format!("{number}:{}", "x".repeat((number * 37 % 9_000) as usize)));
-            if number % 3 == 0
+            if number.is_multiple_of(3)
                 && let Some(Step::Send(bytes)) = answer.pop()
             {
                 // Some milliseconds in all, about when copies go out.
