@@ -276,7 +276,13 @@ impl Client {
             full.len()
         );
         let excused = request.http10 || self.misdeed() != Misdeed::None || attempt.may_be_cut(self.handle.now_ms());
-        assert!(whole || excused, "cut without cause");
+        assert!(
+            whole || excused,
+            "cut without cause: {} of {} bytes, asked at {}",
+            body.len(),
+            full.len(),
+            attempt.at_ms
+        );
     }
 
     /// An answer that the gateway made.
