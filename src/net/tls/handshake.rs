@@ -314,7 +314,9 @@ impl Engine {
     fn farewell(&mut self, incoming: &mut [u8], out: &mut Vec<u8>) {
         // What is to be sent comes before anything is read again, a piece in each step: in TLS 1.3 the alert may stand
         // behind a server's whole flight, as no_application_protocol does.
-        loop {
+        // With nothing left to be sent the next step would read what was refused once more, and rustls asserts that one
+        // alert is enough.
+        while self.state().wants_write() {
             let before = out.len();
             let _ = self.step(incoming, out);
             if out.len() == before {
