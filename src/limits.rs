@@ -425,6 +425,8 @@ pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
 /// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
 pub const DISCOVERY_WATCH_S: u64 = 290;
 
+/// Clients whose handshakes a listener counts, where it has a rule for them; more are not counted one by one.
+pub const HANDSHAKE_CLIENTS_MAX: usize = 65_536;
 /// ACME: names that all listeners together order certificates for.
 pub const ACME_NAMES_MAX: usize = 1_000;
 /// ACME: proofs that are asked for at once, in the memory of a process.

@@ -306,8 +306,21 @@ fn certificate_facts(snapshot: &Snapshot) -> Vec<CertificateFacts> {
             listener: listener.name.clone(),
             label: known.label.clone(),
             days_left: (known.not_after_s - now_s) as f64 / 86_400.0,
+            staples: known.staples,
         };
         known.iter().map(fact).collect::<Vec<_>>()
+    };
+    snapshot.listeners.iter().flat_map(of).collect()
+}
+
+/// The revocation lists, and the days until the next ones are promised.
+fn list_facts(snapshot: &Snapshot) -> Vec<(String, String, f64)> {
+    let now_s = time::unix_seconds() as i64;
+    let of = |listener: &Listener| {
+        let lists = listener.tls.as_ref().map_or(&[][..], |tls| &tls.lists);
+        let promised = lists.iter().filter(|list| list.until_s < i64::MAX);
+        let days_left = |until_s: i64| (until_s - now_s) as f64 / 86_400.0;
+        promised.map(|list| (listener.name.clone(), list.label.clone(), days_left(list.until_s))).collect::<Vec<_>>()
     };
     snapshot.listeners.iter().flat_map(of).collect()
 }
@@ -520,6 +533,7 @@ impl AdminBackend for Gateway {
                 memory: memory_facts(&self.memory),
                 discovery: self.discovery.facts(),
                 certificates: certificate_facts(&snapshot),
+                lists: list_facts(&snapshot),
                 acme: self.acme.facts(&snapshot.acme),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);

@@ -132,6 +132,14 @@ pub fn read_revocations(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer
     Ok(all)
 }
 
+/// When a revocation list promises the next one, in seconds since the Unix epoch. One that promises nothing, or cannot
+/// be read, never does.
+pub fn revocations_end_s(list: &CertificateRevocationListDer<'_>) -> i64 {
+    let parsed = x509_parser::parse_x509_crl(list).ok();
+    let next = parsed.and_then(|(_, list)| list.next_update());
+    next.map_or(i64::MAX, |next| next.timestamp())
+}
+
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     let (_, parsed) =
         parse_x509_certificate(der).map_err(|error| format!("the certificate cannot be read: {error}"))?;

@@ -5,12 +5,14 @@ mod certificate;
 mod client;
 pub mod managed;
 mod ocsp;
+mod pace;
 mod provider;
 mod server;
 mod ticket;
 
-pub use certificate::{Pair, identity, read_authorities, read_revocations};
+pub use certificate::{Pair, identity, read_authorities, read_revocations, revocations_end_s};
 pub use client::{ClientTls, EndpointRules, certificate_words, server_name};
+pub use pace::{Pace, Paces, TooMany};
 pub use provider::{Profile, provider};
-pub use server::{ClientRules, Known, Rules, ServerTls, ZoneRules};
+pub use server::{ClientRules, Known, List, Rules, ServerTls, ZoneRules};
 pub use ticket::{TICKET_KEYS, TICKET_ROTATION_S, TicketRing};

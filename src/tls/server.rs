@@ -13,10 +13,12 @@ use rustls::sign::CertifiedKey;
 
 use super::certificate::{Pair, identity};
 use super::managed::{Proofs, Slot, TLS_PROOF_PROTOCOL};
+use super::pace::Paces;
 use super::provider::{Profile, provider};
 use super::ticket::{BoundTickets, TicketRing};
 use crate::http::secure::Secure;
 use crate::net::tls::Agreed;
+use crate::time;
 
 /// What a listener's TLS is made from.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Rules {
     pub managed: Vec<Arc<Slot>>,
     /// What is to be proved to authorities, where it orders certificates.
     pub proofs: Option<Arc<Proofs>>,
+    /// How many handshakes are taken in a time.
+    pub paces: Option<Arc<Paces>>,
     /// Names that no certificate has are refused, and so is asking for none.
     pub refuse_unknown: bool,
     /// Versions and ciphers.
@@ -67,6 +71,19 @@ pub struct ClientRules {
     pub revocations: Vec<CertificateRevocationListDer<'static>>,
     /// Clients without one are refused.
     pub required: bool,
+    /// A list that is over still counts for what it says; else nobody is let in until there is a new one.
+    pub believes_old_lists: bool,
+    /// The lists by their files.
+    pub lists: Vec<List>,
+}
+
+/// A revocation list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Where it was read from.
+    pub label: String,
+    /// When the next one was promised for, in seconds since the Unix epoch.
+    pub until_s: i64,
 }
 
 /// A listener's TLS.
@@ -78,14 +95,18 @@ pub struct ServerTls {
     proofs: Option<Arc<Proofs>>,
     refuse_unknown: bool,
     tickets: Option<Arc<TicketRing>>,
+    /// How many handshakes are taken in a time; goes on over reloads.
+    pub paces: Option<Arc<Paces>>,
     /// The value of `Strict-Transport-Security`.
     pub hsts: Option<String>,
     /// Connections without TLS are served too.
     pub plain_too: bool,
     /// Endpoints are told who the client is.
     pub forward_identity: bool,
+    /// Revocation lists, for metrics.
+    pub lists: Vec<List>,
     /// Its certificates that were read with the configuration.
-    known: Vec<Known>,
+    pairs: Vec<Pair>,
 }
 
 /// What is known of a certificate in service.
@@ -101,6 +122,8 @@ pub struct Known {
     pub not_after_s: i64,
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
+    /// Whether its OCSP response is stapled at present; None where it has none.
+    pub staples: Option<bool>,
 }
 
 impl Known {
@@ -112,6 +135,7 @@ impl Known {
             not_before_s: pair.not_before_s,
             not_after_s: pair.not_after_s,
             fingerprint: pair.fingerprint,
+            staples: pair.staples_at(time::unix_seconds()),
         }
     }
 }
@@ -212,8 +236,9 @@ impl ServerTls {
         if rules.pairs.is_empty() && rules.managed.is_empty() {
             return Err("there is no certificate".to_owned());
         }
-        let known = rules.pairs.iter().map(Known::of).collect();
         let certificates = Arc::new(Certificates::new(rules.pairs.clone(), &rules.managed));
+        let clients = rules.client.iter().chain(rules.zones.iter().filter_map(|zone| zone.client.as_ref()));
+        let lists = clients.flat_map(|client| client.lists.iter().cloned()).collect();
         let mut zones = vec![zone(&rules, &[], rules.client.as_ref(), &certificates)?];
         let mut by_name = Names::new();
         for written in &rules.zones {
@@ -227,12 +252,14 @@ impl ServerTls {
             by_name,
             certificates,
             proofs: rules.proofs,
+            paces: rules.paces,
+            lists,
             refuse_unknown: rules.refuse_unknown,
             tickets: rules.tickets,
             hsts: rules.hsts,
             plain_too: rules.plain_too,
             forward_identity: rules.forward_identity,
-            known,
+            pairs: rules.pairs,
         })
     }
 
@@ -291,7 +318,7 @@ impl ServerTls {
         let managed = self.certificates.managed.values().filter_map(|slot| Some(Known::of(&*slot.get()?)));
         let mut managed: Vec<_> = managed.collect();
         managed.sort_by(|one, other| one.label.cmp(&other.label));
-        self.known.iter().cloned().chain(managed).collect()
+        self.pairs.iter().map(Known::of).chain(managed).collect()
     }
 
     /// The keys of its tickets, for the listener that follows it.
@@ -341,6 +368,9 @@ fn verifier(client: &ClientRules) -> Result<Arc<dyn ClientCertVerifier>, String>
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .with_crls(client.revocations.iter().cloned());
+    if !client.believes_old_lists {
+        builder = builder.enforce_revocation_expiration();
+    }
     if !client.required {
         builder = builder.allow_unauthenticated();
     }
@@ -363,6 +393,7 @@ fn digests(listener: &str, names: &[String], client: Option<&ClientRules>) -> ([
         client.authorities.iter().for_each(|one| add(one));
         let mut more = digest.clone();
         client.revocations.iter().for_each(|list| more.update(list));
+        more.update(&[u8::from(client.believes_old_lists)]);
         sessions = Some(finish(more));
     }
     let rules = finish(digest);

@@ -14,13 +14,14 @@ use crate::net::duplex::Duplex;
 use crate::net::io::Io;
 use crate::net::tcp::Tcp;
 use crate::net::timer::{Deadline, OnExpiry, Waits};
-use crate::net::tls::{Agreed, Fresh, Tls};
+use crate::net::tls::{Agreed, Fresh, HandshakeError, Tls};
 use crate::proto::proxy_protocol;
 use crate::snapshot::Listener;
 use crate::sys::buf::Buf;
-use crate::telemetry::metrics::instruments::Refusal;
-use crate::tls::ServerTls;
+use crate::telemetry::log::{self, Level};
+use crate::telemetry::metrics::instruments::{HandshakeFailure, Refusal};
 use crate::tls::managed::TLS_PROOF_PROTOCOL;
+use crate::tls::{ServerTls, TooMany};
 
 /// The first byte of a TLS connection: a record of the handshake protocol.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -140,6 +141,15 @@ async fn handshake(
         origin = identify(listener, &mut fresh, origin).await?;
         deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
     }
+    if let Some(paces) = &tls.paces
+        && let Err(why) = paces.take(origin.peer.ip(), shared.env.timers.now().0)
+    {
+        shared.refused(match why {
+            TooMany::Listener => Refusal::HandshakeRate,
+            TooMany::Client => Refusal::ClientHandshakeRate,
+        });
+        return None;
+    }
     let accepted = fresh.accept(|hello| tls.choose(hello)).await;
     let metrics = shared.env.metrics.borrow();
     match accepted {
@@ -150,10 +160,57 @@ async fn handshake(
             }
             Some((io, agreed, origin))
         }
-        Err(_) => {
+        Err(error) => {
             metrics.own.handshakes_failed.inc();
+            let why = failure_of(&error);
+            metrics.own.handshake_failures.add(why as usize);
+            if why != HandshakeFailure::Ended {
+                let reason = HandshakeFailure::WORDS[why as usize];
+                let fields: &[log::Field<'_>] = &[("client", &origin.peer), ("reason", &reason), ("error", &error)];
+                FAILURES.write(Level::Info, "TLS handshake failed", fields, shared.env.timers.now());
+            }
             None
         }
+    }
+}
+
+/// Few lines pass: whoever wants to can make handshakes fail.
+static FAILURES: log::Site = log::Site::new();
+
+/// In which words a failure is counted.
+fn failure_of(error: &HandshakeError) -> HandshakeFailure {
+    use rustls::AlertDescription as Alert;
+    use rustls::{CertificateError, Error};
+    match error {
+        HandshakeError::Io(_) => HandshakeFailure::Ended,
+        HandshakeError::UnknownName => HandshakeFailure::UnknownName,
+        HandshakeError::TooLong => HandshakeFailure::TooLong,
+        HandshakeError::Tls(error) => match error {
+            Error::AlertReceived(alert) => match alert {
+                Alert::UnknownCA => HandshakeFailure::AlertUnknownCa,
+                Alert::CertificateExpired => HandshakeFailure::AlertExpired,
+                Alert::CertificateRevoked => HandshakeFailure::AlertRevoked,
+                Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate => {
+                    HandshakeFailure::AlertCertificate
+                }
+                Alert::HandshakeFailure => HandshakeFailure::AlertFailure,
+                Alert::CloseNotify | Alert::UserCanceled => HandshakeFailure::AlertClosed,
+                _ => HandshakeFailure::AlertOther,
+            },
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
+            Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+            Error::InvalidCertificate(CertificateError::Revoked) => HandshakeFailure::Revoked,
+            Error::InvalidCertificate(
+                CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. },
+            ) => HandshakeFailure::OldList,
+            Error::InvalidCertificate(_) => HandshakeFailure::BadCertificate,
+            Error::InvalidMessage(_)
+            | Error::PeerMisbehaved(_)
+            | Error::InappropriateMessage { .. }
+            | Error::InappropriateHandshakeMessage { .. }
+            | Error::DecryptError => HandshakeFailure::Protocol,
+            _ => HandshakeFailure::Other,
+        },
     }
 }
 

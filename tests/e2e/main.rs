@@ -44,6 +44,7 @@ mod routing;
 mod survival;
 mod tcp;
 mod tls;
+mod trust;
 mod tunnels;
 mod upgrade;
 mod upstream_tls;

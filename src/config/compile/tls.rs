@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Inputs, acme};
-use crate::config::model::{self, ClientAuthMode, TlsProfile, UnknownName};
+use crate::config::model::{self, ClientAuthMode, CrlExpired, TlsProfile, UnknownName};
 use crate::limits::{CERTIFICATE_DAYS_MIN, CERTIFICATES_MAX, TLS_FILE_BYTES_MAX};
+use crate::schema::types::Rate;
 use crate::schema::{Diagnostics, Span, Spanned, codes};
 use crate::snapshot::Listener;
 use crate::time;
 use crate::tls::managed::Plan;
 use crate::tls::{ClientRules, Pair, Profile, Rules, ServerTls, TicketRing, ZoneRules};
-use crate::tls::{read_authorities, read_revocations};
+use crate::tls::{List, Pace, Paces, read_authorities, read_revocations, revocations_end_s};
 
 /// The TLS of a listener. None where it has none, or what it has is wrong and was reported.
 pub(super) fn compile(
@@ -48,6 +49,7 @@ pub(super) fn compile(
         listener: written.address.0.to_string(),
         pairs,
         managed,
+        paces: paces(written, &before),
         proofs: tls.acme.as_ref().map(|_| plan.proofs.clone()),
         refuse_unknown: tls.unknown_name == UnknownName::Refuse,
         profile: match tls.profile {
@@ -69,6 +71,18 @@ pub(super) fn compile(
             None
         }
     }
+}
+
+/// The rates of handshakes; a listener whose rates stay goes on counting.
+fn paces(written: &model::Listener, before: &[&Listener]) -> Option<Arc<Paces>> {
+    let pace = |rate: Rate| Pace::new(rate.count, u64::try_from(rate.per.as_nanos()).unwrap_or(u64::MAX));
+    let (all, client) = (written.limits.handshake_rate.map(pace), written.limits.handshake_rate_per_client.map(pace));
+    if all.is_none() && client.is_none() {
+        return None;
+    }
+    let same = before.iter().find(|listener| listener.address == written.address.0);
+    let same = same.and_then(|listener| listener.tls.as_ref()?.paces.clone()).filter(|paces| paces.has(all, client));
+    Some(same.unwrap_or_else(|| Arc::new(Paces::new(all, client))))
 }
 
 /// What is offered, the better first.
@@ -221,10 +235,30 @@ impl Reader<'_> {
             let message = format!("`{}` expires in {days} days", pair.label);
             self.diagnostics.report(codes::CERTIFICATE_EXPIRES, span, message);
         }
+        if let Some(what) = &pair.bad_staple {
+            let message = format!("`{}`: {what}; it is not stapled", pair.label);
+            self.diagnostics.report(codes::NO_EFFECT, span, message);
+        } else if pair.staples_at(self.now_s) == Some(false) {
+            let message = format!("the OCSP response for `{}` is over; it is not stapled", pair.label);
+            self.diagnostics.report(codes::CERTIFICATE_EXPIRES, span, message);
+        }
         if pair.odd_names > 0 {
             let message = format!("`{}` has {} names that are no host names", pair.label, pair.odd_names);
             self.diagnostics.report(codes::NO_EFFECT, span, message);
         }
+    }
+
+    /// An old list is said, and no reason to refuse a configuration: what it does is the rule's business.
+    fn judge_list(&mut self, path: &Spanned<String>, until_s: i64, rule: CrlExpired) {
+        if until_s > self.now_s as i64 {
+            return;
+        }
+        let then = match rule {
+            CrlExpired::Refuse => "nobody whom it should tell of is let in",
+            CrlExpired::Warn => "what it says still counts",
+        };
+        let message = format!("`{}` is over, a newer list was promised: {then}", path.value);
+        self.diagnostics.report(codes::CERTIFICATE_EXPIRES, path.span, message);
     }
 
     fn client(&mut self, written: Option<&Spanned<model::ClientAuth>>) -> Option<ClientRules> {
@@ -233,6 +267,8 @@ impl Reader<'_> {
             authorities: Vec::new(),
             revocations: Vec::new(),
             required: written.mode == ClientAuthMode::Required,
+            believes_old_lists: written.crl_expired == CrlExpired::Warn,
+            lists: Vec::new(),
         };
         for path in &written.ca {
             let Some(bytes) = self.read(path, path.span) else { continue };
@@ -244,7 +280,12 @@ impl Reader<'_> {
         for path in &written.crl {
             let Some(bytes) = self.read(path, path.span) else { continue };
             match read_revocations(&bytes) {
-                Ok(found) => rules.revocations.extend(found),
+                Ok(found) => {
+                    let until_s = found.iter().map(revocations_end_s).min().unwrap_or(i64::MAX);
+                    self.judge_list(path, until_s, written.crl_expired);
+                    rules.lists.push(List { label: path.value.clone(), until_s });
+                    rules.revocations.extend(found);
+                }
                 Err(what) => self.fail(path.span, format!("`{}`: {what}", path.value)),
             }
         }

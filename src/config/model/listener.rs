@@ -2,7 +2,7 @@
 
 use super::tls::Tls;
 use super::tunnel::{ProxyProtocol, Tunnel};
-use crate::schema::types::{ByteSize, Cidr, Duration, HostPattern, Int, ListenAddress, Map, Name};
+use crate::schema::types::{ByteSize, Cidr, Duration, HostPattern, Int, ListenAddress, Map, Name, Rate};
 use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
@@ -124,6 +124,10 @@ config_struct! {
         /// Connections that one client (an IPv4 address, or 64 bits of an IPv6 address) may have to this listener at
         /// once; more are closed as they come. It counts TCP peers, and does not hold for `trusted_proxies`.
         connections_per_client_max: Option<Int<1, 1_000_000>>,
+        /// TLS handshakes of this listener in a time (`2000/s`), in all workers together; more are closed as they come.
+        handshake_rate: Option<Rate>,
+        /// The same for one client (an IPv4 address, or 64 bits of an IPv6 address), behind the PROXY protocol.
+        handshake_rate_per_client: Option<Rate>,
     }
 }
 

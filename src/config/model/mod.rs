@@ -25,8 +25,8 @@ pub use route::{
 pub use server::{Admin, MemoryLimit, Reload, Server, WORKERS_MAX, Workers};
 pub use service::{Algorithm, EndpointConfig, EndpointWire, HostMode, LoadBalancer, Pool, Service, Timeouts};
 pub use tls::{
-    Acme, AcmeChallenge, Certificate, ClientAuth, ClientAuthMode, ExternalAccount, Hsts, Tls, TlsHost, TlsProfile,
-    UnknownName, is_provable,
+    Acme, AcmeChallenge, Certificate, ClientAuth, ClientAuthMode, CrlExpired, ExternalAccount, Hsts, Tls, TlsHost,
+    TlsProfile, UnknownName, is_provable,
 };
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 

@@ -138,6 +138,18 @@ config_struct! {
         ca: Vec<Spanned<String>>,
         /// Files with what they have revoked. With any list, every authority of a client's chain needs one.
         crl: Vec<Spanned<String>> = "[]",
+        /// What becomes of clients when a list is older than it promised to be.
+        crl_expired: CrlExpired = "refuse",
+    }
+}
+
+config_enum! {
+    /// What an old revocation list is good for.
+    pub enum CrlExpired {
+        /// Nothing: nobody whom it should tell of is let in until there is a new one.
+        Refuse = "refuse",
+        /// For what it says; a warning and a metric tell that it is old.
+        Warn = "warn",
     }
 }
 

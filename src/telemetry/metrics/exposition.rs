@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::VERSIONS;
-use super::instruments::{Deadline, Eviction, GoAway, INSTRUMENTS, Kind, Refusal};
+use super::instruments::{Deadline, Eviction, GoAway, HandshakeFailure, INSTRUMENTS, Kind, Refusal};
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
@@ -55,6 +55,8 @@ pub struct ControlFacts {
     pub discovery: DiscoveryFacts,
     /// Certificates of listeners.
     pub certificates: Vec<CertificateFacts>,
+    /// Revocation lists: listener, file, and the days until the next one is promised.
+    pub lists: Vec<(String, String, f64)>,
     /// Certificates that the gateway orders itself.
     pub acme: AcmeFacts,
 }
@@ -83,6 +85,8 @@ pub struct CertificateFacts {
     pub label: String,
     /// Days that it is good for yet; negative once it has expired.
     pub days_left: f64,
+    /// Whether its OCSP response is stapled; None where it has none.
+    pub staples: Option<bool>,
 }
 
 /// What is known of the orders of certificates.
@@ -269,6 +273,7 @@ impl Exposition {
         limit_families(&mut page, &control.limits);
         survival_families(&mut page, control);
         certificate_family(&mut page, &control.certificates);
+        trust_families(&mut page, control);
         acme_families(&mut page, &control.acme);
         control_families(&mut page, control);
         fate_families(&mut page, &control.workers);
@@ -380,6 +385,9 @@ impl Exposition {
         self.tally(page, ("ringway_worker_evicted_total", help, "waited"), Eviction::WORDS, |s| &s.evictions);
         let help = "HTTP/2 connections ended for what their clients did.";
         self.tally(page, ("ringway_worker_h2_goaway_total", help, "reason"), GoAway::WORDS, |s| &s.goaways);
+        let help = "TLS handshakes that failed, by reason; alerts are the client's.";
+        let name = "ringway_worker_tls_handshake_failures_total";
+        self.tally(page, (name, help, "reason"), HandshakeFailure::WORDS, |s| &s.handshake_failures);
         let versions = VERSIONS.map(|version| version.text());
         let help = "Requests by protocol.";
         self.tally(page, ("ringway_worker_requests_total", help, "protocol"), &versions, |s| &s.protocols);
@@ -529,6 +537,24 @@ fn certificate_family(page: &mut Page, certificates: &[CertificateFacts]) {
     page.family("ringway_tls_certificate_days_left", "gauge", "Days until a certificate expires.");
     for one in &certificates[..certificates.len().min(SERIES_MAX)] {
         page.number(&[("listener", &one.listener), ("certificate", &one.label)], one.days_left);
+    }
+}
+
+/// Only where there are any.
+fn trust_families(page: &mut Page, facts: &ControlFacts) {
+    let stapled = || facts.certificates.iter().take(SERIES_MAX).filter_map(|one| Some((one, one.staples?)));
+    if stapled().next().is_some() {
+        let help = "Whether the OCSP response of a certificate is stapled; 0 when it is over or bad.";
+        page.family("ringway_tls_ocsp_stapled", "gauge", help);
+        for (one, staples) in stapled() {
+            page.count(&[("listener", &one.listener), ("certificate", &one.label)], u64::from(staples));
+        }
+    }
+    if !facts.lists.is_empty() {
+        page.family("ringway_tls_crl_days_left", "gauge", "Days until a revocation list promises the next one.");
+        for (listener, list, days_left) in facts.lists.iter().take(SERIES_MAX) {
+            page.number(&[("listener", listener), ("list", list)], *days_left);
+        }
     }
 }
 

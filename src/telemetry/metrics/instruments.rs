@@ -161,6 +161,50 @@ words! {
         Client = "client",
         /// Too many TLS handshakes are under way.
         Handshakes = "handshakes",
+        /// `handshake_rate` of its listener.
+        HandshakeRate = "handshake_rate",
+        /// `handshake_rate_per_client` of its listener.
+        ClientHandshakeRate = "client_handshake_rate",
+    }
+}
+
+words! {
+    /// Why a TLS handshake failed.
+    HandshakeFailure {
+        /// The connection ended, or took too long.
+        Ended = "ended",
+        /// No certificate answers the name that was asked for.
+        UnknownName = "unknown_name",
+        /// A message is too long (F86).
+        TooLong = "too_long",
+        /// No version, cipher or protocol that both have.
+        Incompatible = "incompatible",
+        /// What came is no TLS, or against its rules.
+        Protocol = "protocol",
+        /// The client showed no certificate, and must.
+        NoCertificate = "no_client_certificate",
+        /// The client's certificate is revoked.
+        Revoked = "client_certificate_revoked",
+        /// The revocation list that should tell of the client's certificate is over.
+        OldList = "crl_expired",
+        /// The client's certificate is refused otherwise.
+        BadCertificate = "client_certificate",
+        /// The client does not know who has signed our certificate.
+        AlertUnknownCa = "alert_unknown_ca",
+        /// The client takes our certificate for over.
+        AlertExpired = "alert_certificate_expired",
+        /// The client takes our certificate for revoked.
+        AlertRevoked = "alert_certificate_revoked",
+        /// The client does not like our certificate, for another reason or for its name.
+        AlertCertificate = "alert_bad_certificate",
+        /// The client found nothing that both have.
+        AlertFailure = "alert_handshake_failure",
+        /// The client went away with a word.
+        AlertClosed = "alert_close_notify",
+        /// The client ended it with another alert.
+        AlertOther = "alert_other",
+        /// Anything else.
+        Other = "other",
     }
 }
 
@@ -222,6 +266,8 @@ macro_rules! instruments {
             pub refusals: Tally<{ Refusal::WORDS.len() }>,
             /// Connections closed to make room.
             pub evictions: Tally<{ Eviction::WORDS.len() }>,
+            /// TLS handshakes that failed.
+            pub handshake_failures: Tally<{ HandshakeFailure::WORDS.len() }>,
             /// HTTP/2 connections ended for what their clients did.
             pub goaways: Tally<{ GoAway::WORDS.len() }>,
         }
@@ -362,7 +408,7 @@ mod tests {
         own.refused(Refusal::Memory);
         own.refusals.add(99);
         assert_eq!(own.deadlines.values().iter().sum::<u64>(), 1);
-        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(own.refusals.values(), [0, 0, 1, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use super::instruments::Mirrored;
-use super::instruments::{Deadline, Eviction, GoAway, INSTRUMENTS, Refusal};
+use super::instruments::{Deadline, Eviction, GoAway, HandshakeFailure, INSTRUMENTS, Mirrored, Refusal};
 use super::stats::{Buckets, GRPC_CODES, OVERFLOW_ID, RouteStats, ServiceStats};
 use super::{METHODS, OTHER, WorkerMetrics};
 use crate::error::Reason;
@@ -26,6 +25,8 @@ pub struct WorkerSnapshot {
     pub refusals: [u64; Refusal::WORDS.len()],
     /// Connections closed to make room, in the order of [`Eviction::WORDS`].
     pub evictions: [u64; Eviction::WORDS.len()],
+    /// TLS handshakes that failed, in the order of [`HandshakeFailure::WORDS`].
+    pub handshake_failures: [u64; HandshakeFailure::WORDS.len()],
     /// HTTP/2 connections ended for what their clients did, in the order of [`GoAway::WORDS`].
     pub goaways: [u64; GoAway::WORDS.len()],
     /// Requests by protocol: HTTP/1.0, HTTP/1.1, HTTP/2.
@@ -85,6 +86,7 @@ impl WorkerSnapshot {
             deadlines: metrics.own.deadlines.values(),
             refusals: metrics.own.refusals.values(),
             evictions: metrics.own.evictions.values(),
+            handshake_failures: metrics.own.handshake_failures.values(),
             goaways: metrics.own.goaways.values(),
             protocols: metrics.protocols.values(),
             failures: metrics.failures.values(),

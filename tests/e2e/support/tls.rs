@@ -95,6 +95,11 @@ impl Authority {
 
     /// A list of what it has revoked, in a file.
     pub fn revoke(&self, file: &str, revoked: &[&Issued]) -> PathBuf {
+        self.revoke_until(file, revoked, 2090)
+    }
+
+    /// As [`Self::revoke`]; the next list is promised for this year.
+    pub fn revoke_until(&self, file: &str, revoked: &[&Issued], until: i32) -> PathBuf {
         let revoked = revoked.iter().map(|one| RevokedCertParams {
             serial_number: SerialNumber::from(one.serial),
             revocation_time: date_time_ymd(2021, 1, 1),
@@ -103,7 +108,7 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2021, 1, 1),
-            next_update: date_time_ymd(2090, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
