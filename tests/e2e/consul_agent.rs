@@ -67,8 +67,8 @@ impl Agent {
     fn wait(&self) {
         eventually("the agent has a leader", || {
             std::net::TcpStream::connect(self.http).ok()?;
-            let told = self.ask("GET", "/v1/operator/raft/configuration", &Value::Null);
-            (told.status == 200 && told.text().contains("\"Leader\":true")).then_some(())
+            let told = self.ask("GET", "/v1/operator/raft/configuration?pretty", &Value::Null);
+            (told.status == 200 && told.text().contains("\"Leader\": true")).then_some(())
         });
     }
 
