@@ -240,7 +240,7 @@ fn answer(core: &mut Core, rng: &mut Rng, asked: &mut Asked) -> bool {
     }
     let end = (asked.sent + 1 + rng.below(20_000)).min(asked.body.len());
     let mut piece = Buf::copy_of(&asked.body[asked.sent..end]);
-    let (before, trailers) = (piece.len(), key.id % 3 == 0);
+    let (before, trailers) = (piece.len(), key.id.is_multiple_of(3));
     let last = asked.whole && end == asked.body.len();
     let sent = core.data(key, &mut piece, last && !trailers);
     asked.sent += if sent == Sent::All { before } else { before - piece.len() };
