@@ -1,4 +1,4 @@
-//! HTTP/2 endpoints in the simulation: they echo in whatever order, give room late, and where they are wild,
+//! Endpoints that speak HTTP/2, in the simulation: they echo in any order, give room late, and where they are wild,
 //! reset streams in any state, say GOAWAY or leave at any frame.
 
 use std::cell::{Cell, RefCell};
