@@ -13,7 +13,7 @@ use crate::http::message::{BodyLength, Version};
 use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
 use crate::net::splice::{Stopped, carry};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
-use crate::proto::upstream::{RequestSink, ResponseSource, Soon, Upstream};
+use crate::proto::upstream::{Interrupter, RequestSink, ResponseSource, Soon, Upstream};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
 use crate::sys::pipe::Pipe;
@@ -199,6 +199,7 @@ impl Upload<'_> {
         bytes.set(self.sent);
         if self.taken {
             taken = self.pass_up(body, sender, bytes).await?;
+            self.give_up(taken, &sender.interrupter());
         }
         while self.awaited && !body.is_done() {
             if self.response_done.get() {
@@ -217,6 +218,7 @@ impl Upload<'_> {
                 check_size(bytes.get(), self.terms)?;
                 let sent = sender.send_body(chunk, self.chunked, self.terms.rules.send_timeout_ms).await;
                 taken = sent.is_ok();
+                self.give_up(taken, &sender.interrupter());
             }
             if !taken {
                 self.expect_head();
@@ -224,6 +226,15 @@ impl Upload<'_> {
         }
         self.expect_head();
         Ok(taken)
+    }
+
+    /// An endpoint that has read nothing for too long is given up, unless it is answering.
+    fn give_up(&self, taken: bool, endpoint: &Interrupter) {
+        if !taken {
+            let waiting = self.waiting.take();
+            endpoint.shutdown_if(waiting.is_some() && endpoint.is_late());
+            self.waiting.set(waiting);
+        }
     }
 
     /// From here on the endpoint owes an answer: it has the request, or takes no more of it.

@@ -22,6 +22,8 @@ const NEVER: u64 = u64::MAX;
 pub enum OnExpiry {
     /// The reading direction is shut: a pending read ends, an answer can still be written.
     ShutRead,
+    /// The writing direction is shut: a pending write ends, an answer can still be read.
+    ShutWrite,
     /// Both directions are shut.
     ShutBoth,
     /// A pending `recv_idle` gives its buffer back.
@@ -374,6 +376,7 @@ impl Entry {
         self.due_tick.set(NEVER);
         match self.on_expiry.get() {
             OnExpiry::ShutRead => self.target.shutdown(Shutdown::Read),
+            OnExpiry::ShutWrite => self.target.shutdown(Shutdown::Write),
             OnExpiry::ShutBoth | OnExpiry::ShutSlow | OnExpiry::EndTunnel => {
                 self.target.shutdown(Shutdown::Both);
             }

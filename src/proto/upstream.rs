@@ -136,6 +136,11 @@ impl Interrupter {
         Self(deadline)
     }
 
+    /// Whether the deadline has passed.
+    pub fn is_late(&self) -> bool {
+        self.0.fired()
+    }
+
     /// Breaks the exchange off if `condition` holds; its connection or stream is never used again then.
     pub fn shutdown_if(&self, condition: bool) {
         if condition {

@@ -19,6 +19,9 @@ fn failures(gateway: &Gateway, reason: &str) -> f64 {
     gateway.metric("ringway_worker_tls_handshake_failures_total", &[&label])
 }
 
+/// What is other the second time, the name of the first, where and how the second asks, and whether it is taken up.
+type Shape<'a> = (&'a str, &'a str, SocketAddr, &'a [&'a str], Option<bool>);
+
 /// F82: a session is taken up where it was made, and nowhere else. `None` where both would be right: the name is the
 /// same.
 #[test]
@@ -46,7 +49,7 @@ fn sessions_are_bound_to_their_name_their_listener_and_its_rules() {
         |at: SocketAddr, more: &[&str]| s_client(at, &[&["-sess_in", &file], more].concat(), "").contains("Reused, ");
     for version in ["-tls1_2", "-tls1_3"] {
         let other = if version == "-tls1_2" { "-tls1_3" } else { "-tls1_2" };
-        let table: [(&str, &str, SocketAddr, &[&str], Option<bool>); 12] = [
+        let table: [Shape<'_>; 12] = [
             ("the same", "a.test", here, &["-servername", "a.test", version], Some(true)),
             ("other case", "a.test", here, &["-servername", "A.TEST", version], None),
             ("another name", "a.test", here, &["-servername", "b.test", version], Some(false)),

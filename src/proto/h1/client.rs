@@ -96,7 +96,8 @@ impl<W: WriteHalf> RequestSink for Sender<W> {
 
     #[inline]
     async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
-        self.deadline.arm_in(timeout_ms, OnExpiry::ShutBoth);
+        // An endpoint that reads no more may still be answering.
+        self.deadline.arm_in(timeout_ms, OnExpiry::ShutWrite);
         let sent = send_all(&mut self.write, buf).await;
         self.deadline.disarm();
         match sent {
@@ -116,7 +117,7 @@ impl<W: WriteHalf> RequestSink for Sender<W> {
 
     fn raw(&self, timeout_ms: u64) -> Option<End<'_>> {
         let stream = self.write.socket()?;
-        let (deadline, on_expiry) = (&*self.deadline, OnExpiry::ShutBoth);
+        let (deadline, on_expiry) = (&*self.deadline, OnExpiry::ShutWrite);
         Some(End { stream, deadline, on_expiry, timeout_ms, due: Now::NEVER, pace: None })
     }
 
