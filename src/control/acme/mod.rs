@@ -1,11 +1,11 @@
 //! Certificates that the gateway orders and renews by itself (RFC 8555).
 //!
 //! Each authority has one task on the control thread, which orders what is due, one name after another. What it gets
-//! goes to disk ([`storage`]) and into the slots that handshakes read (`tls::managed`): no configuration is loaded
+//! goes to disk (`storage`) and into the slots that handshakes read (`tls::managed`): no configuration is loaded
 //! again for it. Several processes may share a storage: one of them orders at a time, the others show its proofs
 //! meanwhile and take up what it got.
 //!
-//! A failure leaves the present certificate where it is, and is not repeated soon ([`schedule`]), not by a process that
+//! A failure leaves the present certificate where it is, and is not repeated soon (`schedule`), not by a process that
 //! is started again either.
 
 #[cfg(feature = "acme")]

@@ -1,7 +1,7 @@
 //! What operators want of endpoints, by the admin API: drained, in maintenance, with another weight.
 //!
 //! An order belongs to an address of a service. It outlives reloads, and the absence of its endpoint: discovery, or
-//! another configuration, may bring that back. With `admin.state_file` it outlives the process too ([`file`]).
+//! another configuration, may bring that back. With `admin.state_file` it outlives the process too (`file`).
 //! Everything here is done on the control thread; workers learn of it as of any other fact about an endpoint.
 
 pub mod file;
