@@ -9,6 +9,7 @@ pub mod checks;
 pub mod door;
 pub mod fleet;
 pub mod gateway;
+mod disk;
 mod limits;
 pub mod listening;
 pub mod notify;

@@ -61,6 +61,13 @@ pub(super) enum Attempt {
     Failed(Failure),
 }
 
+impl Attempt {
+    /// One that found no connection. An endpoint that has come to speak another protocol is asked anew in that.
+    fn unconnected(failure: Failure) -> Self {
+        if failure == CHANGED { Self::Stale(failure) } else { Self::Failed(failure) }
+    }
+}
+
 impl<C: Connect> Proxy<'_, C> {
     /// Answers the request. `on_head` sees the response head before it leaves.
     ///
@@ -290,8 +297,7 @@ impl<C: Connect> Proxy<'_, C> {
                 Some(connection) => connection,
                 None => match self.connect(visit).await {
                     Ok(connection) => connection,
-                    Err(failure) if failure == CHANGED => return Attempt::Stale(failure),
-                    Err(failure) => return Attempt::Failed(failure),
+                    Err(failure) => return Attempt::unconnected(failure),
                 },
             },
         };
@@ -383,8 +389,7 @@ impl<C: Connect> Proxy<'_, C> {
         let had_body = !body.is_done();
         let mut stream = match self.open_stream(x, visit, !had_body).await {
             Ok(stream) => stream,
-            Err(failure) if failure == CHANGED => return Attempt::Stale(failure),
-            Err(failure) => return Attempt::Failed(failure),
+            Err(failure) => return Attempt::unconnected(failure),
         };
         let refuses = |x: &Exchange| self.refuses(x, held);
         let terms = self.terms(visit, begun, &refuses);

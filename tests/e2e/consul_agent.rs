@@ -108,18 +108,6 @@ impl Drop for Agent {
     }
 }
 
-fn resolved(gateway: &Gateway) -> Vec<String> {
-    let endpoints = gateway.ask_admin("GET", "/services/up/endpoints").json();
-    let ip = |endpoint: &Value| Some(endpoint["resolved"].as_str()?.rsplit_once(':')?.0.to_owned());
-    let mut all: Vec<_> = endpoints.as_array().expect("a list").iter().filter_map(ip).collect();
-    all.sort();
-    all
-}
-
-fn wait_resolved(gateway: &Gateway, expected: &[&str]) {
-    eventually(&format!("endpoints are {expected:?}"), || (resolved(gateway) == expected).then_some(()));
-}
-
 #[test]
 fn instances_of_a_real_agent_are_followed_and_outlive_it() {
     let Some(program) = program() else { return };
@@ -138,7 +126,7 @@ fn instances_of_a_real_agent_are_followed_and_outlive_it() {
         )
     };
     let gateway = Gateway::start(&yaml(TOKEN));
-    wait_resolved(&gateway, &["127.0.0.1"]);
+    gateway.wait_resolved_ips(&["127.0.0.1"]);
     let one = gateway.ask_admin("GET", "/services/up/endpoints").json()[0].clone();
     assert_eq!(
         (&one["weight"], &one["metadata"]["rack"], &one["source"]),
@@ -146,14 +134,14 @@ fn instances_of_a_real_agent_are_followed_and_outlive_it() {
     );
     let load = Load::start(gateway.address, 1, 2, 0);
     agent.register("two", "127.0.0.2", port);
-    wait_resolved(&gateway, &["127.0.0.1", "127.0.0.2"]);
+    gateway.wait_resolved_ips(&["127.0.0.1", "127.0.0.2"]);
     agent.put("/v1/agent/check/fail/check-one", &Value::Null);
-    wait_resolved(&gateway, &["127.0.0.2"]);
+    gateway.wait_resolved_ips(&["127.0.0.2"]);
     load.wait(10);
     agent.put("/v1/agent/check/pass/check-one", &Value::Null);
-    wait_resolved(&gateway, &["127.0.0.1", "127.0.0.2"]);
+    gateway.wait_resolved_ips(&["127.0.0.1", "127.0.0.2"]);
     agent.put("/v1/agent/service/deregister/two", &Value::Null);
-    wait_resolved(&gateway, &["127.0.0.1"]);
+    gateway.wait_resolved_ips(&["127.0.0.1"]);
     load.wait(10);
     // It dies and comes back without what it knew, and so with a lower index.
     let _ = agent.child.kill();
@@ -163,11 +151,11 @@ fn instances_of_a_real_agent_are_followed_and_outlive_it() {
         (services[0]["sources"][0]["state"] == "stale").then_some(())
     });
     load.wait(10);
-    assert_eq!(resolved(&gateway), ["127.0.0.1"]);
+    assert_eq!(gateway.resolved_ips(), ["127.0.0.1"]);
     let counts = load.finish();
     assert!(counts.answered.load(std::sync::atomic::Ordering::Relaxed) > 0);
     agent.child = Agent::run(&agent.program, &agent.dir);
     agent.wait();
     agent.register("three", "127.0.0.3", port);
-    wait_resolved(&gateway, &["127.0.0.3"]);
+    gateway.wait_resolved_ips(&["127.0.0.3"]);
 }

@@ -41,14 +41,8 @@ fn wait_state(gateway: &Gateway, states: &[&str]) -> Value {
 }
 
 /// The addresses of the endpoints of the first service.
-fn resolved(gateway: &Gateway) -> Vec<String> {
-    let endpoints = gateway.ask_admin("GET", "/services/up/endpoints").json();
-    let text = |endpoint: &Value| endpoint["resolved"].as_str().map(str::to_owned);
-    endpoints.as_array().expect("a list").iter().filter_map(text).collect()
-}
-
 fn wait_resolved(gateway: &Gateway, expected: &[&str]) {
-    eventually(&format!("endpoints are {expected:?}"), || (resolved(gateway) == expected).then_some(()));
+    eventually(&format!("endpoints are {expected:?}"), || (gateway.resolved() == expected).then_some(()));
 }
 
 #[test]
@@ -82,12 +76,12 @@ fn lies_of_the_name_server_leave_the_last_good_addresses() {
         let asked = server.asked();
         match lie {
             Mode::Huge => {
-                eventually("a bounded part of a huge answer", || (resolved(&gateway).len() == 256).then_some(()));
+                eventually("a bounded part of a huge answer", || (gateway.resolved().len() == 256).then_some(()));
             }
             _ => {
                 let source = wait_state(&gateway, &["stale"]);
                 assert_eq!(source["endpoints"], 2, "{lie:?}: {source}");
-                assert_eq!(resolved(&gateway).len(), 2, "{lie:?}");
+                assert_eq!(gateway.resolved().len(), 2, "{lie:?}");
             }
         }
         eventually("it is asked again", || (server.asked() > asked + 1).then_some(()));

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::support::load::Load;
 use crate::support::{Gateway, Origin, eventually, ok};
 
@@ -183,9 +181,7 @@ fn yaml(server: &Server, service: &str) -> String {
 }
 
 fn resolved(gateway: &Gateway) -> Vec<String> {
-    let endpoints = gateway.ask_admin("GET", "/services/up/endpoints").json();
-    let text = |endpoint: &Value| endpoint["resolved"].as_str().map(str::to_owned);
-    let mut all: Vec<_> = endpoints.as_array().expect("a list").iter().filter_map(text).collect();
+    let mut all = gateway.resolved();
     all.sort();
     all
 }

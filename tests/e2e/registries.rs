@@ -246,18 +246,6 @@ fn instance(address: &SocketAddr, ip: &str, status: &str) -> Value {
     })
 }
 
-fn resolved(gateway: &Gateway) -> Vec<String> {
-    let endpoints = gateway.ask_admin("GET", "/services/up/endpoints").json();
-    let ip = |endpoint: &Value| Some(endpoint["resolved"].as_str()?.rsplit_once(':')?.0.to_owned());
-    let mut all: Vec<_> = endpoints.as_array().expect("a list").iter().filter_map(ip).collect();
-    all.sort();
-    all
-}
-
-fn wait_resolved(gateway: &Gateway, expected: &[&str]) {
-    eventually(&format!("endpoints are {expected:?}"), || (resolved(gateway) == expected).then_some(()));
-}
-
 fn wait_state(gateway: &Gateway, state: &str) -> Value {
     eventually(&format!("the lookup is {state}"), || {
         let source = gateway.ask_admin("GET", "/services").json()[0]["sources"][0].clone();
@@ -278,7 +266,7 @@ fn consul_tells_changes_at_once_and_is_believed_while_it_is_gone() {
          [{{consul: {{service: users, tags: [v1], datacenter: dc1}}, zone: z}}]}}\n{ROUTE}",
         registry.address
     ));
-    wait_resolved(&gateway, &["127.0.0.1"]);
+    gateway.wait_resolved_ips(&["127.0.0.1"]);
     let one = gateway.ask_admin("GET", "/services/up/endpoints").json()[0].clone();
     assert_eq!((&one["weight"], &one["zone"], &one["metadata"]["rack"]), (&json!(2), &json!("z"), &json!("7")));
     let (target, token) = registry.seen()[0].clone();
@@ -286,17 +274,17 @@ fn consul_tells_changes_at_once_and_is_believed_while_it_is_gone() {
     assert_eq!(token, "s3cret-token");
     let load = Load::start(gateway.address, 1, 2, 0);
     registry.set(at(&["127.0.0.2", "127.0.0.3"]));
-    wait_resolved(&gateway, &["127.0.0.2", "127.0.0.3"]);
+    gateway.wait_resolved_ips(&["127.0.0.2", "127.0.0.3"]);
     assert!(registry.seen().iter().any(|(target, _)| target.ends_with("&index=10&wait=60s")), "{:?}", registry.seen());
     let warned = instance(&origin.address, "127.0.0.4", "critical");
     registry.set(Value::Array(vec![warned, instance(&origin.address, "127.0.0.5", "passing")]));
-    wait_resolved(&gateway, &["127.0.0.5"]);
+    gateway.wait_resolved_ips(&["127.0.0.5"]);
     for mode in [Mode::Failing, Mode::Closing, Mode::Garbage, Mode::Huge] {
         registry.set_mode(mode);
         let source = wait_state(&gateway, "stale");
         assert!(!source.to_string().contains("s3cret"), "{source}");
         load.wait(5);
-        assert_eq!(resolved(&gateway), ["127.0.0.5"], "{mode:?}");
+        assert_eq!(gateway.resolved_ips(), ["127.0.0.5"], "{mode:?}");
         registry.set_mode(Mode::Well);
         wait_state(&gateway, "current");
     }
@@ -334,22 +322,22 @@ fn consul_is_asked_over_tls_with_its_token_and_its_index() {
         )
     };
     let gateway = Gateway::start(&yaml(&ours));
-    wait_resolved(&gateway, &["127.0.0.1"]);
+    gateway.wait_resolved_ips(&["127.0.0.1"]);
     let seen = registry.seen();
     assert_eq!(seen[0], ("/v1/health/service/users?passing&dc=eu".to_owned(), "s3cret-token".to_owned()));
     let load = Load::start(gateway.address, 1, 2, 0);
     registry.set(at(&["127.0.0.2"]));
-    wait_resolved(&gateway, &["127.0.0.2"]);
+    gateway.wait_resolved_ips(&["127.0.0.2"]);
     // The servers were restored from a backup: an index that went backwards begins anew, and none of 0 is sent.
     registry.begin_anew(3, at(&["127.0.0.3"]));
-    wait_resolved(&gateway, &["127.0.0.3"]);
+    gateway.wait_resolved_ips(&["127.0.0.3"]);
     let waits_with = |index: &str| {
         let is_it = |(target, _): &(String, String)| target.contains(&format!("index={index}&"));
         eventually("it waits for the next change", || registry.seen().iter().any(is_it).then_some(()));
     };
     waits_with("3");
     registry.set(at(&["127.0.0.4"]));
-    wait_resolved(&gateway, &["127.0.0.4"]);
+    gateway.wait_resolved_ips(&["127.0.0.4"]);
     waits_with("4");
     let targets: Vec<String> = registry.seen().into_iter().map(|(target, _)| target).collect();
     let asked = |index: &str| targets.iter().filter(|target| target.contains(&format!("index={index}&"))).count();
@@ -361,7 +349,7 @@ fn consul_is_asked_over_tls_with_its_token_and_its_index() {
     let source = wait_state(&gateway, "stale");
     assert!(source["error"].as_str().is_some_and(|error| error.contains("ertificate")), "{source}");
     load.wait(5);
-    assert_eq!((resolved(&gateway), registry.seen().len()), (vec!["127.0.0.4".to_owned()], heard));
+    assert_eq!((gateway.resolved_ips(), registry.seen().len()), (vec!["127.0.0.4".to_owned()], heard));
     assert_eq!(gateway.reload(&yaml(&ours)).status, 200);
     wait_state(&gateway, "current");
     load.finish();
@@ -402,7 +390,7 @@ fn slices_of_kubernetes_are_listed_watched_and_listed_anew() {
          services:\n- {{name: up, discovery: [{{kubernetes: {{service: users, port: http}}}}]}}\n{ROUTE}",
         kubeconfig.display()
     ));
-    wait_resolved(&gateway, &["127.0.0.1"]);
+    gateway.wait_resolved_ips(&["127.0.0.1"]);
     let one = gateway.ask_admin("GET", "/services/up/endpoints").json()[0].clone();
     assert_eq!((&one["zone"], &one["metadata"]["pod"]), (&json!("eu-1a"), &json!("pod-127.0.0.1")));
     let (target, token) = registry.seen()[0].clone();
@@ -417,18 +405,18 @@ fn slices_of_kubernetes_are_listed_watched_and_listed_anew() {
     registry.set(
         json!({"a": slice("a", &origin, &[("127.0.0.1", true)]), "b": slice("b", &origin, &[("127.0.0.2", true)])}),
     );
-    wait_resolved(&gateway, &["127.0.0.1", "127.0.0.2"]);
+    gateway.wait_resolved_ips(&["127.0.0.1", "127.0.0.2"]);
     registry.set(json!({"b": slice("b", &origin, &[("127.0.0.2", true), ("127.0.0.3", true)])}));
-    wait_resolved(&gateway, &["127.0.0.2", "127.0.0.3"]);
+    gateway.wait_resolved_ips(&["127.0.0.2", "127.0.0.3"]);
     registry.set(json!({"expired": true}));
     wait_state(&gateway, "stale");
     registry.set(json!({"b": slice("b", &origin, &[("127.0.0.4", true)])}));
-    wait_resolved(&gateway, &["127.0.0.4"]);
+    gateway.wait_resolved_ips(&["127.0.0.4"]);
     for mode in [Mode::Closing, Mode::Garbage, Mode::Failing] {
         registry.set_mode(mode);
         wait_state(&gateway, "stale");
         load.wait(5);
-        assert_eq!(resolved(&gateway), ["127.0.0.4"], "{mode:?}");
+        assert_eq!(gateway.resolved_ips(), ["127.0.0.4"], "{mode:?}");
         registry.set_mode(Mode::Well);
         wait_state(&gateway, "current");
     }

@@ -65,15 +65,6 @@ impl Bed {
         (client.response(), seen)
     }
 
-    fn open_tunnels(&self) -> f64 {
-        self.gateway.metric("ringway_worker_tunnels_open", &[])
-    }
-
-    #[track_caller]
-    fn wait_open(&self, count: f64) {
-        eventually(&format!("{count} tunnels"), || (self.open_tunnels() == count).then_some(()));
-    }
-
     /// The one line of the access log.
     #[track_caller]
     fn log_line(&self) -> Value {
@@ -113,13 +104,13 @@ fn a_websocket_passes_both_ways_and_each_end_by_itself() {
     assert_eq!((head.length(), head.is_chunked()), (None, false));
     passes(&mut client, &mut far, "\u{1}hello GET / HTTP/1.1\r\n\r\n");
     passes(&mut far, &mut client, "HTTP/1.1 200 OK\r\n\r\nworld");
-    assert_eq!(bed.open_tunnels(), 1.0);
+    assert_eq!(bed.gateway.open_tunnels(), 1.0);
     client.shutdown_write();
     assert!(far.is_closed(), "the client's end is passed on");
     passes(&mut far, &mut client, "and the other direction goes on");
     drop(far);
     assert!(client.is_closed());
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
     let line = bed.log_line();
     assert_eq!((&line["status"], &line["path"], &line["query"]), (&101.into(), &"/chat".into(), &"a=b".into()));
     assert_eq!((&line["route"], &line["service"]), (&"all".into(), &"up".into()));
@@ -193,7 +184,7 @@ fn only_a_101_to_the_protocol_that_was_asked_for_opens() {
     assert_eq!(client.read_head().expect("hints").start, "HTTP/1.1 103 Early Hints");
     assert_eq!(client.read_head().expect("the switch").start, "HTTP/1.1 101 Switching Protocols");
     assert_eq!(client.take(5), b"first", "what came with the 101 belongs to the tunnel");
-    bed.wait_open(1.0);
+    bed.gateway.wait_open_tunnels(1.0);
 }
 
 #[test]
@@ -320,7 +311,7 @@ fn tunnels_have_a_bound_of_their_own() {
     assert!(refused.header("retry-after").is_some());
     // Whatever does not become a tunnel gives its place back.
     drop(first);
-    bed.wait_open(1.0);
+    bed.gateway.wait_open_tunnels(1.0);
     for _ in 0..5 {
         assert_eq!(bed.answered(ASK, OK).0.status, 200);
     }
@@ -404,9 +395,9 @@ fn reloads_close_no_tunnel() {
             passes(far, client, "pong");
         }
     }
-    assert_eq!(bed.open_tunnels(), 5.0);
+    assert_eq!(bed.gateway.open_tunnels(), 5.0);
     drop(tunnels);
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
     assert_eq!((&bed.log_line()["route"], &bed.log_line()["service"]), (&"all".into(), &"up".into()));
 }
 
@@ -420,7 +411,7 @@ fn a_drain_ends_tunnels_at_its_deadline_and_no_sooner() {
     eventually("no new connections", || TcpStream::connect(bed.gateway.address).is_err().then_some(()));
     passes(&mut client, &mut far, "still");
     passes(&mut far, &mut client, "open");
-    assert_eq!(bed.open_tunnels(), 1.0, "the drain can be watched");
+    assert_eq!(bed.gateway.open_tunnels(), 1.0, "the drain can be watched");
     assert!(client.is_closed() && far.is_closed());
     assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(bed.gateway.exit_code(), 0);
@@ -456,7 +447,7 @@ fn idle_tunnels_hold_no_buffers() {
             (bed.gateway.metric("ringway_worker_buffers_used", &[]) == 0.0).then_some(())
         });
     }
-    assert_eq!(bed.open_tunnels(), 20.0);
+    assert_eq!(bed.gateway.open_tunnels(), 20.0);
 }
 
 /// While the client does not read, the other direction becomes idle and gives its buffer back: no byte is lost.
@@ -476,7 +467,7 @@ fn a_slow_reader_holds_one_buffer_and_loses_nothing() {
     assert!(bed.gateway.rss_kib() < before + 8_192, "{} KiB, {before} before", bed.gateway.rss_kib());
     assert!(client.take(text.len()) == text, "every byte, in order");
     sender.join().expect("sent");
-    bed.wait_open(1.0);
+    bed.gateway.wait_open_tunnels(1.0);
 }
 
 #[test]
@@ -489,7 +480,7 @@ fn a_reset_is_passed_on() {
         drop(gone);
         let error = std::io::Read::read(&mut left.stream, &mut [0; 1]).expect_err("no orderly end");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        bed.wait_open(0.0);
+        bed.gateway.wait_open_tunnels(0.0);
     }
     bed.gateway.wait_idle();
 }

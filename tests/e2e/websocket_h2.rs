@@ -76,15 +76,6 @@ impl Bed {
         far
     }
 
-    fn open_tunnels(&self) -> f64 {
-        self.gateway.metric("ringway_worker_tunnels_open", &[])
-    }
-
-    #[track_caller]
-    fn wait_open(&self, count: f64) {
-        eventually(&format!("{count} tunnels"), || (self.open_tunnels() == count).then_some(()));
-    }
-
     /// The log line of the tunnel.
     #[track_caller]
     fn log_line(&self) -> Value {
@@ -151,7 +142,7 @@ fn a_websocket_passes_both_ways_and_each_end_by_itself() {
     }
     far.send(&long);
     assert!(body(&mut client, 1, long.len()) == long.as_bytes(), "down, as it is");
-    assert_eq!(bed.open_tunnels(), 1.0);
+    assert_eq!(bed.gateway.open_tunnels(), 1.0);
     client.send(&raw(DATA, END_STREAM, 1, b"last"));
     assert_eq!(far.take(4), b"last");
     assert!(far.is_closed(), "the client's end is passed on");
@@ -160,7 +151,7 @@ fn a_websocket_passes_both_ways_and_each_end_by_itself() {
     drop(far);
     let answer = client.answer(1);
     assert_eq!((answer.ended, answer.reset), (true, None));
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
     let line = bed.log_line();
     assert_eq!((&line["status"], &line["query"], &line["route"]), (&200.into(), &"a=b".into(), &"all".into()));
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&90_004.into(), &90_031.into()));
@@ -201,7 +192,7 @@ fn what_is_no_tunnel_is_told_apart() {
         assert!(far.is_closed(), "it is never used again");
         stream += 2;
     }
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
 }
 
 #[test]
@@ -213,7 +204,7 @@ fn a_break_on_one_side_is_a_break_on_the_other() {
     client.send(&raw(RESET, 0, 1, &CANCEL.to_be_bytes()));
     assert!(far.is_closed());
     assert_eq!(bed.log_line()["reason"], "client_closed");
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
     // The endpoint resets its connection.
     let far = bed.open(&mut client, 3);
     socket2::SockRef::from(&far.stream).set_linger(Some(std::time::Duration::ZERO)).expect("an option");
@@ -227,7 +218,7 @@ fn a_break_on_one_side_is_a_break_on_the_other() {
     let mut fars = [bed.open(&mut client, 7), bed.open(&mut client, 9)];
     drop(client);
     assert!(fars.iter_mut().all(Client::is_closed));
-    bed.wait_open(0.0);
+    bed.gateway.wait_open_tunnels(0.0);
     eventually("a line for each tunnel", || {
         let lines = bed.gateway.stdout();
         (lines.iter().filter(|line| line.contains("\"/chat\"")).count() == 5).then_some(())
@@ -261,7 +252,7 @@ fn tunnels_are_bounded_and_outlive_reloads() {
     client.send(&raw(DATA, 0, 1, b"still"));
     assert_eq!(far.take(5), b"still");
     let _second = bed.open(&mut client, 5);
-    assert_eq!(bed.open_tunnels(), 2.0);
+    assert_eq!(bed.gateway.open_tunnels(), 2.0);
 }
 
 #[test]

@@ -13,13 +13,14 @@
 #![cfg_attr(not(feature = "acme"), allow(dead_code, reason = "without orders nothing is to be proved"))]
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::disk::put_in_place;
 use crate::limits::{ACME_LOCK_S, ACME_PROOFS_MAX, TLS_FILE_BYTES_MAX};
 use crate::tls::Pair;
 use crate::tls::managed::{Settings, Slot};
@@ -60,11 +61,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     make_directory(parent)?;
     let fresh = unique(path);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(parent)?.sync_all()
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        put_in_place(file, &fresh, path, bytes)
     })();
     if written.is_err() {
         // It may not have come to be.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::disk::put_in_place;
 use super::{ByService, Kept};
 use crate::limits::{ENDPOINT_ORDERS_BYTES_MAX, ENDPOINT_ORDERS_MAX, ENDPOINT_WEIGHT_MAX};
 use crate::upstream::health::Administration;
@@ -138,13 +139,7 @@ pub fn write(path: &Path, text: &str, put_aside: bool) -> io::Result<()> {
         fs::rename(path, beside(".bad"))?;
     }
     let new = beside(".new");
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    // The new name is on the disk when its directory is.
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    put_in_place(File::create(&new)?, &new, path, text.as_bytes())
 }
 
 #[cfg(test)]

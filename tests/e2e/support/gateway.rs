@@ -290,6 +290,38 @@ impl Gateway {
         client.response()
     }
 
+    /// Addresses of the endpoints of service `up`, in their order; none for a name that does not resolve.
+    pub fn resolved(&self) -> Vec<String> {
+        let endpoints = self.ask_admin("GET", "/services/up/endpoints").json();
+        let text = |endpoint: &Value| endpoint["resolved"].as_str().map(str::to_owned);
+        endpoints.as_array().expect("a list").iter().filter_map(text).collect()
+    }
+
+    /// The same without ports, sorted.
+    pub fn resolved_ips(&self) -> Vec<String> {
+        let ip = |address: String| address.rsplit_once(':').map(|(ip, _)| ip.to_owned());
+        let mut all: Vec<_> = self.resolved().into_iter().filter_map(ip).collect();
+        all.sort();
+        all
+    }
+
+    /// Waits until these are the addresses without ports, sorted.
+    #[track_caller]
+    pub fn wait_resolved_ips(&self, expected: &[&str]) {
+        eventually(&format!("endpoints are {expected:?}"), || (self.resolved_ips() == expected).then_some(()));
+    }
+
+    /// Tunnels that are open.
+    pub fn open_tunnels(&self) -> f64 {
+        self.metric("ringway_worker_tunnels_open", &[])
+    }
+
+    /// Waits until so many tunnels are open.
+    #[track_caller]
+    pub fn wait_open_tunnels(&self, count: f64) {
+        eventually(&format!("{count} tunnels"), || (self.open_tunnels() == count).then_some(()));
+    }
+
     #[track_caller]
     pub fn metrics(&self) -> String {
         self.ask_admin("GET", "/metrics").text()
