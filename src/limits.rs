@@ -105,6 +105,13 @@ pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
 /// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
 pub const PREPARED_AT_ONCE: usize = 256;
+/// How long a snapshot that was replaced is kept, in milliseconds, so that no worker is the last to have it.
+pub const LET_GO_MS_MAX: u64 = 60_000;
+/// How often it is looked at meanwhile, in milliseconds.
+pub const LET_GO_LOOK_MS: u64 = 50;
+/// Accepts that wait on each listening socket of a ring: so many clients that come together are taken up in one turn of
+/// the worker's loop.
+pub const ACCEPTS_AT_ONCE: usize = 8;
 /// Downstream connections of one worker, where the limit of open descriptors leaves more.
 pub const CONNECTIONS_PER_WORKER_MAX: usize = 1 << 20;
 /// Descriptors that clients never get: the admin API, health checks, the reopening of logs and reloads need them when
