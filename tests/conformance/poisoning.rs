@@ -102,7 +102,7 @@ fn bytes_that_come_at_once_are_not_the_next_answer() {
         let gateway = gateway.arguments(&["--driver", driver]).start();
         let mut client = gateway.connect();
         let (mut taken, mut last) = (0, None);
-        for round in 0..ROUNDS {
+        for round in 0..ROUNDS / 4 {
             let path = format!("/{round}");
             client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
             let response = client.response();
@@ -116,8 +116,8 @@ fn bytes_that_come_at_once_are_not_the_next_answer() {
             let stream: std::net::TcpStream = answered.recv_timeout(PATIENCE).expect("the origin has answered");
             last.insert(stream).write_all(STRAY.as_bytes()).expect("sent");
         }
-        assert!(taken * 10 <= ROUNDS, "{driver}: {taken} of {ROUNDS} strays were taken for answers");
-        println!("{driver}: {taken} of {ROUNDS} strays came too late to be told from answers");
+        assert!(taken * 10 <= ROUNDS / 4, "{driver}: {taken} strays were taken for answers");
+        println!("{driver}: {taken} strays came too late to be told from answers");
     }
 }
 

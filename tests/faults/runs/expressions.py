@@ -1,4 +1,4 @@
-"""F57: routes by expressions with nested quantifiers: the longest target that a client may send costs less than 10 ms of CPU."""
+"""F57: nested quantifiers in routes: the longest target that a client may send costs less than 10 ms of CPU."""
 
 import socket
 
@@ -18,7 +18,7 @@ routes:
   - {regex: "^/([a-z]+)*[0-9]{10,20}!$", respond: 204}
   - {prefix: /, respond: {body: here}}
 """
-TARGETS = (b"a" * TARGET_BYTES + b"!", b"ab" * (TARGET_BYTES // 2) + b"!", b"bc" * (TARGET_BYTES // 2), b"abcd0" * (TARGET_BYTES // 5))
+TARGETS = tuple((text * TARGET_BYTES)[:TARGET_BYTES - 1] + b"!" for text in (b"a", b"ab", b"bc", b"abcd0"))
 
 
 def run(bed):
@@ -28,7 +28,7 @@ def run(bed):
         client = socket.create_connection(gateway.address, 30)
         before = gateway.cpu_seconds()
         for _ in range(REQUESTS):
-            client.sendall(b"GET /%s HTTP/1.1\r\nHost: t\r\n\r\n" % target[:TARGET_BYTES])
+            client.sendall(b"GET /%s HTTP/1.1\r\nHost: t\r\n\r\n" % target)
             got = b""
             while not got.endswith(b"here"):
                 part = client.recv(65536)

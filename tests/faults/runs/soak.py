@@ -1,4 +1,4 @@
-"""F19: mixed traffic, reloads and clients that leave, for a minute (RINGWAY_SOAK_MINUTES for more): memory and descriptors stay flat."""
+"""F19: mixed traffic, reloads, clients that leave, for RINGWAY_SOAK_MINUTES (1): memory and descriptors stay flat."""
 
 import os
 import random

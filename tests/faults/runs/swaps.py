@@ -1,4 +1,4 @@
-"""Acceptance 4: 1,000 swaps of the configuration under wrk, long streams open: nothing fails, nothing grows, no limit is reset."""
+"""F01: 1,000 configurations under wrk and long streams: no failed request, flat memory, no limit begun anew."""
 
 import re
 import shutil
