@@ -303,12 +303,12 @@ fn named(row: &str, title: &str) -> usize {
     let mut count = row
         .split("fuzz target")
         .skip(1)
-        .map(|rest| rest.split('`').skip(1).step_by(2))
-        .flatten()
+        .flat_map(|rest| rest.split('`').skip(1).step_by(2))
         .filter(|name| targets.contains(&format!("(\"{name}\", ")))
         .count();
     for (files, text) in shown(row) {
-        for word in text.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_/.".contains(letter))) {
+        let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_/.".contains(letter)));
+        for word in words.map(|word| word.trim_end_matches('.')) {
             if let Some(run) = word.strip_prefix("faults/") {
                 assert!(root(&format!("tests/faults/runs/{run}.py")).exists(), "{title}: no run {run}");
             } else if word.contains('_') && !word.contains(['/', '.']) {
