@@ -12,6 +12,7 @@ mod forwarded;
 mod gateway;
 mod http2;
 mod http2_up;
+mod nobody;
 mod origin;
 mod plan;
 mod rng;
