@@ -150,8 +150,8 @@ impl<C: Connect> Proxy<'_, C> {
         failure
     }
 
-    /// Whether an attempt found nobody, at once. It counts as none where there are endpoints that were not asked, so that
-    /// a request finds the one that is there among several that are gone.
+    /// Whether an attempt found nobody, at once. It counts as none where there are endpoints that were not asked, so
+    /// that a request finds the one that is there among several that are gone.
     #[cold]
     fn was_vain(&self, x: &Exchange, failure: Failure) -> bool {
         let nobody = matches!(failure.reason, Reason::ConnectRefused | Reason::ConnectFailed) && failure != CHANGED;

@@ -181,8 +181,8 @@ impl ServiceState {
         self.trials.take(now)
     }
 
-    /// Endpoints that all workers together have seen to have far fewer successes than the others. One of them judges, at
-    /// the end of each window; for the others there are none.
+    /// Endpoints that all workers together have seen to have far fewer successes than the others. One of them judges,
+    /// at the end of each window; for the others there are none.
     pub fn outliers(&self, rules: &OutlierRules, now: Now) -> Vec<Arc<str>> {
         if !self.looks.take_for(rules.window_ms, now) {
             return Vec::new();

@@ -17,8 +17,8 @@ fn list<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> String {
     origins.into_iter().map(|origin| format!("\"{}\"", origin.address)).collect::<Vec<_>>().join(", ")
 }
 
-/// Every second answer of one of five is a 500: no row of failures, and far fewer successes than the others have. Of three
-/// workers none sees enough of it to judge; together they do.
+/// Every second answer of one of five is a 500: no row of failures, and far fewer successes than the others have. Of
+/// three workers none sees enough of it to judge; together they do.
 #[test]
 fn an_endpoint_with_few_successes_is_ejected_by_what_all_workers_see() {
     let count = AtomicUsize::new(0);
@@ -39,8 +39,8 @@ fn an_endpoint_with_few_successes_is_ejected_by_what_all_workers_see() {
     let begun = Instant::now();
     while ejections() == 0.0 {
         assert!(begun.elapsed() < PATIENCE, "it was never ejected");
-        // 24 or so for each endpoint, at once; then nothing until a window has ended with all of them in it, or a second
-        // one with the rest.
+        // 24 or so for each endpoint, at once; then nothing until a window has ended with all of them in it, or a
+        // second one with the rest.
         let before = gateway.by_worker("ringway_worker_requests_total", 3);
         for client in &mut clients {
             (0..10).for_each(|_| assert!([200, 500].contains(&client.get("/").status)));

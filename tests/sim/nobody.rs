@@ -104,8 +104,8 @@ impl Gateway {
         self.land.knocks.borrow().len()
     }
 
-    /// One request on a connection of its own: the whole answer. No time passes, so that whoever waits for a timer waits
-    /// for ever.
+    /// One request on a connection of its own: the whole answer. No time passes, so that whoever waits for a timer
+    /// waits for ever.
     fn ask(&self, method: &str) -> String {
         let (theirs, ours) = pair(1 << 16, &Faults::NONE);
         let (mut read, mut write, _control) = theirs.split();

@@ -227,8 +227,8 @@ config_struct! {
     #[check(check_retries)]
     #[shorthand(attempts)]
     pub struct Retries {
-        /// How many times a request is tried in all; 1 never repeats one. Above that, endpoints that refuse the connection
-        /// do not count while there are others to ask.
+        /// How many times a request is tried in all; 1 never repeats one. Above that, endpoints that refuse the
+        /// connection do not count while there are others to ask.
         attempts: Int<1, 16> = "2",
         /// From the beginning of an attempt to the head of its response. When it is over, another is made, if the
         /// request may be repeated.
