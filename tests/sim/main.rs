@@ -15,6 +15,7 @@ mod http1_up;
 mod http2;
 mod http2_client;
 mod http2_up;
+mod nobody;
 mod origin;
 mod plan;
 mod rng;
