@@ -108,8 +108,8 @@ fn two_workers_share_a_limit() {
 /// A request of the live run: when it was sent, when it was answered, and whether it was let in.
 type Asked = (Duration, Duration, bool);
 
-/// Acceptance 5, the live run: however connections are spread over workers, what is admitted stays within the bound, and
-/// nobody is refused while more than the published bound of tokens stands unused.
+/// Acceptance 5, the live run: however connections are spread over workers, what is admitted stays within the bound,
+/// and nobody is refused while more than the published bound of tokens stands unused.
 #[test]
 fn admitted_requests_stay_within_the_bound() {
     const BURST: u32 = 100;
@@ -159,9 +159,9 @@ fn admitted_requests_stay_within_the_bound() {
     }
 }
 
-/// How many tokens stood unused at a refusal, at the most, in one bucket that is charged with all that was let in. When a
-/// decision was made is known to the length of its exchange, and the workers' clock to a turn of their loops: what could
-/// have come in the longest of them is not counted.
+/// How many tokens stood unused at a refusal, at the most, in one bucket that is charged with all that was let in. When
+/// a decision was made is known to the length of its exchange, and the workers' clock to a turn of their loops: what
+/// could have come in the longest of them is not counted.
 fn most_unused_at_a_refusal(asked: &mut [Asked], burst: f64, rate: f64) -> f64 {
     asked.sort();
     let unsure = asked.iter().map(|(sent, answered, _)| *answered - *sent).max().unwrap_or_default();
