@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use super::forward;
 use super::nap::nap;
-use super::proxy::{Attempt, CHANGED, Proxy, is_stale};
+use super::proxy::{Attempt, Proxy, is_stale};
 use super::relay::{self, TOO_MANY_INTERIM, is_final};
 use crate::error::{Failure, Reason};
 use crate::http::downstream::Downstream;
@@ -28,6 +28,7 @@ use crate::sys::buf::Buf;
 use crate::time::Now;
 use crate::upstream::balance::TriedSet;
 use crate::upstream::endpoint::Visit;
+use crate::upstream::passive::CHANGED;
 use crate::upstream::rules::Hedge;
 
 /// What an answer comes on.
@@ -182,7 +183,7 @@ impl<C: Connect> Proxy<'_, C> {
 
     async fn over_own(&self, x: &Exchange, visit: &Visit<C::Io>) -> Result<Won<C::Io>, Failure> {
         let begun = self.timers.known_now();
-        if let Some(connection) = visit.reuse(begun, &self.spec.rules, false) {
+        if let Some(connection) = visit.reuse(begun, &self.spec.rules, true) {
             match self.exchange_heads(x, visit, connection, begun).await {
                 // The endpoint had closed it while it was idle.
                 Err(failure) if is_stale(failure) => {}
