@@ -334,8 +334,7 @@ fn in_background(work: impl FnOnce() + Send + 'static) {
 }
 
 /// Takes a snapshot apart that serves no more: for thousands of routes that is milliseconds, which a worker would take
-/// from its requests if it were the last to have it. One that is in use for longer (by a stream, by a tunnel) is left to
-/// whoever is.
+/// from its requests if it were the last to have it. One that is in use for longer, by a stream, is left to the worker.
 fn let_go(previous: Arc<Snapshot>) {
     tokio::spawn(async move {
         for _ in 0..LET_GO_MS_MAX / LET_GO_LOOK_MS {

@@ -220,11 +220,11 @@ impl SharedStream {
         Sending::Waiting(stream.write(buf))
     }
 
-    /// Hands the kernel what it takes at once, to be held back for the end that follows; None where that is nothing. By a
-    /// system call: the close follows in the same turn, and what is held back would otherwise wait for the next one.
+    /// Hands the kernel what it takes at once, to be held back for the end that follows; None where that is nothing. By
+    /// a system call: the close follows in the same turn, and what is held back would otherwise wait for the next one.
     fn send_before_end(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-        // SAFETY: the descriptor is open as long as `self`, and the slice lives for the whole call, which keeps nothing.
+        // SAFETY: the descriptor is open as long as `self`, the slice lives for the whole call, which keeps nothing.
         let sent = unsafe { libc::send(self.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
         if let Ok(count) = usize::try_from(sent) {
             return Some(Ok(count));
@@ -234,8 +234,8 @@ impl SharedStream {
         (!again).then_some(Err(error))
     }
 
-    /// Says that the connection is shut for writing, or closed, right behind what is sent next. The kernel holds that back
-    /// until then, as far as it would fill no segment, and both go out in one.
+    /// Says that the connection is shut for writing, or closed, right behind what is sent next. The kernel holds that
+    /// back until then, as far as it would fill no segment, and both go out in one.
     #[inline]
     pub fn ends(&self) {
         self.ends.set(true);

@@ -1,5 +1,5 @@
-//! Which connections are closed for the sake of others: those that wait, slice by slice while the worker drains, and the
-//! least useful one where it runs short.
+//! Which connections are closed for the sake of others: those that wait, slice by slice while the worker drains, and
+//! the least useful one where it runs short.
 
 use std::collections::VecDeque;
 use std::net::Shutdown;
