@@ -3,8 +3,8 @@
 //! request, of which nothing was sent before.
 //!
 //! A connection that lost goes on in its task: what becomes of it tells whether the address is only far away, or leads
-//! nowhere. Until that is known, requests to this address begin with another one, so that a black hole costs one of them
-//! the short while and no request the time of a connection.
+//! nowhere. Until that is known, requests to this address begin with another one, so that a black hole costs one of
+//! them the short while and no request the time of a connection.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
