@@ -112,12 +112,10 @@ fn run(seed: u64, flood: &Flood, capacity: usize, reads: bool) -> (Option<Code>,
     });
     handle.spawn("client reads".into(), async move {
         let _kept = kept;
-        while reads {
-            let (count, buf) = read.recv(Buf::small()).await;
-            if !matches!(count, Ok(1..)) {
-                break;
+        if reads {
+            while let (Ok(1..), buf) = read.recv(Buf::small()).await {
+                told.borrow_mut().extend_from_slice(buf.as_slice());
             }
-            told.borrow_mut().extend_from_slice(buf.as_slice());
         }
         std::future::pending::<()>().await;
         drop(read);
