@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! from a manager     LISTEN_PID=42 LISTEN_FDS=2 LISTEN_FDNAMES=web:admin          descriptors 3 and 4
-//! from a predecessor RINGWAY_UPGRADE_SOCKETS=7=127.0.0.1:80,9=admin@127.0.0.1:9901
+//! from a predecessor RINGWAY_UPGRADE_SOCKETS=7=127.0.0.1:80,9=admin@127.0.0.1:9901 RINGWAY_UPGRADE_ORDERS=12
 //! ```
 
 use std::fmt;
@@ -27,6 +27,8 @@ pub const SOCKETS_VARIABLE: &str = "RINGWAY_UPGRADE_SOCKETS";
 pub const FROM_VARIABLE: &str = "RINGWAY_UPGRADE_FROM";
 /// The variable with the descriptor over which successor and predecessor speak.
 pub const LINK_VARIABLE: &str = "RINGWAY_UPGRADE_LINK";
+/// The variable with the descriptor of what operators want of endpoints.
+pub const ORDERS_VARIABLE: &str = "RINGWAY_UPGRADE_ORDERS";
 /// The variable that counts upgrades since the first start.
 pub const COUNT_VARIABLE: &str = "RINGWAY_UPGRADE_COUNT";
 
@@ -50,6 +52,8 @@ pub struct Inherited {
     pub from_manager: bool,
     /// The way to the predecessor.
     pub link: Option<OwnedFd>,
+    /// What operators wanted of the predecessor's endpoints.
+    pub orders: Option<OwnedFd>,
     /// Upgrades since the first start, this one included.
     pub upgrades: u64,
 }
@@ -121,6 +125,8 @@ impl Inherited {
 struct Handed {
     sockets: Vec<(RawFd, bool, SocketAddr)>,
     link: RawFd,
+    /// None from an older program.
+    orders: Option<RawFd>,
     count: u64,
 }
 
@@ -145,20 +151,23 @@ impl Handed {
         let entries = text.split(',').filter(|entry| !entry.is_empty()).take(SOCKETS_MAX);
         let sockets: Option<Vec<_>> = entries.map(entry).collect();
         let link = variable(LINK_VARIABLE).and_then(|text| text.parse().ok());
+        let orders = variable(ORDERS_VARIABLE).and_then(|text| text.parse().ok());
         let count = variable(COUNT_VARIABLE).and_then(|text| text.parse().ok()).unwrap_or(1);
         let (sockets, link) = sockets.zip(link).ok_or_else(wrong)?;
-        Ok(Some(Self { sockets, link, count }))
+        Ok(Some(Self { sockets, link, orders, count }))
     }
 
     fn take(self) -> Result<Inherited, Unusable> {
         let link = process::take_inherited(self.link);
         let link = link.map_err(|error| Unusable(format!("descriptor {} is no way back: {error}", self.link)))?;
+        let orders = self.orders.map(process::take_inherited).transpose();
+        let orders = orders.map_err(|error| Unusable(format!("the orders about endpoints are not there: {error}")))?;
         let mut sockets = Vec::new();
         for (number, admin, address) in self.sockets {
             let name = if admin { ADMIN_NAME.to_owned() } else { String::new() };
             sockets.push(Given { address, name, socket: listener(number)? });
         }
-        Ok(Inherited { sockets, from_manager: false, link: Some(link), upgrades: self.count })
+        Ok(Inherited { sockets, from_manager: false, link: Some(link), orders, upgrades: self.count })
     }
 }
 
@@ -227,6 +236,7 @@ mod tests {
             (FROM_VARIABLE, "7"),
             (SOCKETS_VARIABLE, "5=127.0.0.1:80,6=[::1]:0,9=admin@127.0.0.1:9901"),
             (LINK_VARIABLE, "11"),
+            (ORDERS_VARIABLE, "12"),
             (COUNT_VARIABLE, "3"),
         ];
         assert_eq!(Handed::from_variables(variables(all), 8), Ok(None));
@@ -237,7 +247,7 @@ mod tests {
             (6, false, address("[::1]:0")),
             (9, true, address("127.0.0.1:9901")),
         ];
-        assert_eq!(handed, Handed { sockets, link: 11, count: 3 });
+        assert_eq!(handed, Handed { sockets, link: 11, orders: Some(12), count: 3 });
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub struct Parts {
 const STARTING: u8 = 0;
 const READY: u8 = 1;
 const DRAINING: u8 = 2;
+const REPLACED: u8 = 3;
 
 impl Gateway {
     /// The gateway of a started fleet, and where wishes come out. `upgrades` is the number of upgrades since the first
@@ -155,9 +156,31 @@ impl Gateway {
         self.state.store(DRAINING, Ordering::Release);
     }
 
+    /// Says that another process serves, which is to be told what operators want.
+    pub fn set_replaced(&self) {
+        self.state.store(REPLACED, Ordering::Release);
+    }
+
     /// Whether the gateway is stopping.
     pub fn is_draining(&self) -> bool {
-        self.state.load(Ordering::Acquire) == DRAINING
+        self.state.load(Ordering::Acquire) >= DRAINING
+    }
+
+    /// What operators want of endpoints.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Takes up what a predecessor was told while this process started.
+    pub async fn catch_up(&self) {
+        let snapshot = self.fleet.snapshot();
+        let changed = self.orders.catch_up(&snapshot);
+        self.tell_changed(&snapshot, changed).await;
+        if self.orders.is_unwritten() {
+            // Whatever becomes of it is in the log.
+            let orders = self.orders.clone();
+            drop(tokio::spawn(async move { orders.persist().await }));
+        }
     }
 
     /// Counts what became of an upgrade.
@@ -262,7 +285,10 @@ impl Gateway {
 
     /// Makes hold what operators want, and tells the workers where their tables are others then.
     async fn tell_orders(&self, snapshot: &Snapshot) {
-        let changed = self.orders.apply(snapshot);
+        self.tell_changed(snapshot, self.orders.apply(snapshot)).await;
+    }
+
+    async fn tell_changed(&self, snapshot: &Snapshot, changed: Vec<u32>) {
         if !changed.is_empty() {
             let changed = ChangedServices::Some(snapshot.generation, changed.into());
             self.fleet.endpoints_changed(changed).await;
@@ -271,15 +297,15 @@ impl Gateway {
 
     /// Does what an operator wants of an endpoint. All that matters is done before the first wait.
     async fn order(&self, order: EndpointOrder) -> EndpointOutcome {
+        if self.state.load(Ordering::Acquire) == REPLACED {
+            return EndpointOutcome::Replaced;
+        }
         let snapshot = self.fleet.snapshot();
         let done = match operator::order(&snapshot, &self.orders, &order) {
             Ok(done) => done,
             Err(refused) => return refused,
         };
-        if !done.reweighed.is_empty() {
-            let changed = ChangedServices::Some(snapshot.generation, done.reweighed.clone().into());
-            self.fleet.endpoints_changed(changed).await;
-        }
+        self.tell_changed(&snapshot, done.reweighed.clone()).await;
         let persisted = if done.changed { self.orders.persist().await } else { Ok(self.orders.is_kept()) };
         let shown = match snapshot.services.iter().find(|known| known.is_whole() && known.name == order.service) {
             Some(known) => self.endpoints_of(known).await,

@@ -1,5 +1,6 @@
 //! The gateway while it runs: obeys signals and wishes, one after another, and ends.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use super::admin::backend::{ReloadOutcome, UpgradeOutcome};
 use super::discovery::Publisher;
 use super::gateway::{Belongings, Compiled, Gateway, WISHES_WAITING_MAX, Wish};
 use super::notify::Notifier;
+use super::orders::handover::Handover;
 use super::outcome;
 use super::revivals::Revivals;
 use super::signals::{Event, Signals};
 use super::source::ConfigSource;
-use super::upgrade::{Sockets, Successor};
+use super::upgrade::{Goods, Successor};
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model;
@@ -73,6 +75,8 @@ pub(super) struct Reload {
 /// An upgrade under way, and who waits for it.
 pub(super) struct Upgrade {
     successor: Successor,
+    /// What it is told of orders.
+    orders: Handover,
     asker: Option<oneshot::Sender<UpgradeOutcome>>,
 }
 
@@ -179,15 +183,20 @@ impl Running {
         if let Some(error) = refusal {
             return self.refuse_upgrade(asker, error);
         }
-        let sockets =
-            Sockets { listeners: self.belongings.listening.all().collect(), admin: self.belongings.door.listener() };
-        match Successor::start(&sockets, self.gateway.upgrades() + 1) {
-            Ok(successor) => {
-                log::info("upgrade begins", &[("pid", &successor.pid()), ("sockets", &sockets.listeners.len())]);
-                self.upgrade = Some(Upgrade { successor, asker });
-            }
+        match self.start_successor() {
+            Ok((successor, orders)) => self.upgrade = Some(Upgrade { successor, orders, asker }),
             Err(error) => self.upgrade_failed(asker, format!("the new program cannot be started: {error}")),
         }
+    }
+
+    fn start_successor(&self) -> io::Result<(Successor, Handover)> {
+        let orders = self.gateway.orders().begin_handover()?;
+        let listeners: Vec<_> = self.belongings.listening.all().collect();
+        let count = listeners.len();
+        let goods = Goods { listeners, admin: self.belongings.door.listener(), orders: &orders };
+        let successor = Successor::start(&goods, self.gateway.upgrades() + 1)?;
+        log::info("upgrade begins", &[("pid", &successor.pid()), ("sockets", &count)]);
+        Ok((successor, orders))
     }
 
     fn refuse_upgrade(&self, asker: Option<oneshot::Sender<UpgradeOutcome>>, error: &str) {
@@ -211,16 +220,15 @@ impl Running {
 
     /// Takes note of what the successor said. Returns it when it serves.
     fn finish_upgrade(&mut self, ready: Result<(), String>) -> Option<Upgrade> {
-        let Upgrade { successor, asker } = self.upgrade.take()?;
+        let upgrade = self.upgrade.take()?;
         if let Err(error) = ready {
-            successor.end();
-            self.upgrade_failed(asker, error);
+            upgrade.successor.end();
+            self.upgrade_failed(upgrade.asker, error);
             return None;
         }
-        let pid = successor.pid();
         // First of all: the service manager takes this process's end for the end of the service otherwise.
-        self.notifier.main_process(pid);
-        Some(Upgrade { successor, asker })
+        self.notifier.main_process(upgrade.successor.pid());
+        Some(upgrade)
     }
 
     async fn revive(&mut self, worker: u32) {
@@ -241,13 +249,16 @@ impl Running {
     /// Finishes what this process has, behind an upgrade: accepts no more at once, gives each kept connection one more
     /// answer, closes those that are still idle at the end of the drain time. A stop closes idle ones at once, a second
     /// one everything.
-    async fn retire(mut self, Upgrade { successor, asker }: Upgrade) -> ExitCode {
-        self.gateway.set_draining();
+    async fn retire(mut self, Upgrade { successor, orders, asker }: Upgrade) -> ExitCode {
+        self.gateway.set_replaced();
         self.refuse_wishes();
         self.belongings.listening.clear();
         self.gateway.fleet().let_go().await;
+        if let Err(error) = self.gateway.orders().end_handover(&orders).await {
+            log::error("the last orders about endpoints cannot be handed over", &[("error", &error)]);
+        }
         let pid = successor.pid();
-        successor.go();
+        successor.go().await;
         log::info("upgraded, this process finishes what it has", &[("pid", &pid)]);
         self.answer_upgrade(asker, UpgradeOutcome::Done { pid });
         // Answers under way in the admin API, the one about this upgrade among them, have until the end.
@@ -281,7 +292,7 @@ impl Running {
 
     /// Stops: not ready, accept no more, finish what runs within the drain time, end. A second signal ends at once.
     async fn stop(mut self, fast: bool) -> ExitCode {
-        if let Some(Upgrade { successor, asker }) = self.upgrade.take() {
+        if let Some(Upgrade { successor, asker, .. }) = self.upgrade.take() {
             successor.end();
             self.upgrade_failed(asker, "the gateway was told to stop".to_owned());
         }

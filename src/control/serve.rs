@@ -1,6 +1,7 @@
 //! `ringway run`: start everything or nothing, beside nobody or in another process's place.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::fleet::{Fleet, FleetSettings};
 use super::gateway::{Belongings, Gateway, Parts, shares};
 use super::notify::Notifier;
 use super::orders::Orders;
+use super::orders::handover::Handover;
 use super::revivals::{self, Revivals};
 use super::running::{Reload, Running};
 use super::signals::Signals;
@@ -83,7 +85,7 @@ async fn live(options: RunOptions, mut inherited: Inherited) -> ExitCode {
     let predecessor = inherited.link.take().map(Predecessor::over);
     match started {
         Ok(running) => {
-            tell_ready(&running, predecessor);
+            tell_ready(&running, predecessor).await;
             Box::pin(running.serve()).await
         }
         Err(error) => {
@@ -127,7 +129,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         log::warn("a socket was handed over that nothing listens on", &[("address", &given.address)]);
     }
 
-    let (discovery, orders) = find_endpoints(&ready).await;
+    let (discovery, orders) = find_endpoints(&ready, inherited.orders.take()).await;
     let settings = FleetSettings {
         workers,
         pin: server.pin_workers,
@@ -172,8 +174,9 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
 }
 
 /// Looks endpoints up, and makes hold what operators want of them.
-async fn find_endpoints(ready: &Ready) -> (Arc<Discovery>, Arc<Orders>) {
-    let orders = Orders::load(ready.loaded.config.admin.state_file.as_ref().map(PathBuf::from));
+async fn find_endpoints(ready: &Ready, handed: Option<OwnedFd>) -> (Arc<Discovery>, Arc<Orders>) {
+    let state_file = ready.loaded.config.admin.state_file.as_ref().map(PathBuf::from);
+    let orders = Orders::load(state_file, handed.map(Handover::over));
     let discovery = Discovery::new(random_bits(), orders.clone());
     discovery.prepare(&ready.snapshot).await;
     orders.apply(&ready.snapshot);
@@ -185,7 +188,7 @@ fn system(error: &dyn fmt::Display) -> StartError {
 }
 
 /// Says to everybody who wants to know that the gateway serves.
-fn tell_ready(running: &Running, predecessor: Option<Predecessor>) {
+async fn tell_ready(running: &Running, predecessor: Option<Predecessor>) {
     running.gateway.set_ready();
     let snapshot = running.gateway.fleet().snapshot();
     log::info(
@@ -193,9 +196,10 @@ fn tell_ready(running: &Running, predecessor: Option<Predecessor>) {
         &[("routes", &snapshot.routes.len()), ("services", &snapshot.services.len()), ("generation", &1)],
     );
     // From here on this process is the only one that accepts.
-    if let Some(predecessor) = predecessor {
+    if let Some(mut predecessor) = predecessor {
         predecessor.ready();
         running.gateway.fleet().look();
+        running.gateway.catch_up().await;
     }
     if let Some(path) = &running.pid_file
         && let Err(error) = write_pid_file(path)

@@ -3,11 +3,12 @@
 //! ```text
 //! predecessor                                   successor
 //!   starts it with all listening sockets ─────►   reads and compiles its configuration
-//!                                                 starts its workers on the sockets
+//!   and what operators want of endpoints          starts its workers on the sockets
 //!                                        ◄─────   "ready", or "failed" with the reason
 //!   tells the service manager who is main
-//!   accepts no more, and says "go"        ─────►  looks at the queues anew, writes the process id file,
-//!                                                 tells the service manager
+//!   accepts no more, and says "go"        ─────►  looks at the queues and orders anew
+//!   tells whoever wanted this             ◄─────  closes its end
+//!                                                 writes the process id file, tells the service manager
 //!   finishes what it has, and ends
 //! ```
 //!
@@ -26,9 +27,10 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::activation::{ADMIN_NAME, COUNT_VARIABLE, FROM_VARIABLE, LINK_VARIABLE, SOCKETS_VARIABLE};
+use super::activation::{ADMIN_NAME, COUNT_VARIABLE, FROM_VARIABLE, LINK_VARIABLE, ORDERS_VARIABLE, SOCKETS_VARIABLE};
+use super::orders::handover::Handover;
 use crate::sys::process;
 
 /// How long a successor may take until it is ready, in milliseconds.
@@ -43,12 +45,14 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 const READY: &str = "ready";
 const FAILED: &str = "failed ";
 
-/// What is handed over: listeners and the admin listener, with the addresses as they are configured.
-pub struct Sockets<'a> {
+/// What is handed over: listeners and the admin listener, with the addresses as they are configured, and orders.
+pub struct Goods<'a> {
     /// Of clients.
     pub listeners: Vec<(SocketAddr, &'a TcpListener)>,
     /// Of operators.
     pub admin: Option<(SocketAddr, &'a TcpListener)>,
+    /// What operators want of endpoints.
+    pub orders: &'a Handover,
 }
 
 /// A successor that is starting.
@@ -66,12 +70,12 @@ impl Successor {
     ///
     /// # Errors
     /// Why it cannot be started.
-    pub fn start(sockets: &Sockets<'_>, count: u64) -> io::Result<Self> {
+    pub fn start(goods: &Goods<'_>, count: u64) -> io::Result<Self> {
         let mut words = std::env::args_os();
         let program = words.next().unwrap_or_else(|| OsString::from("ringway"));
         let mut command = Command::new(program);
         command.args(words);
-        let link = equip(&mut command, sockets, count)?;
+        let link = equip(&mut command, goods, count)?;
         link.set_nonblocking(true)?;
         let link = tokio::net::UnixStream::from_std(link)?;
         let child = command.spawn()?;
@@ -102,10 +106,13 @@ impl Successor {
         }
     }
 
-    /// Tells it that it is alone from now on. It serves without that, too.
-    pub fn go(self) {
+    /// Tells it that it is alone from now on, and waits until it has taken that in. It serves without that, too.
+    pub async fn go(mut self) {
         // It may have gone already: there is nobody to tell then.
         let _ = self.link.try_write(b"go\n");
+        // It closes its end.
+        self.said.clear();
+        let _ = timeout(Duration::from_millis(GO_TIMEOUT_MS), self.message()).await;
     }
 
     /// Ends it.
@@ -146,14 +153,15 @@ impl Successor {
     }
 }
 
-/// Gives the program its sockets and its end of the link; returns our end.
-fn equip(command: &mut Command, sockets: &Sockets<'_>, count: u64) -> io::Result<UnixStream> {
+/// Gives the program its goods and its end of the link; returns our end.
+fn equip(command: &mut Command, goods: &Goods<'_>, count: u64) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut descriptors = vec![OwnedFd::from(theirs)];
+    let mut descriptors = vec![OwnedFd::from(theirs), goods.orders.descriptor()?];
     command.env(LINK_VARIABLE, descriptors[0].as_raw_fd().to_string());
+    command.env(ORDERS_VARIABLE, descriptors[1].as_raw_fd().to_string());
     let mut names = Vec::new();
-    let listeners = sockets.listeners.iter().map(|(address, socket)| (String::new(), address, socket));
-    let admin = sockets.admin.iter().map(|(address, socket)| (format!("{ADMIN_NAME}@"), address, socket));
+    let listeners = goods.listeners.iter().map(|(address, socket)| (String::new(), address, socket));
+    let admin = goods.admin.iter().map(|(address, socket)| (format!("{ADMIN_NAME}@"), address, socket));
     for (name, address, socket) in listeners.chain(admin) {
         let descriptor = OwnedFd::from(socket.try_clone()?);
         names.push(format!("{}={name}{address}", descriptor.as_raw_fd()));
@@ -180,8 +188,9 @@ impl Predecessor {
         Self(UnixStream::from(link))
     }
 
-    /// Says that this process serves, and waits until the other one has stopped accepting or is gone.
-    pub fn ready(mut self) {
+    /// Says that this process serves, and waits until the other one has stopped accepting or is gone. The other one
+    /// waits until this is dropped.
+    pub fn ready(&mut self) {
         let waits = self.0.set_read_timeout(Some(Duration::from_millis(GO_TIMEOUT_MS)));
         if self.0.write_all(format!("{READY}\n").as_bytes()).is_ok() && waits.is_ok() {
             // Whatever comes, or nothing: this process serves.
@@ -206,7 +215,9 @@ mod tests {
         // Other shells know descriptors of one digit only.
         let mut command = Command::new("bash");
         command.args(["-c", script]);
-        let link = equip(&mut command, &Sockets { listeners: Vec::new(), admin: None }, 1).expect("a link");
+        let orders = Handover::new().expect("a file");
+        let link =
+            equip(&mut command, &Goods { listeners: Vec::new(), admin: None, orders: &orders }, 1).expect("a link");
         link.set_nonblocking(true).expect("an option");
         let link = tokio::net::UnixStream::from_std(link).expect("a runtime");
         let child = command.spawn().expect("a shell");
@@ -251,7 +262,7 @@ mod tests {
             });
             assert_eq!(successor.ready().await, wanted);
             let _ = successor.child.kill();
-            successor.go();
+            successor.go().await;
             speaks.join().expect("it ends");
         }
     }

@@ -1,6 +1,9 @@
-//! Memory as the kernel counts it, and giving it back.
+//! Memory as the kernel counts it, giving it back, and files that are nothing but memory.
 
+use std::ffi::CStr;
 use std::fs::File;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +46,19 @@ unsafe extern "C" fn let_go_of_object(
         }
     }
     0
+}
+
+/// A new file without a place in any directory. It goes with the last process that has it open.
+///
+/// # Errors
+/// What the system refuses.
+pub fn file(name: &CStr) -> io::Result<File> {
+    // SAFETY: the name ends with a zero byte, and the call keeps no pointer to it.
+    match unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just opened it for us, and nobody else knows its number.
+        descriptor => Ok(File::from(unsafe { OwnedFd::from_raw_fd(descriptor) })),
+    }
 }
 
 /// The process's resident memory: a file that is kept open, so that a look is one system call.

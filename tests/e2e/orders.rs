@@ -1,11 +1,14 @@
 //! What operators say of endpoints by the admin API: drained, in maintenance, another weight (U28, F76).
 
 use std::path::Path;
+use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::support::gateway::{BINARY, Plan};
 use crate::support::load::Load;
 use crate::support::{Client, Gateway, Origin, Response, eventually, ok};
+use crate::upgrade::Upgraded;
 
 /// One request about an endpoint, with this body.
 #[track_caller]
@@ -215,4 +218,53 @@ fn an_order_survives_reloads_and_what_discovery_says() {
     put(&["127.0.0.1", "127.0.0.3"]);
     eventually("it is back", || states().contains(&format!("{address} healthy")).then_some(()));
     load.finish();
+}
+
+/// Without a state file, and over two upgrades: what is told while the new program starts holds too (F03, F76).
+#[test]
+fn orders_outlive_upgrades() {
+    let (one, two) = pair();
+    let bed = Upgraded::start(Plan::new(&yaml(&one, &two, "")));
+    let (gateway, names) = (&bed.gateway, ["one", "two"]);
+    let (first, second) = (one.address.to_string(), two.address.to_string());
+    done(gateway, &first, "drain", "{\"why\": \"rack 7\"}");
+    done(gateway, &second, "weight", "{\"weight\": 5}");
+    let since = state(gateway, 0)["order"]["since_unix_ms"].clone();
+    bed.upgrade_well();
+    assert_eq!(shares(gateway, 6, names), [0, 6]);
+    let drained = state(gateway, 0);
+    assert_eq!((&drained["state"], &drained["why"]), (&json!("draining"), &json!("an operator said so: rack 7")));
+    assert_eq!((&drained["order"]["since_unix_ms"], &state(gateway, 1)["weight"]), (&since, &json!(5)));
+    // The new program waits until this test lets it go on.
+    let gate = gateway.dir.path().join("gate");
+    bed.replace_program(Some(&format!("while [ ! -e {} ]; do sleep 0.02; done; exec {BINARY} \"$@\"", gate.display())));
+    thread::scope(|scope| {
+        let upgrade = scope.spawn(|| bed.upgrade_well());
+        eventually("it starts", || (bed.successors().len() == 2).then_some(()));
+        assert_eq!(done(gateway, &first, "enable", "")["endpoint"]["state"], "healthy");
+        done(gateway, &second, "weight", "{\"weight\": null}");
+        done(gateway, &second, "maintenance", "{\"why\": \"late\"}");
+        std::fs::write(&gate, "").expect("written");
+        upgrade.join().expect("upgraded");
+    });
+    assert_eq!(shares(gateway, 6, names), [6, 0]);
+    assert_eq!((&state(gateway, 0)["order"], &state(gateway, 0)["state"]), (&Value::Null, &json!("healthy")));
+    let late = state(gateway, 1);
+    assert_eq!((&late["why"], &late["weight"]), (&json!("an operator said so: late"), &json!(1)), "{late}");
+    done(gateway, &second, "enable", "");
+    assert_eq!(shares(gateway, 6, names), [3, 3]);
+}
+
+/// A state file that an upgrade brings gets what the program before had in its memory alone.
+#[test]
+fn a_state_file_that_comes_with_an_upgrade_is_filled() {
+    let ((one, two), dir) = (pair(), tempfile::tempdir().expect("a directory"));
+    let (path, address) = (dir.path().join("state.json"), one.address.to_string());
+    let bed = Upgraded::start(Plan::new(&yaml(&one, &two, "")));
+    done(&bed.gateway, &address, "drain", "{\"why\": \"rack 7\"}");
+    bed.gateway.write_config(&with_state(&path, &one, &two));
+    bed.upgrade_well();
+    eventually("it is written", || std::fs::read_to_string(&path).ok().filter(|text| text.contains("rack 7")));
+    assert_eq!(done(&bed.gateway, &address, "enable", "")["persisted"], true);
+    eventually("it is written", || std::fs::read_to_string(&path).ok().filter(|text| !text.contains("rack 7")));
 }

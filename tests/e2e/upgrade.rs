@@ -15,8 +15,8 @@ use crate::support::load::Load;
 use crate::support::{Client, Gateway, Origin, eventually, ok};
 
 /// A gateway whose successors end with it.
-struct Upgraded {
-    gateway: Gateway,
+pub struct Upgraded {
+    pub gateway: Gateway,
     program: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -32,7 +32,7 @@ impl Drop for Upgraded {
 
 impl Upgraded {
     /// Starts the program under a name that can be given to another.
-    fn start(plan: Plan) -> Self {
+    pub fn start(plan: Plan) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let program = dir.path().join("ringway");
         symlink(BINARY, &program).expect("linked");
@@ -40,7 +40,7 @@ impl Upgraded {
     }
 
     /// Puts another program in the place of the running one's file.
-    fn replace_program(&self, script: Option<&str>) {
+    pub fn replace_program(&self, script: Option<&str>) {
         let next = self.program.with_extension("next");
         match script {
             Some(script) => {
@@ -56,7 +56,7 @@ impl Upgraded {
     }
 
     /// Every process that was started to take over.
-    fn successors(&self) -> Vec<u32> {
+    pub fn successors(&self) -> Vec<u32> {
         let begun = self.gateway.logs("upgrade begins");
         begun.iter().filter_map(|entry| entry["pid"].to_string().trim_matches('"').parse().ok()).collect()
     }
@@ -67,7 +67,7 @@ impl Upgraded {
 
     /// Upgrades and waits until the new process is alone with new clients.
     #[track_caller]
-    fn upgrade_well(&self) -> u32 {
+    pub fn upgrade_well(&self) -> u32 {
         let told = self.upgrade();
         assert_eq!(told.code, 0, "{told:?}\n{}", self.gateway.stderr());
         told.outcome["pid"].as_u64().expect("a process") as u32

@@ -41,7 +41,8 @@ config_struct! {
         /// Where it listens. It asks for no password: keep it on a loopback address.
         listen: Spanned<ListenAddress> = "127.0.0.1:9901",
         /// A file for what operators say of endpoints (drained, in maintenance, another weight), so that it holds after
-        /// a restart too. Its directory must be writable. When left out, a restart forgets it; a reload never does.
+        /// a restart too. Its directory must be writable. When left out, a restart forgets it; reloads
+        /// and upgrades never do.
         state_file: Option<String>,
     }
 }

@@ -181,6 +181,8 @@ pub enum EndpointOutcome {
     NoEndpoint,
     /// As many endpoints as may be are otherwise than the configuration says.
     Full,
+    /// Another process serves: it is to be told.
+    Replaced,
 }
 
 /// What became of an upgrade.

@@ -53,6 +53,9 @@ pub(super) async fn order(
         EndpointOutcome::Done(value) => reply::json(StatusCode::OK, &value),
         EndpointOutcome::NoService => reply::error(StatusCode::NOT_FOUND, "No such service"),
         EndpointOutcome::NoEndpoint => reply::error(StatusCode::NOT_FOUND, "No such endpoint"),
+        EndpointOutcome::Replaced => {
+            reply::error(StatusCode::SERVICE_UNAVAILABLE, "This process was replaced: ask again on a new connection")
+        }
         EndpointOutcome::Full => reply::error(StatusCode::CONFLICT, "Too many endpoints are changed already"),
     }
 }

@@ -76,7 +76,7 @@ impl Names {
         let mut outcome = self.of_kinds(name, kinds).await;
         // An answer that the name has no IPv4 address is no trouble yet; a server that is silent about one will be
         // silent about the other.
-        let none = matches!(&outcome, Err(trouble) if trouble.is_missing);
+        let none = matches!(&outcome, Err(trouble) if trouble.is_missing());
         if family == Family::Auto && none {
             outcome = self.of_kinds(name, &[RecordType::AAAA]).await;
         }
@@ -96,7 +96,7 @@ impl Names {
             }
         }
         // One family that has failed must not take the addresses of the other away, and not pass for its end.
-        if let Some(trouble) = trouble.filter(|trouble| all.is_empty() || !trouble.is_missing) {
+        if let Some(trouble) = trouble.filter(|trouble| all.is_empty() || !trouble.is_missing()) {
             return Err(trouble);
         }
         all.sort();
@@ -222,7 +222,7 @@ impl SrvProvider {
         news.members.truncate(DISCOVERED_MAX);
         match trouble {
             // A target that could not be looked up is not a target that has gone.
-            Some(trouble) if news.members.is_empty() || !trouble.is_missing => Err(trouble),
+            Some(trouble) if news.members.is_empty() || !trouble.is_missing() => Err(trouble),
             _ => Ok(news),
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::cluster::{self, Cluster};
 use super::dns::Names;
 use super::http::{Answer, Ask, bearer, escape};
-use super::provider::{Lookout, Member, News, Provider, Trouble};
+use super::provider::{Kind, Lookout, Member, News, Provider, Trouble};
 use crate::limits::{DISCOVERED_MAX, DISCOVERY_ANSWER_MS, DISCOVERY_BYTES_MAX, DISCOVERY_PAUSE_MS, DISCOVERY_WATCH_S};
 use crate::snapshot::Kubernetes;
 
@@ -38,6 +38,8 @@ pub struct KubernetesProvider {
     /// Where the next watch begins; empty before the first list.
     version: String,
     watch: Option<Watch>,
+    /// Everything was listed anew since what was known had expired, and no watch has told anything since.
+    is_anew: bool,
 }
 
 struct Watch {
@@ -62,17 +64,32 @@ impl KubernetesProvider {
             slices: BTreeMap::new(),
             version: String::new(),
             watch: None,
+            is_anew: false,
         }
     }
 
     async fn look(&mut self) -> Result<News, Trouble> {
-        let outcome = self.step().await;
+        let mut outcome = self.step().await;
+        let is_expired = outcome.as_ref().is_err_and(|trouble| trouble.kind == Kind::Expired);
+        if is_expired && !self.is_anew {
+            // The API keeps a few minutes of changes and no more: nobody's fault, and no reason to wait. Where it comes
+            // again at once, it is one.
+            self.is_anew = true;
+            self.forget();
+            outcome = self.step().await;
+        }
         if outcome.is_err() {
-            // Nothing that was seen holds any more, the credentials included.
-            (self.cluster, self.watch) = (None, None);
-            self.version.clear();
+            // The credentials may have been the reason.
+            self.cluster = None;
+            self.forget();
         }
         outcome
+    }
+
+    /// Nothing that was seen holds any more.
+    fn forget(&mut self) {
+        self.watch = None;
+        self.version.clear();
     }
 
     async fn step(&mut self) -> Result<News, Trouble> {
@@ -111,10 +128,11 @@ impl KubernetesProvider {
         let secrets: Vec<_> = cluster.token()?.iter().map(|token| bearer(token)).collect();
         let wait = Duration::from_millis(DISCOVERY_ANSWER_MS);
         let answer = cluster.api.ask(&Ask { path: &path, secrets: &secrets, wait }).await?;
-        if answer.status() != 200 {
-            return Err(answer.refusal().await);
+        match answer.status() {
+            200 => Ok(answer),
+            410 => Err(Trouble { kind: Kind::Expired, ..answer.refusal().await }),
+            _ => Err(answer.refusal().await),
         }
-        Ok(answer)
     }
 
     async fn list(&mut self) -> Result<(), Trouble> {
@@ -158,6 +176,7 @@ impl KubernetesProvider {
         loop {
             while let Some(line) = watch.lines.next() {
                 changed |= take(&mut self.slices, &mut self.version, &line)?;
+                self.is_anew &= line.is_empty();
             }
             // What happens at the same time is told together.
             let wait = if changed { DISCOVERY_PAUSE_MS } else { (DISCOVERY_WATCH_S + 30) * 1_000 };
@@ -221,9 +240,10 @@ fn take(slices: &mut BTreeMap<String, Slice>, version: &mut String, line: &[u8])
     }
     let event: Event = serde_json::from_slice(line).map_err(|error| Trouble::failed(format!("event: {error}")))?;
     if event.kind == "ERROR" {
-        // 410: what the watch would begin with is not kept any more. Everything is listed anew.
         let status: Status = serde_json::from_value(event.object).unwrap_or_default();
-        return Err(Trouble::failed(format!("the watch ended: {} {}", status.code, status.message)));
+        let text = format!("the watch ended: {} {}", status.code, status.message);
+        // 410: what the watch would begin with is not kept any more. Everything is listed anew.
+        return Err(if status.code == 410 { Trouble::expired(text) } else { Trouble::failed(text) });
     }
     let slice: Slice =
         serde_json::from_value(event.object).map_err(|error| Trouble::failed(format!("event: {error}")))?;

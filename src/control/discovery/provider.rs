@@ -47,19 +47,40 @@ pub struct News {
 pub struct Trouble {
     /// For operators. Nothing secret, and no more than a line.
     pub text: String,
+    /// What it means for the next try.
+    pub kind: Kind,
+}
+
+/// What kind of trouble it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It did not work.
+    Failed,
     /// The one that was asked answered well: what is looked up is not there.
-    pub is_missing: bool,
+    Missing,
+    /// The one that was asked answered well: it does not keep any more what the question goes on from.
+    Expired,
 }
 
 impl Trouble {
     /// It did not work.
     pub fn failed(text: impl std::fmt::Display) -> Self {
-        Self { text: line(&text.to_string()), is_missing: false }
+        Self { text: line(&text.to_string()), kind: Kind::Failed }
     }
 
     /// It is not there.
     pub fn missing(text: impl std::fmt::Display) -> Self {
-        Self { text: line(&text.to_string()), is_missing: true }
+        Self { text: line(&text.to_string()), kind: Kind::Missing }
+    }
+
+    /// It must be asked for from the beginning.
+    pub fn expired(text: impl std::fmt::Display) -> Self {
+        Self { text: line(&text.to_string()), kind: Kind::Expired }
+    }
+
+    /// Whether it is not there.
+    pub fn is_missing(&self) -> bool {
+        self.kind == Kind::Missing
     }
 }
 
@@ -99,7 +120,7 @@ impl Patience {
     /// not come back to it together.
     pub fn pause(&self, trouble: &Trouble, failures: u32, random: u64) -> Duration {
         let doubled = self.error_ms.saturating_mul(1 << failures.saturating_sub(1).min(20));
-        let ms = if trouble.is_missing { self.error_ms_max } else { doubled.min(self.error_ms_max) };
+        let ms = if trouble.is_missing() { self.error_ms_max } else { doubled.min(self.error_ms_max) };
         Duration::from_millis(spread(ms, random))
     }
 }

@@ -86,7 +86,7 @@ pub fn read(path: &Path) -> Result<ByService, String> {
     parse(&text)
 }
 
-fn parse(text: &[u8]) -> Result<ByService, String> {
+pub(super) fn parse(text: &[u8]) -> Result<ByService, String> {
     let whole: Whole = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if whole.version != VERSION {
         return Err(format!("it has version {}, and this program reads version {VERSION}", whole.version));

@@ -1,16 +1,20 @@
 //! What operators want of endpoints, by the admin API: drained, in maintenance, with another weight.
 //!
 //! An order belongs to an address of a service. It outlives reloads, and the absence of its endpoint: discovery, or
-//! another configuration, may bring that back. With `admin.state_file` it outlives the process too (`file`).
+//! another configuration, may bring that back. It outlives an upgrade ([`handover`]), and with `admin.state_file` the
+//! process ([`file`]).
 //! Everything here is done on the control thread; workers learn of it as of any other fact about an endpoint.
 
 pub mod file;
+pub mod handover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::handover::Handover;
 use crate::limits::ENDPOINT_ORDERS_MAX;
 use crate::snapshot::{Endpoint, Service, Snapshot};
 use crate::telemetry::log;
@@ -32,6 +36,10 @@ struct State {
     file: Option<PathBuf>,
     /// The file holds something that could not be read: it is put aside before it is written.
     is_foreign: bool,
+    /// What is not in the file yet.
+    is_unwritten: bool,
+    /// Who is replaced may still be told something; and what it handed over first.
+    predecessor: Option<(Handover, ByService)>,
 }
 
 /// Orders by service and, in it, by address as the endpoint was called when the order was made.
@@ -91,8 +99,9 @@ impl OfService {
 }
 
 impl Orders {
-    /// Those of the file, if there is one; a file that cannot be used is told of, and holds nobody up.
-    pub fn load(path: Option<PathBuf>) -> Arc<Self> {
+    /// Those that a predecessor handed over, else those of the file, if there is one; a file that cannot be used is
+    /// told of, and holds nobody up.
+    pub fn load(path: Option<PathBuf>, predecessor: Option<Handover>) -> Arc<Self> {
         let mut state = State { file: path, ..State::default() };
         if let Some(path) = &state.file {
             match file::read(path) {
@@ -104,7 +113,68 @@ impl Orders {
                 }
             }
         }
+        if let Some(predecessor) = predecessor {
+            match predecessor.read() {
+                Ok(handed) => {
+                    state.is_unwritten = handed != state.by_service;
+                    state.by_service.clone_from(&handed);
+                    state.predecessor = Some((predecessor, handed));
+                }
+                Err(error) => log::warn("orders about endpoints were not handed over", &[("error", &error)]),
+            }
+        }
         Arc::new(Self { state: Mutex::new(state), ..Self::default() })
+    }
+
+    /// For a successor that starts: what holds now.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn begin_handover(&self) -> io::Result<Handover> {
+        let handover = Handover::new()?;
+        handover.write(&self.state().by_service)?;
+        Ok(handover)
+    }
+
+    /// For a successor that serves: what holds at the end. To be called when no orders are taken any more; nothing is
+    /// written to the file after it.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub async fn end_handover(&self, handover: &Handover) -> io::Result<()> {
+        let _turn = self.writing.lock().await;
+        let mut state = self.state();
+        state.file = None;
+        handover.write(&state.by_service)
+    }
+
+    /// The predecessor takes no orders any more: takes up what it was told since this process was started. Returns the
+    /// services whose tables are others now.
+    pub fn catch_up(&self, snapshot: &Snapshot) -> Vec<u32> {
+        let mut state = self.state();
+        let Some((predecessor, base)) = state.predecessor.take() else { return Vec::new() };
+        let theirs = match predecessor.read() {
+            Ok(theirs) => theirs,
+            Err(error) => {
+                log::warn("the last orders about endpoints were not handed over", &[("error", &error)]);
+                return Vec::new();
+            }
+        };
+        let merged = handover::merged(&base, &theirs, &state.by_service);
+        if merged == state.by_service {
+            return Vec::new();
+        }
+        let before = std::mem::replace(&mut state.by_service, merged);
+        state.is_unwritten = true;
+        let labels = state.by_service.keys().chain(before.keys()).cloned().collect();
+        drop(state);
+        self.apply_to_all(snapshot, &labels)
+    }
+
+    /// Whether the file lacks something that holds.
+    pub fn is_unwritten(&self) -> bool {
+        let state = self.state();
+        state.is_unwritten && state.file.is_some()
     }
 
     /// The orders about a service.
@@ -114,8 +184,12 @@ impl Orders {
 
     /// Makes all orders hold for a snapshot. Returns the services whose tables are others now.
     pub fn apply(&self, snapshot: &Snapshot) -> Vec<u32> {
-        let labels: Vec<String> = self.state().by_service.keys().cloned().collect();
-        let is_meant = |service: &Service| labels.binary_search(&service.label).is_ok();
+        let labels = self.state().by_service.keys().cloned().collect();
+        self.apply_to_all(snapshot, &labels)
+    }
+
+    fn apply_to_all(&self, snapshot: &Snapshot, labels: &BTreeSet<String>) -> Vec<u32> {
+        let is_meant = |service: &Service| labels.contains(&service.label);
         let services = snapshot.services.iter().zip(0_u32..).filter(|(service, _)| is_meant(service));
         services.filter(|(service, _)| self.apply_to(service)).map(|(_, id)| id).collect()
     }
@@ -219,7 +293,7 @@ impl Orders {
         }
         let mut state = self.state();
         if state.file.as_deref() == Some(&began) {
-            state.is_foreign = false;
+            (state.is_foreign, state.is_unwritten) = (false, false);
         }
         Ok(true)
     }
