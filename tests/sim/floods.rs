@@ -17,7 +17,7 @@ use ringway::worker::conn::serve_http1;
 
 use crate::bed;
 use crate::exec::Exec;
-use crate::http2;
+use crate::h2wire;
 use crate::rng::Rng;
 
 const CONFIG: &str = "listeners: [{address: 127.0.0.1:8080, protocols: [http1, h2c]}]
@@ -86,7 +86,7 @@ fn run(seed: u64, flood: &Flood, capacity: usize, reads: bool) -> (Option<Code>,
     let snapshot = bed::snapshot(CONFIG, 1, None);
     let (env, _published) = bed::env(Nowhere, &exec.timers, &snapshot, AccessLog::off(), seed);
     let (env, listener) = (Rc::new(env), bed::listener(&snapshot));
-    let (theirs, ours) = pair_with(capacity, http2::faults(&mut rng), Faults::NONE);
+    let (theirs, ours) = pair_with(capacity, h2wire::faults(&mut rng), Faults::NONE);
     let serving = env.clone();
     handle.spawn("gateway".into(), async move {
         serve_http1(&*serving, ours, bed::origin("192.0.2.1:40000"), || listener.clone()).await;
