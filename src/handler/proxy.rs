@@ -290,8 +290,8 @@ impl<C: Connect> Proxy<'_, C> {
         }
         let begun = self.timers.known_now();
         let (body, sink) = down.split();
-        // What cannot be sent twice goes only over a connection that is known to be open.
-        let must_live = !self.is_repeatable(x) || (!body.is_done() && held.is_none());
+        // What cannot be sent twice needs a connection that is known to be open; before a body, a quiet one (F34).
+        let must_live = !self.is_repeatable(x) || !body.is_done();
         // A tunnel has a connection of its own, and so has a client that the endpoint is told of.
         let fresh = fresh || self.upgrade.is_some() || self.spec.proxy_protocol.is_some();
         let reused = if fresh || first.is_some() {
