@@ -106,8 +106,10 @@ pub trait Interrupt {
     fn release(&self);
 
     /// Sends these bytes at once, as far as the connection takes them without a wait: what is said when it ends.
-    /// No send may be under way.
-    fn last_words(&self, _bytes: &[u8]) {}
+    /// No send may be under way. Returns whether all were taken; where they were not, nothing can follow them.
+    fn last_words(&self, _bytes: &[u8]) -> bool {
+        false
+    }
 
     /// Bytes that were sent and that the peer has not acknowledged yet. None where that cannot be known. A system call:
     /// for waits that have become long.

@@ -123,8 +123,8 @@ impl Interrupt for SharedStream {
         SharedStream::release(self);
     }
 
-    fn last_words(&self, bytes: &[u8]) {
-        SharedStream::send_now(self, bytes);
+    fn last_words(&self, bytes: &[u8]) -> bool {
+        SharedStream::send_now(self, bytes)
     }
 
     fn unsent_bytes(&self) -> Option<u64> {

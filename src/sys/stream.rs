@@ -269,9 +269,11 @@ impl SharedStream {
         let _ = self.with_socket(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
-    /// Sends what the kernel takes without a wait. Errors of a connection that is going are nothing to act on.
-    pub fn send_now(&self, bytes: &[u8]) {
-        let _ = self.with_socket(|s| s.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
+    /// Sends what the kernel takes without a wait. Returns whether that is all; errors of a connection that is going
+    /// are nothing to act on.
+    pub fn send_now(&self, bytes: &[u8]) -> bool {
+        let sent = self.with_socket(|s| s.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL));
+        sent.is_ok_and(|count| count == bytes.len())
     }
 
     /// Reads and drops what has arrived, as far as 64 KiB.
