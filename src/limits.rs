@@ -167,6 +167,8 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// Attempts for one request that find nobody and do not count, while there are endpoints that it has not asked.
+pub const VAIN_ATTEMPTS_MAX: u32 = 7;
 /// From one check of an endpoint to its next (`health_check.interval`).
 pub const CHECK_INTERVAL_MS: u64 = 5_000;
 /// By how much that varies either way, in percent (`health_check.jitter`).

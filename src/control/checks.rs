@@ -171,7 +171,8 @@ impl Checks {
         let now = Now::read();
         (checked.under_way, checked.due) = (false, now.plus_ms(checked.rules.pause_ms(next(random))));
         let before = checked.state.facts(&key.1).map_or(Verdict::Unknown, |facts| facts.verdict);
-        let verdict = checked.row.add(outcome.failure.is_none(), before, &checked.rules);
+        let alone = before == Verdict::Down && checked.state.is_deserted(now);
+        let verdict = checked.row.add(outcome.failure.is_none(), before, &checked.rules, alone);
         let why = outcome.failure.clone().unwrap_or_else(|| "checks pass".to_owned());
         if checked.history.len() >= CHECK_HISTORY_MAX {
             checked.history.pop_front();

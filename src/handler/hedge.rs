@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use super::forward;
 use super::nap::nap;
-use super::proxy::{Attempt, CHANGED, Proxy, is_stale};
+use super::proxy::{Attempt, Proxy, is_stale};
 use super::relay::{self, TOO_MANY_INTERIM, is_final};
 use crate::error::{Failure, Reason};
 use crate::http::downstream::Downstream;
@@ -28,6 +28,7 @@ use crate::sys::buf::Buf;
 use crate::time::Now;
 use crate::upstream::balance::TriedSet;
 use crate::upstream::endpoint::Visit;
+use crate::upstream::passive::CHANGED;
 use crate::upstream::rules::Hedge;
 
 /// What an answer comes on.

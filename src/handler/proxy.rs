@@ -11,6 +11,7 @@ use super::upgrade::Upgrade;
 use crate::error::{Failure, Reason, Retry};
 use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
+use crate::limits::VAIN_ATTEMPTS_MAX;
 use crate::net::io::Connect;
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -20,7 +21,7 @@ use crate::sys::buf::Buf;
 use crate::time::Now;
 use crate::upstream::balance::{Algorithm, TriedSet};
 use crate::upstream::endpoint::Visit;
-use crate::upstream::passive::Outcome;
+use crate::upstream::passive::{CHANGED, Outcome};
 use crate::upstream::rules::RetryRules;
 use crate::upstream::service::{Service, UNREACHABLE};
 
@@ -49,9 +50,6 @@ pub struct Proxy<'a, C: Connect> {
     /// Who gets a copy of the request's body, where it is mirrored.
     pub tap: Option<&'a Rc<Tap>>,
 }
-
-/// The endpoint has chosen another protocol than at the last handshake; nothing was sent. The next try knows.
-pub(super) const CHANGED: Failure = Failure::with(Reason::ConnectFailed, "another protocol than before");
 
 /// How one attempt ended.
 pub(super) enum Attempt {
@@ -118,22 +116,25 @@ impl<C: Connect> Proxy<'_, C> {
                 Attempt::Stale(failure) | Attempt::Failed(failure) => failure,
             };
             self.blame(&visit, x, failure);
-            if x.attempts - u32::from(stale) >= self.retries.attempts_max
+            let has_room = tried.has(at as usize) || tried.insert(at as usize);
+            let elsewhere = tried.count() < self.service.len();
+            x.vain += u32::from(elsewhere && self.was_vain(x, failure));
+            if x.attempts - x.vain - u32::from(stale) >= self.retries.attempts_max
                 || !self.may_retry(down, x, failure, held.as_deref())
             {
                 return Err(self.sum_up(failure));
             }
-            // A refused answer has taken its retry from the budget. What an endpoint has not looked at cost it nothing:
-            // to send it elsewhere makes no storm.
+            // A refused answer has taken its retry from the budget.
             let refused = failure.reason == Reason::UpstreamStatus;
-            let is_free = refused || failure.reason == Reason::UpstreamRefused;
-            if !tried.insert(at as usize) || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
+            let is_free = refused || cost_nothing(failure);
+            let somewhere = has_room && (elsewhere || self.retries.same_endpoint);
+            if !somewhere || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
                 return Err(self.sum_up(failure));
             }
             // Remembered in case no other endpoint is left.
             x.failure = Some(failure);
             drop(visit);
-            self.pause(x, refused).await?;
+            self.pause(x, elsewhere && !refused).await?;
             rewind(x, held.as_deref());
         }
     }
@@ -147,6 +148,14 @@ impl<C: Connect> Proxy<'_, C> {
             return Failure::with(Reason::NoEndpoint, UNREACHABLE);
         }
         failure
+    }
+
+    /// Whether an attempt found nobody, at once. It counts as none where there are endpoints that were not asked, so
+    /// that a request finds the one that is there among several that are gone.
+    #[cold]
+    fn was_vain(&self, x: &Exchange, failure: Failure) -> bool {
+        let nobody = matches!(failure.reason, Reason::ConnectRefused | Reason::ConnectFailed) && failure != CHANGED;
+        nobody && self.retries.attempts_max > 1 && x.vain < VAIN_ATTEMPTS_MAX
     }
 
     /// What holds the request's body, where it may have to be sent again.
@@ -200,7 +209,7 @@ impl<C: Connect> Proxy<'_, C> {
         let listed = rules.statuses.contains(&x.response.status)
             || (!rules.grpc_codes.is_empty() && code().is_some_and(|code| rules.grpc_codes.contains(&code)));
         listed
-            && x.attempts < rules.attempts_max
+            && x.attempts - x.vain < rules.attempts_max
             && (rules.same_endpoint || self.service.len() as u64 > u64::from(x.attempts))
             && self.is_repeatable(x)
             && (x.request.body.is_empty() || held.is_some_and(Held::is_within))
@@ -208,12 +217,12 @@ impl<C: Connect> Proxy<'_, C> {
     }
 
     /// Waits before a retry: not at all before the first one at another endpoint, unless the failed one has answered.
+    /// Who was not there does not count.
     ///
     /// # Errors
     /// The failure before, when no time is left.
-    async fn pause(&self, x: &Exchange, answered: bool) -> Result<(), Failure> {
-        let elsewhere = self.service.len() as u64 > u64::from(x.attempts);
-        if x.attempts == 1 && elsewhere && !answered {
+    async fn pause(&self, x: &Exchange, elsewhere: bool) -> Result<(), Failure> {
+        if x.attempts <= 1 + x.vain && elsewhere {
             return Ok(());
         }
         let ms = self.retries.backoff.pause_ms(x.attempts, x.random.rotate_left(13 * x.attempts));
@@ -319,7 +328,8 @@ impl<C: Connect> Proxy<'_, C> {
             None => relay::exchange(body, sink, &mut *upstream, x, out, &terms, on_head).await,
             Some(held) => {
                 let mut body = Replayed::new(body, held);
-                Box::pin(relay::exchange(&mut body, sink, &mut *upstream, x, out, &terms, on_head)).await
+                let mut answered = held.until_answered(on_head);
+                Box::pin(relay::exchange(&mut body, sink, &mut *upstream, x, out, &terms, &mut answered)).await
             }
         };
         match exchanged {
@@ -369,7 +379,8 @@ impl<C: Connect> Proxy<'_, C> {
             None => self.over_stream(body, sink, x, visit, fresh, held, on_head).await,
             Some(held) => {
                 let mut body = Replayed::new(body, held);
-                self.over_stream(&mut body, sink, x, visit, fresh, Some(held), on_head).await
+                let mut answered = held.until_answered(on_head);
+                self.over_stream(&mut body, sink, x, visit, fresh, Some(held), &mut answered).await
             }
         }
     }
@@ -414,7 +425,7 @@ impl<C: Connect> Proxy<'_, C> {
         loop {
             let opened = visit.streams.try_open(|link| {
                 link.open(x.request.method, end, |encoder, out| {
-                    let host = forward::host(x, self.host, &visit.authority);
+                    let host = forward::host(x, self.host, &visit.host);
                     forward::write_h2_head(encoder, out, x, self.listener, host, visit.is_secure());
                 })
             });
@@ -507,6 +518,12 @@ impl<C: Connect> Proxy<'_, C> {
             visit.pool.give(upstream, self.timers.known_now(), &self.spec.rules);
         }
     }
+}
+
+/// Whether an attempt cost no endpoint anything: to look elsewhere makes no storm, and needs nothing of the budget that
+/// is there to prevent one (F25).
+fn cost_nothing(failure: Failure) -> bool {
+    failure.reason == Reason::UpstreamRefused || Outcome::of(failure, false) == Outcome::Unreached
 }
 
 /// Makes the request ready to be sent once more. A client that waited for 100 Continue has had it.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::error::Failure;
 use crate::http::body::Chunk;
 use crate::http::downstream::RequestBody;
+use crate::http::exchange::Exchange;
 use crate::limits::BUF_SMALL_BYTES;
 use crate::net::splice::End;
 use crate::sys::buf::Buf;
@@ -71,6 +72,23 @@ impl Held {
     /// Whether it may still become whole.
     pub fn is_within(&self) -> bool {
         !self.is_over.get()
+    }
+
+    /// The same as `on_head`, which sees that a response is taken. What was held is let go then: nothing is sent again
+    /// once a client sees an answer.
+    pub fn until_answered<'h>(&'h self, on_head: &'h mut dyn FnMut(&mut Exchange)) -> impl FnMut(&mut Exchange) + 'h {
+        move |x| {
+            self.let_go();
+            on_head(x);
+        }
+    }
+
+    /// Holds nothing any more, but for who gets a copy, and for what is being sent again at the moment.
+    fn let_go(&self) {
+        if self.tap.is_none() && self.again_from.get().is_none() {
+            self.is_over.set(true);
+            drop(self.bytes.take());
+        }
     }
 
     /// Sends what is held again.
@@ -209,6 +227,35 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(replayed(&held), ([b"begin", &long[..], b"end"].concat(), true));
         }
+    }
+
+    #[test]
+    fn what_is_held_is_let_go_with_the_head_of_the_answer() {
+        let held = Held::new(100);
+        held.keep(&chunk(b"begin", false));
+        let mut heads = 0;
+        let mut on_head = |_: &mut Exchange| heads += 1;
+        held.until_answered(&mut on_head)(&mut Exchange::default());
+        assert_eq!((heads, held.bytes.borrow().capacity(), held.is_within()), (1, 0, false));
+        held.keep(&chunk(b"the rest", true));
+        assert_eq!((held.bytes.borrow().capacity(), held.is_whole()), (0, false));
+        // An early answer while it is sent for the second time: the endpoint still gets the rest.
+        let again = Held::new(100_000);
+        again.keep(&chunk(&[b'x'; 40_000], true));
+        again.rewind();
+        let first = again.again().expect("a piece").data.len();
+        again.let_go();
+        let rest: usize = std::iter::from_fn(|| again.again()).map(|chunk| chunk.data.len()).sum();
+        assert_eq!(first + rest, 40_000);
+        // Who gets a copy gets all of it.
+        let told = Rc::new(Cell::new(0));
+        let copy = told.clone();
+        let tap = Rc::new(Tap::new(100, move |body| copy.set(body.expect("whole").len())));
+        let tapped = Held::new(100).tapped(Some(&tap));
+        tapped.keep(&chunk(b"begin", false));
+        tapped.let_go();
+        tapped.keep(&chunk(b"end", true));
+        assert_eq!(told.get(), 8);
     }
 
     #[test]

@@ -223,6 +223,8 @@ pub struct Exchange {
     pub endpoint: Option<Rc<EndpointTag>>,
     /// Attempts made at endpoints.
     pub attempts: u32,
+    /// Those among them that found nobody while there were others to ask.
+    pub vain: u32,
     /// Nanoseconds from sending the request to the response head.
     pub upstream_ns: u64,
     /// The endpoint's own status, 0 without one (C1: kept whatever leaves).
@@ -328,7 +330,7 @@ impl Exchange {
         self.route_key = 0;
         self.service = Self::NO_SERVICE;
         self.endpoint = None;
-        self.attempts = 0;
+        (self.attempts, self.vain) = (0, 0);
         self.upstream_ns = 0;
         self.upstream_status = 0;
         self.grpc = None;
@@ -361,6 +363,7 @@ impl Default for Exchange {
             service: Self::NO_SERVICE,
             endpoint: None,
             attempts: 0,
+            vain: 0,
             hedges: 0,
             hedge_won: false,
             upstream_ns: 0,

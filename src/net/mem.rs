@@ -124,9 +124,11 @@ impl Pipe {
         let most = self.faults.read_bytes_max;
         let wanted = self.bytes.len().min(buf.spare());
         let count = self.faults.piece(most, wanted);
-        for byte in self.bytes.drain(..count) {
-            buf.extend(&[byte]);
-        }
+        let (first, second) = self.bytes.as_slices();
+        let whole = count.min(first.len());
+        buf.extend(&first[..whole]);
+        buf.extend(&second[..count - whole]);
+        self.bytes.drain(..count);
         self.read_total += count;
         self.wake();
         Poll::Ready(Ok(count))

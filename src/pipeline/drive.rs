@@ -426,7 +426,7 @@ async fn fall_back<D: Downstream, C: Connect>(
             sent.map(|()| None)
         }
         Some(Fallback::Service(other)) => {
-            (x.service, x.endpoint, x.attempts, x.failure) = (*other, None, 0, None);
+            (x.service, x.endpoint, x.attempts, x.vain, x.failure) = (*other, None, 0, 0, None);
             x.late_fields.remove(b"Retry-After");
             proxy(down, env, plan, listener, x, route, live, progress, None).await
         }

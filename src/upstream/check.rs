@@ -95,14 +95,15 @@ pub struct Row {
 }
 
 impl Row {
-    /// Counts a result. Returns the verdict that holds from now on.
-    pub fn add(&mut self, passed: bool, verdict: Verdict, rules: &CheckRules) -> Verdict {
+    /// Counts a result. Returns the verdict that holds from now on. `alone`: nobody else may be asked; whoever passes
+    /// then serves at once, since all that a doubt could spare clients is an answer (F29).
+    pub fn add(&mut self, passed: bool, verdict: Verdict, rules: &CheckRules, alone: bool) -> Verdict {
         match passed {
             true => (self.passed, self.failed) = (self.passed.saturating_add(1), 0),
             false => (self.passed, self.failed) = (0, self.failed.saturating_add(1)),
         }
         match verdict {
-            Verdict::Down if self.passed >= rules.rise => Verdict::Up,
+            Verdict::Down if self.passed >= if alone { 1 } else { rules.rise } => Verdict::Up,
             Verdict::Up | Verdict::Unknown if self.failed >= rules.fall => Verdict::Down,
             Verdict::Unknown if self.passed >= rules.rise => Verdict::Up,
             same => same,
@@ -117,7 +118,7 @@ mod tests {
     fn verdicts(begin: Verdict, results: &[bool]) -> Vec<Verdict> {
         let (rules, mut row, mut verdict) = (CheckRules::default(), Row::default(), begin);
         let step = |passed: &bool| {
-            verdict = row.add(*passed, verdict, &rules);
+            verdict = row.add(*passed, verdict, &rules, false);
             verdict
         };
         results.iter().map(step).collect()
@@ -130,6 +131,13 @@ mod tests {
         assert_eq!(verdicts(Unknown, &[false, false, false]), [Unknown, Unknown, Down]);
         assert_eq!(verdicts(Up, &[false, false, true, false, false, false]), [Up, Up, Up, Up, Up, Down]);
         assert_eq!(verdicts(Down, &[true, false, true, true]), [Down, Down, Down, Up]);
+    }
+
+    #[test]
+    fn one_pass_is_enough_where_nobody_is_left() {
+        let (rules, mut row) = (CheckRules::default(), Row { passed: 0, failed: 7 });
+        assert_eq!(row.add(true, Verdict::Down, &rules, true), Verdict::Up);
+        assert_eq!(row.add(false, Verdict::Up, &rules, true), Verdict::Up, "and it falls no sooner");
     }
 
     #[test]

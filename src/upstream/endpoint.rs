@@ -51,7 +51,7 @@ pub struct Endpoint<I: Io> {
     short: Cell<u8>,
     /// Failures in a row, as all workers have seen them.
     pub(super) record: Arc<Record>,
-    /// Successes and failures, where outliers are looked for.
+    /// Successes and failures that the other workers were not told of, where outliers are looked for.
     pub(super) window: Cell<Window>,
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,

@@ -4,6 +4,7 @@ use std::io;
 
 use rustls::AlertDescription;
 
+use super::passive::NO_LOCAL_PORT;
 use crate::error::{Failure, Reason};
 use crate::net::tls::HandshakeError;
 use crate::tls::certificate_words;
@@ -22,7 +23,7 @@ pub(super) fn of_connect(error: &io::Error) -> Failure {
         }
         io::ErrorKind::TimedOut => Reason::ConnectTimeout.into(),
         io::ErrorKind::ConnectionRefused => Reason::ConnectRefused.into(),
-        io::ErrorKind::AddrNotAvailable => Failure::with(Reason::ConnectFailed, "no local port left"),
+        io::ErrorKind::AddrNotAvailable => NO_LOCAL_PORT,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             Failure::with(Reason::ConnectFailed, "unreachable")
         }

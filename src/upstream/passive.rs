@@ -2,7 +2,11 @@
 
 use super::rules::{EjectionRules, OutlierRules};
 use crate::error::{Failure, Reason};
-use crate::time::Now;
+
+/// Nothing of ours is left to connect from.
+pub const NO_LOCAL_PORT: Failure = Failure::with(Reason::ConnectFailed, "no local port left");
+/// The endpoint has chosen another protocol than at the last handshake; nothing was sent. The next try knows.
+pub const CHANGED: Failure = Failure::with(Reason::ConnectFailed, "another protocol than before");
 
 /// How an endpoint did with one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,8 @@ impl Outcome {
     /// That of a failure. `answered`: the head of a response had come.
     pub fn of(failure: Failure, answered: bool) -> Self {
         match failure.reason {
-            Reason::ConnectFailed if failure.detail == "no local port left" => Outcome::Nothing,
+            // It is there, and as well as before.
+            Reason::ConnectFailed if failure == NO_LOCAL_PORT || failure == CHANGED => Outcome::Nothing,
             // The time of the whole request may have been spent by the client.
             Reason::RequestTimeout if answered => Outcome::Nothing,
             Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout => Outcome::Unreached,
@@ -139,35 +144,35 @@ impl Streak {
 /// Successes and failures of one endpoint since some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    begun: Option<Now>,
-    well: u32,
-    all: u32,
+    /// Successes.
+    pub well: u32,
+    /// These and failures.
+    pub all: u32,
 }
 
 impl Window {
-    /// An empty one.
-    pub fn begun(now: Now) -> Self {
-        Self { begun: Some(now), well: 0, all: 0 }
-    }
-
-    /// Whether it counts.
-    #[inline]
-    pub fn counts(&self) -> bool {
-        self.begun.is_some()
-    }
-
     /// With one outcome more.
     pub fn with(self, outcome: Outcome) -> Self {
-        match (self.begun, outcome) {
-            (None, _) | (_, Outcome::Nothing) => self,
-            (_, Outcome::Well) => Self { well: self.well.saturating_add(1), all: self.all.saturating_add(1), ..self },
+        match outcome {
+            Outcome::Nothing => self,
+            Outcome::Well => Self { well: self.well.saturating_add(1), all: self.all.saturating_add(1) },
             _ => Self { all: self.all.saturating_add(1), ..self },
         }
     }
 
-    /// Whether its time is over; one that has not begun is.
-    pub fn is_over(&self, now: Now, rules: &OutlierRules) -> bool {
-        self.begun.is_none_or(|begun| now.since_ns(begun) / 1_000_000 >= rules.window_ms)
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self { well: self.well.saturating_add(other.well), all: self.all.saturating_add(other.all) }
+    }
+
+    /// From one word.
+    pub const fn of_word(word: u64) -> Self {
+        Self { well: word as u32, all: (word >> 32) as u32 }
+    }
+
+    /// As one word.
+    pub const fn word(self) -> u64 {
+        self.well as u64 | (self.all as u64) << 32
     }
 }
 
@@ -220,8 +225,9 @@ mod tests {
             let blamed = reason.origin() == crate::error::Origin::Upstream && !judged_elsewhere;
             assert_eq!(outcome.is_failure(), blamed, "{reason}");
         }
-        let ours = Failure::with(Reason::ConnectFailed, "no local port left");
-        assert_eq!(Outcome::of(ours, false), Outcome::Nothing);
+        for nobodys in [NO_LOCAL_PORT, CHANGED] {
+            assert_eq!(Outcome::of(nobodys, false), Outcome::Nothing);
+        }
         assert_eq!(Outcome::of(Reason::RequestTimeout.into(), true), Outcome::Nothing);
         let statuses = [200, 404, 500, 501, 502, 503, 504, 505].map(Outcome::answered);
         use Outcome::{GatewayError as G, ServerError as S, Well as W};
@@ -231,7 +237,7 @@ mod tests {
     #[test]
     fn outliers_are_those_far_below_the_others() {
         let rules = OutlierRules { window_ms: 10_000, requests_min: 100, endpoints_min: 5, deviations_milli: 1_900 };
-        let window = |well, all| Window { begun: Some(Now(0)), well, all };
+        let window = |well, all| Window { well, all };
         let mut windows = vec![window(990, 1_000); 9];
         assert_eq!(outliers(&windows, &rules), [0; 0], "all alike");
         windows[4] = window(700, 1_000);
@@ -239,5 +245,18 @@ mod tests {
         windows[4] = window(0, 99);
         assert_eq!(outliers(&windows, &rules), [0; 0], "too few requests to judge");
         assert_eq!(outliers(&[window(0, 100), window(100, 100)], &rules), [0; 0], "too few endpoints");
+        let two = OutlierRules { endpoints_min: 2, deviations_milli: 500, ..rules };
+        assert_eq!(outliers(&[window(0, 100), window(100, 100)], &two), [0]);
+    }
+
+    #[test]
+    fn windows_count_what_speaks_for_or_against_and_fit_their_word() {
+        use Outcome::{Failed, GatewayError, Nothing, ServerError, Unreached, Well};
+        let all = [Well, Well, Nothing, GatewayError, ServerError, Failed, Unreached];
+        let window = all.into_iter().fold(Window::default(), Window::with);
+        assert_eq!(window, Window { well: 2, all: 6 });
+        assert_eq!(Window::of_word(window.and(window).word()), Window { well: 4, all: 12 });
+        let full = Window { well: u32::MAX, all: u32::MAX };
+        assert_eq!((full.and(window), Window::of_word(full.word())), (full, full));
     }
 }

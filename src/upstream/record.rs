@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::passive::{Outcome, Streak};
+use super::passive::{Outcome, Streak, Window};
 use super::rules::EjectionRules;
 use crate::limits::UNREACHABLE_TRIAL_MS;
 use crate::time::Now;
@@ -17,17 +17,24 @@ use crate::time::Now;
 pub struct Record {
     row: AtomicU64,
     trials: Pace,
+    /// Successes and failures since outliers were looked for, as far as workers have told of them.
+    window: AtomicU64,
 }
 
-/// Lets one through in [`UNREACHABLE_TRIAL_MS`], over all workers.
+/// Lets one through in a while, over all workers.
 #[derive(Debug, Default)]
 pub struct Pace(AtomicU64);
 
 impl Pace {
-    /// Whether this one may.
+    /// Whether this one may: none else in the next [`UNREACHABLE_TRIAL_MS`].
     pub fn take(&self, now: Now) -> bool {
+        self.take_for(UNREACHABLE_TRIAL_MS, now)
+    }
+
+    /// Whether this one may, and none else in the next `ms`.
+    pub fn take_for(&self, ms: u64, now: Now) -> bool {
         let due = self.0.load(Ordering::Relaxed);
-        let next = now.plus_ms(UNREACHABLE_TRIAL_MS).0;
+        let next = now.plus_ms(ms).0;
         now.0 >= due && self.0.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
@@ -65,6 +72,19 @@ impl Record {
                 Err(other) => word = other,
             }
         }
+    }
+
+    /// Takes in what a worker has seen since it told last: each does once a second, so that a request writes nothing
+    /// here.
+    pub fn tell(&self, window: Window) {
+        let with = |word| Some(Window::of_word(word).and(window).word());
+        // Never an error: there is always a next word.
+        let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with);
+    }
+
+    /// What all workers have told since this was asked last.
+    pub fn take_window(&self) -> Window {
+        Window::of_word(self.window.swap(0, Ordering::Relaxed))
     }
 
     /// Forgets failures: an endpoint that comes back has no past. That it could not be reached holds until it can.

@@ -10,7 +10,7 @@ use ahash::AHashMap;
 use super::balance::{BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
 use super::endpoint::{Endpoint, EndpointReport, Visit};
-use super::passive::{self, Outcome, Window};
+use super::passive::{Outcome, Window};
 use super::rules::{EjectionRules, Hedge};
 use super::selection::Selection;
 use super::spread::Spread;
@@ -309,7 +309,7 @@ impl<I: Io> Service<I> {
     /// Learns how an endpoint did. Ejects it when it failed too often, with all workers (F22, F23).
     #[inline]
     pub fn learn(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
-        if outcome == Outcome::Well && endpoint.record.is_clean() && !endpoint.window.get().counts() {
+        if outcome == Outcome::Well && endpoint.record.is_clean() && spec.resilience.ejection.outliers.is_none() {
             return;
         }
         self.note(spec, endpoint, outcome, now);
@@ -321,21 +321,13 @@ impl<I: Io> Service<I> {
         // Where nobody could be reached, who answers has been asked in spite of its ejection.
         let back = outcome.is_answer() && endpoint.record.is_unreachable(rules) && self.is_unreachable(spec);
         let why = endpoint.record.add(outcome, rules);
-        endpoint.window.set(endpoint.window.get().with(outcome));
+        if rules.outliers.is_some() {
+            endpoint.window.set(endpoint.window.get().with(outcome));
+        }
         if let Some(why) = why {
-            self.eject(spec, endpoint, why, now);
+            eject(spec, &endpoint.authority, why, now);
         } else if back {
             spec.state.revive(&endpoint.authority, now);
-        }
-    }
-
-    fn eject(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, why: &str, now: Now) {
-        let (returning, most) = (&spec.resilience.returning, spec.resilience.ejection.percent_max);
-        let done = spec.state.eject(&endpoint.authority, now, returning, most, why.to_owned());
-        if let Ejection::Done(ms) = done {
-            let fields: [(&str, &dyn std::fmt::Display); 4] =
-                [("service", &spec.label), ("endpoint", &endpoint.authority), ("why", &why), ("ms", &ms)];
-            log::warn("endpoint ejected", &fields);
         }
     }
 
@@ -363,16 +355,15 @@ impl<I: Io> Service<I> {
     pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
         self.balancing.borrow_mut().budget.count(self.requests.take(), now);
         let Some(rules) = &spec.resilience.ejection.outliers else { return };
-        let endpoints = self.balancing.borrow().endpoints.clone();
-        let windows: Vec<_> = endpoints.iter().map(|endpoint| endpoint.window.get()).collect();
-        let due = windows.first().is_none_or(|window| window.is_over(now, rules));
-        if !due {
-            return;
+        for endpoint in &self.balancing.borrow().endpoints {
+            let window = endpoint.window.take();
+            if window != Window::default() {
+                endpoint.record.tell(window);
+            }
         }
-        for at in passive::outliers(&windows, rules) {
-            self.eject(spec, &endpoints[at], "far fewer successes than the others", now);
+        for authority in spec.state.outliers(rules, now) {
+            eject(spec, &authority, "far fewer successes than the others", now);
         }
-        endpoints.iter().for_each(|endpoint| endpoint.window.set(Window::begun(now)));
     }
 
     /// Whether more than the threshold is out, so that all are asked (F27).
@@ -489,6 +480,16 @@ impl Limit {
             Admission::Wait(ticket) => Ok(Some(ticket)),
             Admission::Full => Err(Reason::ConcurrencyLimited.into()),
         }
+    }
+}
+
+/// Leaves an endpoint alone for a while, with all workers.
+fn eject(spec: &snapshot::Service, authority: &str, why: &str, now: Now) {
+    let (returning, most) = (&spec.resilience.returning, spec.resilience.ejection.percent_max);
+    if let Ejection::Done(ms) = spec.state.eject(authority, now, returning, most, why.to_owned()) {
+        let fields: [(&str, &dyn std::fmt::Display); 4] =
+            [("service", &spec.label), ("endpoint", &authority), ("why", &why), ("ms", &ms)];
+        log::warn("endpoint ejected", &fields);
     }
 }
 

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ahash::AHashMap;
 
 use super::health::{Administration, Facts, Out, Returning, Verdict};
+use super::passive;
 use super::record::{Pace, Record};
+use super::rules::OutlierRules;
 use crate::limits::EVENTS_PER_SERVICE_MAX;
 use crate::time::Now;
 
@@ -25,6 +27,8 @@ pub struct ServiceState {
     ejections: AtomicU64,
     /// Paces trials of endpoints that cannot be reached, while others can: each may cost a retry.
     trials: Pace,
+    /// Paces the looks for outliers.
+    looks: Pace,
     known: Mutex<Known>,
 }
 
@@ -76,8 +80,8 @@ impl ServiceState {
     pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a str>) -> Arc<Self> {
         let facts = endpoints.into_iter().map(|endpoint| (endpoint.into(), Facts::default())).collect();
         let ejections = AtomicU64::new(0);
-        let (trials, known) = (Pace::default(), Mutex::new(Known { facts, ..Known::default() }));
-        Arc::new(Self { epoch: AtomicU64::new(1), ejections, trials, known })
+        let (trials, looks, known) = (Pace::default(), Pace::default(), Known { facts, ..Known::default() });
+        Arc::new(Self { epoch: AtomicU64::new(1), ejections, trials, looks, known: Mutex::new(known) })
     }
 
     /// Changes whenever a fact does. Relaxed: facts are read behind a lock, which orders them; seeing a change one
@@ -156,6 +160,11 @@ impl ServiceState {
         Ejection::Done(ms)
     }
 
+    /// Whether there is nobody who may be asked.
+    pub fn is_deserted(&self, now: Now) -> bool {
+        self.known().facts.values().all(|facts| facts.out(now).is_some())
+    }
+
     /// What all workers have seen of an endpoint: the same for all that ask.
     pub fn record(&self, endpoint: &str) -> Arc<Record> {
         let mut known = self.known();
@@ -170,6 +179,18 @@ impl ServiceState {
     /// Whether a request may try an endpoint that could not be reached, although another one can be.
     pub fn take_trial(&self, now: Now) -> bool {
         self.trials.take(now)
+    }
+
+    /// Endpoints that all workers together have seen to have far fewer successes than the others. One of them judges,
+    /// at the end of each window; for the others there are none.
+    pub fn outliers(&self, rules: &OutlierRules, now: Now) -> Vec<Arc<str>> {
+        if !self.looks.take_for(rules.window_ms, now) {
+            return Vec::new();
+        }
+        let known = self.known();
+        let (names, windows): (Vec<_>, Vec<_>) =
+            known.records.iter().map(|(name, record)| (name.clone(), record.take_window())).unzip();
+        passive::outliers(&windows, rules).into_iter().map(|at| names[at].clone()).collect()
     }
 
     /// Ends an endpoint's ejection, since it answers. Returns whether it was ejected.
@@ -246,6 +267,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::passive::Window;
 
     const RULES: Returning = Returning { base_ms: 10_000, max_ms: 300_000, slow_start_ms: 30_000 };
 
@@ -288,6 +310,35 @@ mod tests {
         assert!(state.set_weight(&names[1], Some(3), Now(8), String::new()) && changed());
         let words: Vec<_> = state.events().iter().map(|event| event.what).collect();
         assert_eq!(words, ["ejected", "down", "draining", "weight"]);
+    }
+
+    #[test]
+    fn outliers_are_judged_by_what_all_workers_have_told_and_once_in_a_window() {
+        let (state, names) = state(5);
+        let rules = OutlierRules { window_ms: 10_000, requests_min: 90, endpoints_min: 5, deviations_milli: 1_900 };
+        let records: Vec<_> = names.iter().map(|name| state.record(name)).collect();
+        assert!(state.outliers(&rules, Now::from_ms(1)).is_empty(), "the first window begins");
+        // Of two workers neither has seen enough.
+        for _ in 0..2 {
+            for (at, record) in records.iter().enumerate() {
+                record.tell(Window { well: if at == 3 { 30 } else { 50 }, all: 50 });
+            }
+        }
+        assert!(state.outliers(&rules, Now::from_ms(9_999)).is_empty(), "not yet");
+        let found = state.outliers(&rules, Now::from_ms(10_001));
+        assert_eq!(found.iter().map(|name| &**name).collect::<Vec<_>>(), [&names[3]]);
+        assert!(state.outliers(&rules, Now::from_ms(10_002)).is_empty(), "one of them judges");
+        assert!(state.outliers(&rules, Now::from_ms(20_001)).is_empty(), "each window begins anew");
+    }
+
+    #[test]
+    fn a_service_is_deserted_when_nobody_may_be_asked() {
+        let (state, names) = state(2);
+        assert!(!state.is_deserted(Now(0)));
+        names.iter().for_each(|name| _ = state.judge(name, Verdict::Down, Now(1), String::new()));
+        assert!(state.is_deserted(Now(2)));
+        state.judge(&names[0], Verdict::Up, Now(3), String::new());
+        assert!(!state.is_deserted(Now(4)));
     }
 
     #[test]

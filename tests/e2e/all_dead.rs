@@ -62,24 +62,25 @@ fn nobody_to_be_reached_is_told_at_once_and_is_over_with_the_first_that_returns(
     }
 }
 
+/// From the first request on: whoever is not there is looked past, whatever the budget of retries says.
 #[test]
-fn three_of_four_that_cannot_be_reached_lose_nothing_once_that_is_known() {
-    let places: Vec<_> = (0..3).map(|_| Place::new()).collect();
-    let good = Origin::fixed("good");
-    let mut addresses: Vec<_> = places.iter().map(|place| place.address).collect();
-    addresses.push(good.address);
-    let gateway = Gateway::start(&yaml(&addresses, 1, ""));
-    let mut row = 0;
-    eventually("who is dead is known", || {
-        row = if gateway.get("/").status == 200 { row + 1 } else { 0 };
-        (row == 40).then_some(())
-    });
-    for _ in 0..60 {
-        assert_eq!(gateway.get("/").status, 200);
-        let posted = gateway.ask("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi");
-        assert_eq!(posted.status, 200);
+fn three_of_four_that_cannot_be_reached_lose_nothing() {
+    for more in ["", ", retries: {budget: {percent: 0, per_second: 0, least: 0}}"] {
+        for workers in [1, 3] {
+            let places: Vec<_> = (0..3).map(|_| Place::new()).collect();
+            let good = Origin::fixed("good");
+            let mut addresses: Vec<_> = places.iter().map(|place| place.address).collect();
+            addresses.push(good.address);
+            let gateway = Gateway::start(&yaml(&addresses, workers, more));
+            for _ in 0..100 {
+                assert_eq!(gateway.get("/").status, 200);
+                let posted = gateway.ask("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\nhi");
+                assert_eq!(posted.status, 200);
+            }
+            assert_eq!(gateway.metric("ringway_service_panic", &[]), 0.0, "half of them at most is ejected");
+            assert_eq!(good.seen().len(), 200, "each reached a server once");
+        }
     }
-    assert_eq!(gateway.metric("ringway_service_panic", &[]), 0.0, "half of them at most is ejected");
 }
 
 /// Three failures eject, however many workers have seen them.

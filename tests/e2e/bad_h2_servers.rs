@@ -1,18 +1,13 @@
 //! One bad server of two that speaks HTTP/2, at default settings: what clients lose, and what reaches the servers,
 //! counted there. `bad_servers.rs` has the same for HTTP/1.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use ringway::proto::h2::code::Code;
 
-use super::bad_servers::{REQUESTS, Resetter, lost};
-use crate::support::Gateway;
+use crate::bad::{Bad, Front, REQUESTS, Row};
+use crate::http2::wire::{END_HEADERS, raw as frame};
 use crate::support::h2_origin::{Answer, H2Origin};
 
 /// What the bad server does.
@@ -117,14 +112,6 @@ fn script(mode: Mode) -> Answer {
     }
 }
 
-/// The bytes of a frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-const END_HEADERS: u8 = 4;
-
 /// A head of 30 KB in three frames, which is over the bound on fields.
 fn header_bomb(stream: u32) -> Vec<u8> {
     // 200 from the static table, then literals that enter no table.
@@ -143,144 +130,62 @@ fn interims(stream: u32) -> Vec<u8> {
     [interim.repeat(1_000), frame(1, END_HEADERS | 1, stream, &[0x88])].concat()
 }
 
-/// The bad server, while it lives.
-enum Bad {
-    Origin(H2Origin),
-    /// Its port is closed.
-    Nobody(SocketAddr),
-    Resetter(Resetter),
-    Speaker(Speaker),
-}
-
-impl Bad {
-    fn start(mode: Mode) -> Self {
-        match mode {
-            Mode::Refuse => {
-                let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-                Bad::Nobody(listener.local_addr().expect("an address"))
-            }
-            Mode::ResetOnAccept => Bad::Resetter(Resetter::start()),
-            Mode::Garbage => Bad::Speaker(Speaker::start(b"\x16\x03\x01 no HTTP/2 at all, and that at length\r\n\r\n")),
-            Mode::AnswersHttp1 => {
-                Bad::Speaker(Speaker::start(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
-            }
-            Mode::Early => Bad::Origin(H2Origin::early(move |_| script(mode))),
-            _ => Bad::Origin(H2Origin::start(move |_| script(mode))),
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        match self {
-            Bad::Origin(origin) => origin.address,
-            Bad::Nobody(address) => *address,
-            Bad::Resetter(resetter) => resetter.address,
-            Bad::Speaker(speaker) => speaker.address,
-        }
-    }
-
-    fn arrived(&self) -> Vec<String> {
-        match self {
-            Bad::Origin(origin) => origin.seen().iter().map(|seen| seen.path().to_owned()).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Whether it was asked at all: a row without that shows nothing.
-    fn was_asked(&self) -> bool {
-        match self {
-            Bad::Origin(origin) => origin.connections() > 0,
-            Bad::Nobody(_) => true,
-            Bad::Resetter(resetter) => resetter.accepted.load(Ordering::Relaxed) > 0,
-            Bad::Speaker(speaker) => speaker.accepted.load(Ordering::Relaxed) > 0,
-        }
+fn start(mode: Mode) -> Bad<H2Origin> {
+    match mode {
+        Mode::Refuse => Bad::nobody(),
+        Mode::ResetOnAccept => Bad::resetter(),
+        Mode::Garbage => Bad::speaker(b"\x16\x03\x01 no HTTP/2 at all, and that at length\r\n\r\n"),
+        Mode::AnswersHttp1 => Bad::speaker(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+        Mode::Early => Bad::Origin(H2Origin::early(move |_| script(mode))),
+        _ => Bad::Origin(H2Origin::start(move |_| script(mode))),
     }
 }
 
-/// Reads something, says something that is no HTTP/2, and closes.
-struct Speaker {
-    address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
-    ended: Arc<AtomicBool>,
-}
-
-impl Speaker {
-    fn start(says: &'static [u8]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (accepted, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let (count, end) = (accepted.clone(), ended.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::Relaxed) {
-                    return;
-                }
-                let Ok(mut stream) = stream else { return };
-                count.fetch_add(1, Ordering::Relaxed);
-                // The gateway may have gone.
-                let _ = stream.read(&mut [0; 4096]);
-                let _ = stream.write_all(says);
-            }
-        });
-        Self { address, accepted, ended }
-    }
-}
-
-impl Drop for Speaker {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        // Wakes the thread.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-fn row(mode: Mode, method: &str, balancer: &str) {
-    let (good, bad) = (H2Origin::start(|_| Answer::ok("good")), Bad::start(mode));
+fn row(mode: Mode, method: &str, balancer: &str, front: Front) {
     // Silence is not waited for as long as by default, so that the test ends.
     let more = if mode == Mode::Hang { "    timeouts: {first_byte: 400ms}\n" } else { "" };
-    let gateway = Gateway::start(&format!(
-        "services:\n  - name: up\n    protocol: h2\n    endpoints: [\"{}\", \"{}\"]\n    load_balancer: {balancer}\n{more}\
-         routes: [{{name: all, path: /*, service: up}}]\n",
-        bad.address(),
-        good.address
-    ));
-    let lost = lost(gateway.address, method);
-    let (least, most) = bounds(mode, method);
-    let name = format!("{mode:?} {method} {balancer}");
-    assert!((least..=most).contains(&lost), "{name}: {lost} of {REQUESTS} lost, allowed {least} to {most}");
-    assert!(bad.was_asked(), "{name}: the bad server was not asked");
-    let unseen = matches!(mode, Mode::LeavesUnseen | Mode::Reset(Code::Refused));
-    let mut counts = HashMap::<String, usize>::new();
-    for path in
-        good.seen().iter().map(|seen| seen.path().to_owned()).chain(bad.arrived().into_iter().filter(|_| !unseen))
-    {
-        *counts.entry(path).or_default() += 1;
-    }
-    for (path, count) in counts {
-        let twice = method == "POST" && count > 1;
-        // Twice at a server whose connection had been used before, since that may have been stale, and once elsewhere.
-        assert!(!twice && count <= 3, "{name}: `{path}` reached servers {count} times");
-    }
+    let more = format!("    protocol: h2\n{more}");
+    let (name, lost) = (format!("{mode:?}"), bounds(mode, method));
+    let is_unseen = matches!(mode, Mode::LeavesUnseen | Mode::Reset(Code::Refused));
+    // Twice at a server whose connection had been used before, since that may have been stale, and once elsewhere.
+    let row = Row { name, front, method, balancer, more: &more, lost, arrivals: 3, is_unseen };
+    row.hold(&H2Origin::start(|_| Answer::ok("good")), &start(mode));
 }
 
-fn matrix(balancer: &str, codes: &[Code]) {
+fn matrix(balancer: &str, codes: &[Code], front: Front) {
     for mode in modes(codes) {
         for method in ["GET", "POST"] {
-            row(mode, method, balancer);
+            row(mode, method, balancer, front);
         }
     }
 }
 
 #[test]
 fn one_bad_h2_server_of_two_in_turns() {
-    matrix("round_robin", Code::ALL);
+    matrix("round_robin", Code::ALL, Front::Http1);
 }
 
 #[test]
 fn one_bad_h2_server_of_two_by_load() {
-    matrix("least_connections", &[Code::Refused, Code::Cancel]);
+    matrix("least_connections", &[Code::Refused, Code::Cancel], Front::Http1);
 }
 
 #[test]
 fn one_bad_h2_server_of_two_by_hash() {
-    matrix("{algorithm: consistent_hash, key: path}", &[Code::Refused, Code::NoError]);
+    matrix("{algorithm: consistent_hash, key: path}", &[Code::Refused, Code::NoError], Front::Http1);
+}
+
+#[test]
+fn one_bad_h2_server_of_two_in_turns_for_http2_clients() {
+    matrix("round_robin", Code::ALL, Front::H2c);
+}
+
+#[test]
+fn one_bad_h2_server_of_two_by_load_for_http2_clients() {
+    matrix("least_connections", &[Code::Refused, Code::Cancel], Front::H2c);
+}
+
+#[test]
+fn one_bad_h2_server_of_two_by_hash_for_http2_clients() {
+    matrix("{algorithm: consistent_hash, key: path}", &[Code::Refused, Code::NoError], Front::H2c);
 }

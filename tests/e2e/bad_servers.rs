@@ -1,17 +1,12 @@
 //! One bad server of two, at default settings (F22 to F24, F33, F35, F36): what clients lose, and what reaches the
 //! servers, counted there.
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use crate::bad::{Bad, Front, REQUESTS, Row, lost};
 use crate::support::{Client, Gateway, Origin, Seen, Step, ok};
-
-/// Requests of one row.
-pub const REQUESTS: usize = 30;
 
 /// What the bad server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,82 +97,12 @@ fn script(mode: Mode) -> impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static {
     }
 }
 
-/// The bad server, while it lives.
-enum Bad {
-    Origin(Origin),
-    /// Its port is closed.
-    Nobody(SocketAddr),
-    Resetter(Resetter),
-}
-
-impl Bad {
-    fn start(mode: Mode) -> Self {
-        match mode {
-            Mode::Refuse => {
-                let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-                Bad::Nobody(listener.local_addr().expect("an address"))
-            }
-            Mode::ResetOnAccept => Bad::Resetter(Resetter::start()),
-            Mode::Early => Bad::Origin(Origin::early(script(mode))),
-            _ => Bad::Origin(Origin::start(script(mode))),
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        match self {
-            Bad::Origin(origin) => origin.address,
-            Bad::Nobody(address) => *address,
-            Bad::Resetter(resetter) => resetter.address,
-        }
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        if let Bad::Origin(origin) = self { origin.seen() } else { Vec::new() }
-    }
-
-    /// Whether it was asked at all: a row without that shows nothing.
-    fn was_asked(&self) -> bool {
-        match self {
-            Bad::Origin(origin) => origin.connections() > 0,
-            Bad::Nobody(_) => true,
-            Bad::Resetter(resetter) => resetter.accepted.load(Ordering::Relaxed) > 0,
-        }
-    }
-}
-
-/// Accepts and resets at once.
-pub struct Resetter {
-    pub address: SocketAddr,
-    pub accepted: Arc<AtomicUsize>,
-    ended: Arc<AtomicBool>,
-}
-
-impl Resetter {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (accepted, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let (count, end) = (accepted.clone(), ended.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::Relaxed) {
-                    return;
-                }
-                let Ok(stream) = stream else { return };
-                count.fetch_add(1, Ordering::Relaxed);
-                // Closing a socket that lingers for no time resets it.
-                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("an option");
-            }
-        });
-        Self { address, accepted, ended }
-    }
-}
-
-impl Drop for Resetter {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        // Wakes the thread.
-        let _ = TcpStream::connect(self.address);
+fn start(mode: Mode) -> Bad<Origin> {
+    match mode {
+        Mode::Refuse => Bad::nobody(),
+        Mode::ResetOnAccept => Bad::resetter(),
+        Mode::Early => Bad::Origin(Origin::early(script(mode))),
+        _ => Bad::Origin(Origin::start(script(mode))),
     }
 }
 
@@ -188,70 +113,50 @@ fn config(good: SocketAddr, bad: SocketAddr, balancer: &str, more: &str) -> Stri
     )
 }
 
-/// Asks `REQUESTS` times, one after another. Returns how many did not get a whole `200`.
-pub fn lost(address: SocketAddr, method: &str) -> usize {
-    let mut client = Client::connect(address);
-    let mut lost = 0;
-    for at in 0..REQUESTS {
-        let body = if method == "POST" { "hello" } else { "" };
-        let length = if method == "POST" { "Content-Length: 5\r\n" } else { "" };
-        client.send(format!("{method} /{method}/{at} HTTP/1.1\r\nHost: t\r\n{length}\r\n{body}"));
-        let response = client.try_response(false);
-        let whole = response.as_ref().is_some_and(|response| response.status == 200 && response.complete);
-        lost += usize::from(!whole);
-        if !whole || response.is_none_or(|response| response.closes()) {
-            client = Client::connect(address);
-        }
-    }
-    lost
-}
-
-/// How often each request reached a server.
-fn arrivals(good: &Origin, bad: &Bad) -> HashMap<String, usize> {
-    let mut counts = HashMap::new();
-    for seen in good.seen().into_iter().chain(bad.seen()) {
-        *counts.entry(seen.line().to_owned()).or_default() += 1;
-    }
-    counts
-}
-
-fn row(mode: Mode, method: &str, balancer: &str) {
-    let (good, bad) = (Origin::fixed("good"), Bad::start(mode));
+fn row(mode: Mode, method: &str, balancer: &str, front: Front) {
     // Silence is not waited for as long as by default, so that the test ends.
     let more = if mode == Mode::Hang { "    timeouts: {first_byte: 600ms}\n" } else { "" };
-    let gateway = Gateway::start(&config(good.address, bad.address(), balancer, more));
-    let lost = lost(gateway.address, method);
-    let (least, most) = bounds(mode, method);
-    let name = format!("{mode:?} {method} {balancer}");
-    assert!((least..=most).contains(&lost), "{name}: {lost} of {REQUESTS} lost, allowed {least} to {most}");
-    assert!(bad.was_asked(), "{name}: the bad server was not asked");
-    for (line, count) in arrivals(&good, &bad) {
-        let twice = method == "POST" && count > 1;
-        assert!(!twice && count <= 2, "{name}: `{line}` reached servers {count} times");
-    }
+    let (name, lost) = (format!("{mode:?}"), bounds(mode, method));
+    let row = Row { name, front, method, balancer, more, lost, arrivals: 2, is_unseen: false };
+    row.hold(&Origin::fixed("good"), &start(mode));
 }
 
-fn matrix(balancer: &str) {
+fn matrix(balancer: &str, front: Front) {
     for mode in MODES {
         for method in ["GET", "POST"] {
-            row(mode, method, balancer);
+            row(mode, method, balancer, front);
         }
     }
 }
 
 #[test]
 fn one_bad_server_of_two_in_turns() {
-    matrix("round_robin");
+    matrix("round_robin", Front::Http1);
 }
 
 #[test]
 fn one_bad_server_of_two_by_load() {
-    matrix("least_connections");
+    matrix("least_connections", Front::Http1);
 }
 
 #[test]
 fn one_bad_server_of_two_by_hash() {
-    matrix("{algorithm: consistent_hash, key: path}");
+    matrix("{algorithm: consistent_hash, key: path}", Front::Http1);
+}
+
+#[test]
+fn one_bad_server_of_two_in_turns_for_http2_clients() {
+    matrix("round_robin", Front::H2c);
+}
+
+#[test]
+fn one_bad_server_of_two_by_load_for_http2_clients() {
+    matrix("least_connections", Front::H2c);
+}
+
+#[test]
+fn one_bad_server_of_two_by_hash_for_http2_clients() {
+    matrix("{algorithm: consistent_hash, key: path}", Front::H2c);
 }
 
 /// What defaults leave to the client is a matter of configuration: silence by a time for each try, statuses by naming
@@ -264,9 +169,9 @@ fn silence_and_errors_are_repeated_where_that_is_configured() {
         // Without ejection half of all requests would need a retry, which is more than the budget has.
         (Mode::ServerError, "    retries: {statuses: [500]}\n    ejection: {server_errors: 3}\n"),
     ] {
-        let (good, bad) = (Origin::fixed("good"), Bad::start(mode));
+        let (good, bad) = (Origin::fixed("good"), start(mode));
         let gateway = Gateway::start(&config(good.address, bad.address(), "round_robin", retries));
-        assert_eq!(lost(gateway.address, "GET"), 0, "{mode:?} {retries}");
+        assert_eq!(lost(Front::Http1, gateway.address, "GET"), 0, "{mode:?} {retries}");
         assert!(bad.was_asked());
     }
 }
@@ -274,7 +179,7 @@ fn silence_and_errors_are_repeated_where_that_is_configured() {
 /// A POST is repeated where its sender vouches for it, with its whole body, within the bound.
 #[test]
 fn an_idempotency_key_makes_a_post_repeatable() {
-    let (good, bad) = (Origin::start(|seen| ok(&seen.body)), Bad::start(Mode::CloseWithoutAnswer));
+    let (good, bad) = (Origin::start(|seen| ok(&seen.body)), start(Mode::CloseWithoutAnswer));
     let gateway = Gateway::start(&config(good.address, bad.address(), "round_robin", ""));
     let long = "x".repeat(40_000);
     let chunked = format!("{:x}\r\n{long}\r\n0\r\n\r\n", long.len());

@@ -8,13 +8,13 @@ use crate::support::gateway::Plan;
 use crate::support::{Gateway, Origin, PATIENCE, Step, eventually, ok};
 
 /// An origin whose health is the test's choice; it answers everything else.
-struct Patient {
-    origin: Origin,
+pub struct Patient {
+    pub origin: Origin,
     well: Arc<AtomicBool>,
 }
 
 impl Patient {
-    fn start(well: bool) -> Self {
+    pub fn start(well: bool) -> Self {
         let well = Arc::new(AtomicBool::new(well));
         let own = well.clone();
         let origin = Origin::start(move |seen| match (seen.path(), own.load(Ordering::Relaxed)) {
@@ -30,17 +30,17 @@ impl Patient {
         Self { origin, well }
     }
 
-    fn set(&self, well: bool) {
+    pub fn set(&self, well: bool) {
         self.well.store(well, Ordering::Relaxed);
     }
 
     /// Requests of clients.
-    fn served(&self) -> usize {
+    pub fn served(&self) -> usize {
         self.origin.seen().iter().filter(|seen| seen.path() != "/health").count()
     }
 }
 
-const QUICK: &str = "health_check: {interval: 40ms, timeout: 10s, rise: 1, fall: 1}, slow_start: 0s";
+pub const QUICK: &str = "health_check: {interval: 40ms, timeout: 10s, rise: 1, fall: 1}, slow_start: 0s";
 
 fn yaml(endpoints: &[&Patient], more: &str) -> String {
     let endpoints: Vec<_> = endpoints.iter().map(|patient| format!("\"{}\"", patient.origin.address)).collect();
@@ -50,7 +50,7 @@ fn yaml(endpoints: &[&Patient], more: &str) -> String {
     )
 }
 
-fn wait_for(gateway: &Gateway, state: &str, count: f64) {
+pub fn wait_for(gateway: &Gateway, state: &str, count: f64) {
     let label = format!("state=\"{state}\"");
     eventually(&format!("{count} {state}"), || {
         (gateway.metric("ringway_service_endpoints", &[&label]) == count).then_some(())

@@ -73,6 +73,8 @@ pub struct Exec {
     pub timers: Rc<Timers>,
     rng: Rng,
     steps: u64,
+    /// Places of tasks that want to be polled.
+    ready: Vec<usize>,
 }
 
 impl Exec {
@@ -80,7 +82,7 @@ impl Exec {
         let clock = Rc::<Cell<Now>>::default();
         let timers = Timers::new(Clock::Virtual(clock.clone()));
         let shared = Rc::new(Shared { clock, sleepers: RefCell::default(), spawned: RefCell::default() });
-        Self { shared, tasks: Vec::new(), timers, rng: Rng::new(seed), steps: 0 }
+        Self { shared, tasks: Vec::new(), timers, rng: Rng::new(seed), steps: 0, ready: Vec::new() }
     }
 
     pub fn handle(&self) -> Handle {
@@ -96,9 +98,8 @@ impl Exec {
     pub fn run(&mut self, until_ms: u64, mut done: impl FnMut(&[&str]) -> bool) -> bool {
         loop {
             self.take_spawned();
-            let ready: Vec<_> =
-                (0..self.tasks.len()).filter(|&at| self.tasks[at].flag.0.load(Ordering::Relaxed)).collect();
-            if ready.is_empty() {
+            self.find_ready();
+            if self.ready.is_empty() {
                 if done(&self.alive()) {
                     return true;
                 }
@@ -111,8 +112,18 @@ impl Exec {
             self.steps += 1;
             assert!(self.steps < STEPS_MAX, "no end of work: {:?}", self.alive());
             self.disturb();
-            let at = ready[self.rng.below(ready.len())];
+            let at = self.ready[self.rng.below(self.ready.len())];
             self.poll(at);
+        }
+    }
+
+    /// A plain loop: anything finer costs a fifth of a seed in a build without optimisation.
+    fn find_ready(&mut self) {
+        self.ready.clear();
+        for (at, running) in self.tasks.iter().enumerate() {
+            if running.flag.0.load(Ordering::Relaxed) {
+                self.ready.push(at);
+            }
         }
     }
 

@@ -3,75 +3,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use ringway::http::name::Name;
-use ringway::net::io::{Connect, Io, ReadHalf, send_all};
-use ringway::net::mem::{Mem, MemRead, MemWrite, pair_with};
+use ringway::net::mem::Mem;
 use ringway::proto::h1::parse::HeadLimits;
-use ringway::proto::h2::code::{Code, Fatal};
+use ringway::proto::h2::code::Code;
 use ringway::proto::h2::core::{Core, Event, Key, Sent};
-use ringway::sys::buf::Buf;
 use ringway::time::Now;
 
 use crate::exec::Handle;
-use crate::http2::faults;
+use crate::h2wire::{self, Peer, Wire, value};
+use crate::http2::Ledger;
 use crate::rng::Rng;
-
-/// What one seed's endpoints have done.
-#[derive(Default)]
-pub struct Told {
-    pub resets: Cell<u64>,
-    pub goaways: Cell<u64>,
-    pub cuts: Cell<u64>,
-    /// What the gateway did that HTTP/2 does not allow.
-    pub fatal: Cell<Option<Fatal>>,
-}
-
-/// Connects to endpoints of this file.
-pub struct Origins {
-    pub handle: Handle,
-    pub rng: RefCell<Rng>,
-    pub wild: bool,
-    pub told: Rc<Told>,
-}
-
-impl Connect for Origins {
-    type Io = Mem;
-
-    async fn connect(&self, _: SocketAddr, _: u64) -> io::Result<Mem> {
-        let mut rng = Rng::new(self.rng.borrow_mut().next());
-        let (ours, theirs) = pair_with([1 << 16, 500][rng.below(2)], faults(&mut rng), faults(&mut rng));
-        let origin = Rc::new(Origin {
-            core: RefCell::new(Core::server(HeadLimits::default(), false, Now::from_ms(0))),
-            streams: RefCell::default(),
-            bytes_max: if self.wild && rng.one_in(4) { 200 + rng.below(60_000) } else { usize::MAX },
-            wild: self.wild,
-            rng: RefCell::new(rng),
-            writer: RefCell::default(),
-            over: Cell::new(false),
-            ending: Cell::new(false),
-            told: self.told.clone(),
-        });
-        let (read, write, _control) = theirs.split();
-        self.handle.spawn("origin reads".into(), origin.clone().read(read));
-        self.handle.spawn("origin writes".into(), origin.write(write, self.handle.clone()));
-        Ok(ours)
-    }
-
-    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
-        self.handle.spawn("link".into(), task);
-    }
-}
 
 /// A request, and how far its answer is.
 struct Asked {
     key: Key,
+    path: String,
+    /// What the gateway set in it.
+    asked: String,
     body: Vec<u8>,
     untaken: usize,
     whole: bool,
@@ -80,52 +31,70 @@ struct Asked {
 }
 
 struct Origin {
-    core: RefCell<Core>,
+    wire: Wire,
     streams: RefCell<BTreeMap<u32, Asked>>,
-    rng: RefCell<Rng>,
-    writer: RefCell<Option<Waker>>,
     wild: bool,
-    bytes_max: usize,
-    over: Cell<bool>,
+    /// It says GOAWAY now and then, and serves what it has seen.
+    departing: bool,
     ending: Cell<bool>,
-    told: Rc<Told>,
+    ledger: Rc<Ledger>,
 }
 
-fn count(cell: &Cell<u64>) {
-    cell.set(cell.get() + 1);
+/// Serves one connection.
+pub fn start(io: Mem, handle: &Handle, mut rng: Rng, [wild, departing]: [bool; 2], ledger: &Rc<Ledger>) {
+    let bytes_max = if wild && rng.one_in(4) { 200 + rng.below(60_000) } else { usize::MAX };
+    let core = Core::server(HeadLimits::default(), false, Now::from_ms(0));
+    let origin = Origin {
+        wire: Wire::new(core, rng, bytes_max),
+        streams: RefCell::default(),
+        wild,
+        departing,
+        ending: Cell::new(false),
+        ledger: ledger.clone(),
+    };
+    h2wire::start(Rc::new(origin), io, handle, "origin");
 }
 
-impl Origin {
-    fn wake(&self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
-        }
+impl Peer for Origin {
+    fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     fn take(&self, event: Event) {
+        let mut core = self.wire.core.borrow_mut();
         let mut streams = self.streams.borrow_mut();
         match event {
             Event::Head { key, end, fault } => {
                 assert_eq!(fault, None, "the gateway sends sound heads");
-                let asked = Asked { key, body: Vec::new(), untaken: 0, whole: end, answered: false, sent: 0 };
-                streams.insert(key.id, asked);
+                let lines = h2wire::lines(&mut core);
+                let path = value(&lines, ":path").expect("a path").to_owned();
+                self.ledger.deliver(&path);
+                let asked = value(&lines, "x-asked").unwrap_or_default().to_owned();
+                let (body, sent) = (Vec::new(), 0);
+                streams.insert(key.id, Asked { key, path, asked, body, untaken: 0, whole: end, answered: false, sent });
             }
-            Event::Data { key, data, end } => match streams.get_mut(&key.id) {
-                Some(asked) => {
-                    asked.body.extend_from_slice(data.as_slice());
-                    asked.untaken += data.len();
-                    asked.whole = end;
+            Event::Data { key, data, end } => {
+                self.wire.hold(data.len());
+                match streams.get_mut(&key.id) {
+                    Some(asked) => {
+                        asked.body.extend_from_slice(data.as_slice());
+                        asked.untaken += data.len();
+                        asked.whole = end;
+                    }
+                    None => self.wire.give(&mut core, key, data.len()),
                 }
-                None => self.core.borrow_mut().taken(key, data.len()),
-            },
+            }
             Event::Trailers { key, .. } => {
                 if let Some(asked) = streams.get_mut(&key.id) {
                     asked.whole = true;
                 }
             }
-            Event::Reset { key, .. } => {
-                streams.remove(&key.id);
-                self.core.borrow_mut().release(key);
+            Event::Reset { key, by_peer, code } => {
+                assert!(by_peer, "the gateway made a mistake: {code:?}");
+                if let Some(asked) = streams.remove(&key.id) {
+                    self.wire.give(&mut core, key, asked.untaken);
+                }
+                core.release(key);
             }
             _ => {}
         }
@@ -133,7 +102,7 @@ impl Origin {
 
     /// Does something for some streams, in no order.
     fn act(&self) {
-        let (mut core, mut rng) = (self.core.borrow_mut(), self.rng.borrow_mut());
+        let (mut core, mut rng) = (self.wire.core.borrow_mut(), self.wire.rng.borrow_mut());
         let mut streams = self.streams.borrow_mut();
         let mut ids: Vec<u32> = streams.keys().copied().collect();
         for at in (1..ids.len()).rev() {
@@ -143,85 +112,43 @@ impl Origin {
             let asked = streams.get_mut(&id).expect("it is there");
             // Room comes back late: windows run out meanwhile.
             if asked.untaken > 0 && rng.one_in(3) {
-                core.taken(asked.key, std::mem::take(&mut asked.untaken));
+                self.wire.give(&mut core, asked.key, std::mem::take(&mut asked.untaken));
             }
             if self.wild && rng.one_in(60) {
-                count(&self.told.resets);
+                self.ledger.resets.set(self.ledger.resets.get() + 1);
                 core.reset(asked.key, rng.pick(&[Code::Refused, Code::Internal, Code::Cancel, Code::NoError]));
-            } else if !answer(&mut core, &mut rng, asked) {
+            } else if !answer(&self.wire, &mut core, &mut rng, asked) {
                 continue;
             }
+            self.wire.give(&mut core, asked.key, asked.untaken);
             core.release(asked.key);
             streams.remove(&id);
         }
-        if self.wild && !self.ending.get() && rng.one_in(80) {
-            count(&self.told.goaways);
+        if (self.wild || self.departing) && !self.ending.get() && rng.one_in(80) {
+            self.ledger.goaways.set(self.ledger.goaways.get() + 1);
             self.ending.set(true);
             core.refuse_further();
         }
     }
 
-    async fn read(self: Rc<Self>, mut read: MemRead) {
-        let mut input = Buf::large();
-        loop {
-            let (count, back) = read.recv(input).await;
-            input = back;
-            if !matches!(count, Ok(1..)) {
-                break;
-            }
-            loop {
-                let received = self.core.borrow_mut().receive(&mut input, Now::from_ms(0));
-                match received {
-                    Ok(Some(event)) => self.take(event),
-                    Ok(None) => break,
-                    Err(fatal) => {
-                        self.told.fatal.set(Some(fatal));
-                        self.over.set(true);
-                        return self.wake();
-                    }
-                }
-            }
-            self.wake();
-            input.compact();
-            if input.spare() < 20_000 {
-                input.reserve(20_000);
-            }
-        }
-        self.over.set(true);
-        self.wake();
+    fn is_done(&self) -> bool {
+        self.ending.get() && self.streams.borrow().is_empty()
     }
+}
 
-    async fn write(self: Rc<Self>, mut write: MemWrite, handle: Handle) {
-        let mut bytes = 0;
-        loop {
-            self.act();
-            while let Some(out) = { self.core.borrow_mut().take_output() } {
-                bytes += out.len();
-                if bytes > self.bytes_max {
-                    count(&self.told.cuts);
-                    return write.reset();
-                }
-                if send_all(&mut write, out).await.is_err() {
-                    return;
-                }
-            }
-            if self.over.get() || self.ending.get() && self.streams.borrow().is_empty() {
-                return;
-            }
-            let pause = 1 + self.rng.borrow_mut().below(40) as u64;
-            let mut sleeping = std::pin::pin!(handle.sleep(pause));
-            poll_fn(|cx| {
-                self.writer.replace(Some(cx.waker().clone()));
-                let again = sleeping.as_mut().poll(cx).is_ready() || self.core.borrow().output_bytes() > 0;
-                if again || self.over.get() { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
+/// A connection's last word to the sums of its seed.
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.ledger.cuts.set(self.ledger.cuts.get() + u64::from(self.wire.broke.get()));
+        self.ledger.note_windows(&self.wire);
+        if let Some(fatal) = self.wire.fatal.get() {
+            self.ledger.fatal.set(Some(fatal));
         }
     }
 }
 
 /// Sends a piece of an answer: at once, or when the request is whole. Returns whether that was the last one.
-fn answer(core: &mut Core, rng: &mut Rng, asked: &mut Asked) -> bool {
+fn answer(wire: &Wire, core: &mut Core, rng: &mut Rng, asked: &mut Asked) -> bool {
     let key = asked.key;
     if !asked.answered {
         if !asked.whole && rng.one_in(2) || rng.one_in(3) {
@@ -233,18 +160,16 @@ fn answer(core: &mut Core, rng: &mut Rng, asked: &mut Asked) -> bool {
         let end = asked.whole && asked.body.is_empty();
         core.head(key, end, |encoder, out| {
             encoder.status(out, 200);
-            encoder.field(out, b"x-stream", key.id.to_string().as_bytes(), Name::Other);
+            encoder.field(out, b"x-path", asked.path.as_bytes(), Name::Other);
+            encoder.field(out, b"x-seen", asked.asked.as_bytes(), Name::Other);
         });
         asked.answered = true;
         return end;
     }
-    let end = (asked.sent + 1 + rng.below(20_000)).min(asked.body.len());
-    let mut piece = Buf::copy_of(&asked.body[asked.sent..end]);
-    let (before, trailers) = (piece.len(), key.id.is_multiple_of(3));
-    let last = asked.whole && end == asked.body.len();
-    let sent = core.data(key, &mut piece, last && !trailers);
-    asked.sent += if sent == Sent::All { before } else { before - piece.len() };
-    if sent != Sent::All || !last {
+    let trailers = key.id.is_multiple_of(3);
+    let most = 1 + rng.below(20_000);
+    let sent = wire.send_some(core, key, &asked.body, &mut asked.sent, most, asked.whole && !trailers);
+    if sent != Sent::All || !asked.whole || asked.sent < asked.body.len() {
         return sent == Sent::Closed;
     }
     !trailers || core.head(key, true, |encoder, out| encoder.field(out, b"x-sum", b"1", Name::Other))

@@ -6,8 +6,7 @@ use crate::schema::{Cx, Node, Spanned, codes};
 use crate::{config_enum, config_struct};
 
 config_struct! {
-    /// When requests leave an endpoint alone that failed (R112, F22, F23, F26). Each worker counts for itself; all of
-    /// them leave the endpoint alone.
+    /// When requests leave an endpoint alone that failed (R112, F22, F23, F26). What all workers see counts together.
     #[check(check_ejection)]
     pub struct EjectionConfig {
         /// After so many attempts in a row that brought no whole answer: refused, reset, closed, garbage, too late. 0:
@@ -40,7 +39,7 @@ config_struct! {
     pub struct Outliers {
         /// How long is counted.
         window: Duration = "10s",
-        /// Requests to an endpoint in the window, in one worker, for it to be judged.
+        /// Requests to an endpoint in the window, over all workers, for it to be judged.
         requests_min: Int<1, 1_000_000> = "100",
         /// Endpoints with so many, for any to be judged.
         endpoints_min: Int<2, 4096> = "5",
@@ -228,7 +227,8 @@ config_struct! {
     #[check(check_retries)]
     #[shorthand(attempts)]
     pub struct Retries {
-        /// How many times a request is tried in all; 1 never repeats one.
+        /// How many times a request is tried in all; 1 never repeats one. Above that, endpoints that refuse the
+        /// connection do not count while there are others to ask.
         attempts: Int<1, 16> = "2",
         /// From the beginning of an attempt to the head of its response. When it is over, another is made, if the
         /// request may be repeated.

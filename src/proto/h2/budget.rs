@@ -123,6 +123,11 @@ impl Budget {
         debug_assert!(lacked <= self.tiny);
         self.tiny = self.tiny.saturating_sub(lacked);
     }
+
+    /// Whether nothing is lacking.
+    pub fn is_level(&self) -> bool {
+        self.tiny == 0
+    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,11 @@ impl RecvWindow {
         self.left += self.owed;
         Some(std::mem::take(&mut self.owed))
     }
+
+    /// Whether all that has come was taken.
+    pub fn is_level(&self) -> bool {
+        self.left + self.owed == self.size
+    }
 }
 
 #[cfg(test)]

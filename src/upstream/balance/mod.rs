@@ -132,6 +132,11 @@ impl TriedSet {
         self.tried[..self.len].iter().any(|&tried| tried as usize == endpoint)
     }
 
+    /// How many were.
+    pub fn count(&self) -> usize {
+        self.len
+    }
+
     /// Whether none was.
     #[inline]
     pub fn is_empty(&self) -> bool {

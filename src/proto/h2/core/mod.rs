@@ -282,6 +282,12 @@ impl Core {
             self.data.as_mut().map(DataFrame::skip);
         }
         self.give_back(stream.untaken as usize);
+        debug_assert!(self.streams.len() > 0 || self.is_level(), "room that nobody gives back");
+    }
+
+    /// Whether all that has come was taken: room for it was given back, or will be with the next.
+    fn is_level(&self) -> bool {
+        self.recv_window.is_level() && self.budget.is_level()
     }
 
     /// Says that the connection will end: the peer opens no more streams once it has read this. Those that it opens
@@ -314,6 +320,11 @@ impl Core {
     /// Sends a PING; its answer is [`Event::Pong`].
     pub fn ping(&mut self, payload: u64) {
         self.out.write(17, |out| frame::write(out, Kind::Ping, 0, 0, &payload.to_be_bytes()));
+    }
+
+    /// Bytes of bodies that the peer has given room for, on the connection as a whole.
+    pub fn send_room(&self) -> usize {
+        self.send_window.left()
     }
 
     /// Bytes that wait to be sent.
