@@ -11,8 +11,8 @@ const LINKS_MAX: usize = 40;
 /// Names on the way.
 const PLACES_MAX: usize = 256;
 
-/// File systems that others change without this kernel's knowledge: NFS, 9P, SMB (three numbers), FUSE, Ceph, AFS, Coda,
-/// Lustre, GFS2, OCFS2.
+/// File systems that others change without this kernel's knowledge: NFS, 9P, SMB (three numbers), FUSE, Ceph, AFS,
+/// Coda, Lustre, GFS2, OCFS2.
 const FOREIGN: [u32; 12] = [
     0x6969,
     0x0102_1997,

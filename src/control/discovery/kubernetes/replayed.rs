@@ -1,6 +1,7 @@
 //! The provider against answers in an API server's words, one after another: what it asks, and what it makes of them.
 //!
-//! Slices are as Kubernetes writes them itself (`tests/fixtures/kubernetes`), statuses as its `apimachinery` makes them.
+//! Slices are as Kubernetes writes them itself (`tests/fixtures/kubernetes`), statuses as its `apimachinery` makes
+//! them.
 
 use std::sync::{Arc, Mutex};
 
@@ -54,8 +55,8 @@ fn expired() -> Value {
 
 fn bookmark(version: &str) -> Value {
     json!({ "type": "BOOKMARK", "object": {
-        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "", "endpoints": null, "ports": null,
-        "metadata": { "resourceVersion": version },
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": { "resourceVersion": version },
+        "addressType": "", "endpoints": null, "ports": null,
     }})
 }
 
@@ -99,7 +100,8 @@ async fn play(steps: Vec<Step>) -> (KubernetesProvider, Arc<Mutex<Vec<String>>>,
     let path = dir.path().join("config");
     let config = format!(
         "current-context: t\ncontexts: [{{name: t, context: {{cluster: c, user: u, namespace: shop}}}}]\n\
-         clusters: [{{name: c, cluster: {{server: \"http://{address}\"}}}}]\nusers: [{{name: u, user: {{token: secret}}}}]\n"
+         clusters: [{{name: c, cluster: {{server: \"http://{address}\"}}}}]\n\
+         users: [{{name: u, user: {{token: secret}}}}]\n"
     );
     std::fs::write(&path, config).expect("written");
     let settings = Kubernetes { kubeconfig: path.display().to_string(), ..Kubernetes::default() };
@@ -196,8 +198,8 @@ async fn pages_that_expire_on_the_way_are_asked_for_again() {
 
 #[tokio::test]
 async fn refusals_are_told_in_the_servers_words() {
-    let forbidden = "endpointslices.discovery.k8s.io is forbidden: User \"u\" cannot list resource \"endpointslices\" in \
-                     API group \"discovery.k8s.io\" in the namespace \"shop\"";
+    let forbidden = "endpointslices.discovery.k8s.io is forbidden: User \"u\" cannot list resource \
+                     \"endpointslices\" in API group \"discovery.k8s.io\" in the namespace \"shop\"";
     for (code, reason, message) in [(401, "Unauthorized", "Unauthorized"), (403, "Forbidden", forbidden)] {
         let step = Step("limit=250".to_owned(), code, Body::Whole(status(code, reason, message)));
         let (mut provider, faults, _dir) = play(vec![step]).await;
