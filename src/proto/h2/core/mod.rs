@@ -16,6 +16,8 @@ mod send;
 mod table;
 
 #[cfg(test)]
+mod states;
+#[cfg(test)]
 mod tests;
 
 pub use send::Sent;
