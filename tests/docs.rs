@@ -278,6 +278,78 @@ fn named_source_files_exist() {
     }
 }
 
+/// What a row says to be shown by: its text, with the file that each word of it belongs to.
+fn shown(row: &str) -> Vec<(Vec<PathBuf>, String)> {
+    let (mut found, mut place) = (Vec::new(), Vec::new());
+    for (at, part) in row.split('`').enumerate() {
+        if at % 2 == 0 {
+            found.push((place.clone(), part.to_owned()));
+        } else if part.contains('/') {
+            let braces = part.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+            place = match braces {
+                Some((before, (names, after))) => {
+                    names.split(',').map(|name| root(&format!("{before}{name}{after}"))).collect()
+                }
+                None => vec![root(part)],
+            };
+        }
+    }
+    found
+}
+
+/// How many tests, runs and fuzz targets a row names, all of which must exist.
+fn named(row: &str, title: &str) -> usize {
+    let targets = read(&root("fuzz/src/targets.rs"));
+    let mut count = row
+        .split("fuzz target")
+        .skip(1)
+        .flat_map(|rest| rest.split('`').skip(1).step_by(2))
+        .filter(|name| targets.contains(&format!("(\"{name}\", ")))
+        .count();
+    for (files, text) in shown(row) {
+        let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_/.".contains(letter)));
+        for word in words.map(|word| word.trim_end_matches('.')) {
+            if let Some(run) = word.strip_prefix("faults/") {
+                assert!(root(&format!("tests/faults/runs/{run}.py")).exists(), "{title}: no run {run}");
+            } else if word.contains('_') && !word.contains(['/', '.']) {
+                let is_there = |file: &PathBuf| file.is_file() && read(file).contains(&format!("fn {word}("));
+                assert!(files.iter().any(is_there), "{title}: no test {word} in {files:?}");
+            } else {
+                continue;
+            }
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Rows of a page whose last column says what shows them.
+fn rows<'p>(page: &'p str, beginning: &str) -> Vec<(&'p str, &'p str)> {
+    let lines = page.lines().filter(|line| line.starts_with(beginning));
+    let cells =
+        |line: &'p str| Some((line[2..].split(" |").next()?, line.trim_end_matches(" |").rsplit_once(" | ")?.1));
+    lines.filter_map(cells).collect()
+}
+
+/// Every behaviour that the threat model promises names a test that exists, and so does every vulnerability.
+#[test]
+fn tests_that_pages_name_exist() {
+    let page = read(&root("docs/threat-model.md"));
+    let behaviours = rows(&page, "| F");
+    assert!(behaviours.len() > 60, "{}", behaviours.len());
+    for (title, row) in behaviours {
+        // Nothing of early data is built, so nothing can be asked.
+        assert!(named(row, title) > 0 || title.starts_with("F83"), "{title}: no test is named");
+    }
+    let page = read(&root("docs/cves.md"));
+    let (built, _) = page.split_once("## What ringway does not have").expect("both parts");
+    let numbers: Vec<_> = rows(built, "| CVE").into_iter().chain(rows(built, "| RUSTSEC")).collect();
+    assert!(numbers.len() > 50, "{}", numbers.len());
+    for (title, row) in numbers {
+        assert!(named(row, title) > 0, "{title}: no test is named");
+    }
+}
+
 #[test]
 fn the_registry_line_and_the_model_policy_stand_as_described() {
     let (page, registry) = (read(&root("docs/adding-a-policy.md")), read(&root("src/policy/mod.rs")));

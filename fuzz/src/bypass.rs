@@ -162,11 +162,24 @@ pub fn config(origin: &str) -> String {
     )
 }
 
-/// The model under which a forwarded path is one that the rule refuses.
-pub fn walked_around(kind: &Kind, forwarded: &[u8]) -> Option<&'static str> {
-    let path = forwarded.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let takes = |(_, read): &&Model| views(&read(path)).iter().any(|view| (kind.refuses)(view));
-    MODELS.iter().chain(&MORE_MODELS).find(takes).map(|(name, _)| *name)
+/// What all models make of a forwarded path: made once, and asked by every kind of rule.
+pub struct Readings {
+    views: Vec<(&'static str, [Vec<u8>; 3])>,
+}
+
+impl Readings {
+    /// Of a path as a service gets it.
+    pub fn of(forwarded: &[u8]) -> Readings {
+        let path = forwarded.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let models = MODELS.iter().chain(&MORE_MODELS);
+        Readings { views: models.map(|(name, read)| (*name, views(&read(path)))).collect() }
+    }
+
+    /// The model under which the path is one that the rule refuses.
+    pub fn walked_around(&self, kind: &Kind) -> Option<&'static str> {
+        let takes = |(_, views): &&(&'static str, [Vec<u8>; 3])| views.iter().any(|view| (kind.refuses)(view));
+        self.views.iter().find(takes).map(|(name, _)| *name)
+    }
 }
 
 /// The model under which a forwarded path lies outside of a directory (without a slash at its end).

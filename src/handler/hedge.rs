@@ -183,7 +183,7 @@ impl<C: Connect> Proxy<'_, C> {
 
     async fn over_own(&self, x: &Exchange, visit: &Visit<C::Io>) -> Result<Won<C::Io>, Failure> {
         let begun = self.timers.known_now();
-        if let Some(connection) = visit.reuse(begun, &self.spec.rules, false) {
+        if let Some(connection) = visit.reuse(begun, &self.spec.rules, true) {
             match self.exchange_heads(x, visit, connection, begun).await {
                 // The endpoint had closed it while it was idle.
                 Err(failure) if is_stale(failure) => {}

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -16,6 +16,7 @@ use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::upstream::{Interrupter, RequestSink, ResponseSource, Soon, Upstream};
 use crate::snapshot::ServiceRules;
 use crate::sys::buf::Buf;
+use crate::sys::order::Order;
 use crate::sys::pipe::Pipe;
 use crate::time::Now;
 
@@ -114,18 +115,14 @@ async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
 ) -> Result<(), Failure> {
     let asked = terms.timers.known_now();
     {
-        let mut sending = pin!(sender.send(out, terms.rules.send_timeout_ms));
-        // The first poll starts the operation. Nobody is to be woken by its end.
-        let sent = match sending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(sent) => {
-                sent?;
-                true
-            }
-            Poll::Pending => false,
-        };
+        let order = receiver.order();
         let due = terms.until(terms.first_byte_ms);
-        let received =
-            receiver.recv_head_soon(&mut x.response, x.request.method, &terms.rules.head, due, terms.room).await;
+        let mut sending = pin!(sender.send(out, terms.rules.send_timeout_ms));
+        let (sent, received) = {
+            let head = (&mut x.response, x.request.method, &terms.rules.head);
+            let mut receiving = pin!(receiver.recv_head_soon(head.0, head.1, head.2, due, terms.room));
+            ask(sending.as_mut(), receiving.as_mut(), order).await?
+        };
         if !sent {
             // Either the response is there, and with it the sending is over; or the response is late, and there is time
             // to see to a sending that stopped half way.
@@ -149,6 +146,48 @@ async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
         }
     }
     deliver(receiver, sink, x, asked, terms, on_head).await
+}
+
+/// Bytes lay on a kept connection before the request was sent. What else comes on it cannot be told apart from answers.
+const UNASKED: Failure = Failure::with(Reason::UpstreamReset, "bytes that nobody asked for");
+
+/// Sends a request and waits for its answer at the same time. Returns whether the sending is over.
+///
+/// On a connection that was kept the read is begun before the send: what lay there already then ends the read before
+/// the send is done, and is known for what it is (F34). It costs no system call.
+async fn ask(
+    mut sending: Pin<&mut impl Future<Output = Result<Buf, Failure>>>,
+    mut receiving: Pin<&mut impl Future<Output = Result<Soon, Failure>>>,
+    order: Option<Rc<Order>>,
+) -> Result<(bool, Result<Soon, Failure>), Failure> {
+    // The first poll of the sending starts it. Nobody is to be woken by its end.
+    let Some(order) = order else {
+        let sent = match sending.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(sent) => sent.map(|_| true)?,
+            Poll::Pending => false,
+        };
+        return Ok((sent, receiving.await));
+    };
+    order.begin();
+    let (mut begun, mut sent) = (false, false);
+    let received = poll_fn(|cx| {
+        let received = order.poll_read(receiving.as_mut(), cx);
+        if begun || received.is_ready() {
+            return received.map(Ok);
+        }
+        begun = true;
+        match order.poll_send(sending.as_mut()) {
+            Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+            polled => sent = polled.is_ready(),
+        }
+        Poll::Pending
+    })
+    .await?;
+    let unasked = !begun || order.read_was_first();
+    if unasked && matches!(received, Ok(Soon::Received)) {
+        return Err(UNASKED);
+    }
+    Ok((sent || !begun, received))
 }
 
 /// Sends the head and what of the body came with it. Returns whether the endpoint takes more: one that has closed may

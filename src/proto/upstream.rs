@@ -13,6 +13,7 @@ use crate::http::message::{Method, ResponseHead};
 use crate::net::splice::End;
 use crate::net::timer::Deadline;
 use crate::sys::buf::Buf;
+use crate::sys::order::Order;
 use crate::time::Now;
 
 /// One exchange with an endpoint, in two parts that are used at the same time: the request body goes up while the
@@ -116,6 +117,12 @@ pub trait ResponseSource {
 
     /// The request was not taken to its end, although the response was complete.
     fn spoil(&mut self);
+
+    /// On a connection that was kept from an earlier request: what tells whether something lay there before this one
+    /// was sent, and is therefore no answer to it (F34).
+    fn order(&self) -> Option<Rc<Order>> {
+        None
+    }
 }
 
 /// How [`ResponseSource::recv_head_soon`] ended.

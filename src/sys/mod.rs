@@ -7,6 +7,7 @@ pub mod buf;
 pub mod clock;
 pub mod limit;
 pub mod memory;
+pub mod order;
 pub mod pipe;
 pub mod process;
 pub mod ring;

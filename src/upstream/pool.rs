@@ -42,7 +42,8 @@ impl<I: Io> Pool<I> {
                 idle.clear();
                 return None;
             }
-            if !(must_live || idle_us >= POOL_PROBE_AFTER_US) || connection.is_quiet() {
+            let looks = must_live || connection.needs_look() || idle_us >= POOL_PROBE_AFTER_US;
+            if !looks || connection.is_quiet() {
                 return Some(connection);
             }
             if idle_us < POOL_BURST_MS * 1_000 {
@@ -67,7 +68,7 @@ impl<I: Io> Pool<I> {
         if crowded && (oldest_ms >= POOL_BURST_MS || idle.len() >= rules.idle_max.saturating_mul(POOL_BURST_FACTOR)) {
             idle.pop_front();
         }
-        connection.idle_since = now;
+        connection.rest(now);
         idle.push_back(connection);
         debug_assert!(idle.len() <= rules.idle_max.saturating_mul(POOL_BURST_FACTOR));
     }

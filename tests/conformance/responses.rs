@@ -108,7 +108,12 @@ pub fn bodies() -> Vec<Case> {
         chunked("space behind a chunk size", "5 \r\nhello\r\n0\r\n\r\n", bad),
         chunked("more data than the size says", "5\r\nhelloX\r\n0\r\n\r\n", bad),
         chunked("bare LF in trailers", "5\r\nhello\r\n0\r\nX: y\n\r\n", bad),
-        chunked("chunk extension of 5 KB", &format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(5_000)), bad),
+        // Longer than a first read may be: whether the head has left when the bound is passed depends on that.
+        chunked(
+            "chunk extension of 5 KB",
+            &format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(5_000)),
+            Want::Broken(502, "upstream_bad_chunk"),
+        ),
         chunked("trailers of 9 KB", &format!("5\r\nhello\r\n0\r\nX: {}\r\n\r\n", "a".repeat(9_000)), Want::Cut),
         chunked("broken behind 200 KB", &format!("30d40\r\n{long}\r\nzz\r\n"), Want::Cut),
         Case::new("16 interim responses", GET, Want::Served).answer(interims(16)),

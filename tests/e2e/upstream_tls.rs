@@ -232,6 +232,19 @@ fn f88_self_signed_certificates_are_refused_by_the_systems_authorities() {
     assert_eq!(gateway.get("/a").text(), "1", "named itself, it is believed");
 }
 
+/// CVE-2026-47778: a name that ended at its NUL for one reader, and not for the other (F85).
+#[test]
+fn cve_2026_47778_a_nul_in_a_name_ends_no_name() {
+    let ca = Authority::new("ca");
+    for (at, name) in ["up.test\0.evil.test", "up.test\0", "\0up.test", "*.test\0"].into_iter().enumerate() {
+        let endpoint = Secure::start(plain(&ca.issue(&format!("nul-{at}"), &[name])));
+        let gateway = Gateway::start(&to(endpoint.address, &trusting(&ca, ", server_name: up.test")));
+        let response = gateway.get("/a");
+        assert_eq!((response.status, response.reason().as_str()), (502, "upstream_certificate"), "{name:?}");
+        assert!(endpoint.met().is_empty(), "{name:?}: nothing of the request has left");
+    }
+}
+
 /// CVE-2026-1642: what stood before the handshake was taken for the endpoint's answer.
 #[test]
 fn cve_2026_1642_plaintext_before_the_handshake_is_no_answer() {

@@ -8,6 +8,7 @@ mod bed;
 mod client;
 mod everywhere;
 mod exec;
+mod floods;
 mod forwarded;
 mod gateway;
 mod h2wire;

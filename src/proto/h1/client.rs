@@ -18,6 +18,7 @@ use crate::net::splice::End;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::upstream::{Interrupter, RequestSink, ResponseSource, Soon, Upstream};
 use crate::sys::buf::Buf;
+use crate::sys::order::Order;
 use crate::time::Now;
 
 /// One upstream connection.
@@ -30,11 +31,14 @@ pub struct ClientConnection<I: Io> {
     pub uses: u64,
     /// When it became idle last.
     pub idle_since: Now,
+    /// Under TLS what arrives need not be an answer: sessions are offered at any time.
+    is_secure: bool,
 }
 
 impl<I: Io> ClientConnection<I> {
     /// Takes over a connected stream.
     pub fn new(io: I, timers: &Rc<Timers>) -> Self {
+        let is_secure = io.agreed().is_some();
         let (read, write, interrupt) = io.split();
         let sending = Rc::new(timers.deadline(interrupt.clone()));
         Self {
@@ -46,10 +50,25 @@ impl<I: Io> ClientConnection<I> {
                 keeps: false,
                 until_close: false,
                 sending,
+                order: None,
             },
             uses: 0,
             idle_since: timers.known_now(),
+            is_secure,
         }
+    }
+
+    /// It waits for its next request from `now` on. What comes before that is sent is nobody's answer.
+    pub fn rest(&mut self, now: Now) {
+        self.idle_since = now;
+        if !self.is_secure && self.receiver.order.is_none() {
+            self.receiver.order = Some(Rc::default());
+        }
+    }
+
+    /// Whether unasked bytes are found only by a look before the next request.
+    pub const fn needs_look(&self) -> bool {
+        self.is_secure
     }
 
     /// The connection without its wire: a response has ended it. What stood behind that response goes first.
@@ -137,6 +156,8 @@ pub struct Receiver<R> {
     /// The sender's deadline. When it has fired, the gateway itself has shut the connection down: an end that is read
     /// from then on is not the endpoint's.
     sending: Rc<Deadline>,
+    /// Of a connection that has rested.
+    order: Option<Rc<Order>>,
 }
 
 impl<R: ReadHalf> ResponseSource for Receiver<R> {
@@ -217,6 +238,11 @@ impl<R: ReadHalf> ResponseSource for Receiver<R> {
 
     fn spoil(&mut self) {
         self.keeps = false;
+    }
+
+    #[inline]
+    fn order(&self) -> Option<Rc<Order>> {
+        self.order.clone()
     }
 }
 

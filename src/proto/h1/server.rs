@@ -292,6 +292,7 @@ impl<I: Io> Connection<I> {
                 coding: Coding::Plain,
                 head_sent: false,
                 keep: self.keep,
+                request_done: matches!(length, BodyLength::None | BodyLength::Known(0)),
                 unlooked_bytes: 0,
             },
         }

@@ -34,6 +34,8 @@ pub enum Want {
     Served,
     /// This status and reason in place of the origin's answer; the client's connection goes on.
     Failed(u16, &'static str),
+    /// As `Failed`, or as `Cut` where the answer's head had left before its body was seen to be broken.
+    Broken(u16, &'static str),
     /// The answer begins and is cut: it never looks complete.
     Cut,
 }
@@ -119,7 +121,7 @@ impl Outcome {
         if self.forwarded.is_empty() {
             return status.unwrap_or_else(|| if self.closed { "closed".into() } else { "no answer".into() });
         }
-        if matches!(case.want, Want::Failed(..) | Want::Cut) {
+        if matches!(case.want, Want::Failed(..) | Want::Broken(..) | Want::Cut) {
             return match status {
                 None if self.closed && !self.raw.is_empty() => "cut".into(),
                 None if self.closed => "closed".into(),
@@ -201,7 +203,7 @@ fn talk(address: SocketAddr, send: &[u8], quiet: Duration, want: Want) -> Outcom
     let bytes = send.to_vec();
     let sending = std::thread::spawn(move || writer.write_all(&bytes).is_ok());
     let is_head = send.starts_with(b"HEAD ");
-    let may_stay = matches!(want, Want::Served | Want::Failed(..));
+    let may_stay = matches!(want, Want::Served | Want::Failed(..) | Want::Broken(..));
     let begun = Instant::now();
     loop {
         outcome.answers = answers(&outcome.raw, is_head, outcome.closed);
@@ -273,10 +275,11 @@ fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
         Want::Refused(..) if !outcome.closed => Err("the connection stays open".into()),
         Want::Refused(..) if outcome.answers.len() > 1 => Err("an answer behind the refusal".into()),
         Want::Failed(status, reason) if !is(status, reason) => Err(format!("{got:?}, not {status} {reason}")),
+        Want::Broken(status, reason) if is(status, reason) => Ok(()),
         Want::Served if first.map(|answer| answer.status) != Some(200) => Err(format!("{got:?}, not served")),
         Want::Served => seen_as_wanted(case, outcome),
-        Want::Cut if !outcome.answers.is_empty() => Err(format!("{got:?} looks complete")),
-        Want::Cut if !outcome.closed => Err("neither complete nor cut".into()),
+        Want::Cut | Want::Broken(..) if !outcome.answers.is_empty() => Err(format!("{got:?} looks complete")),
+        Want::Cut | Want::Broken(..) if !outcome.closed => Err("neither complete nor cut".into()),
         _ => Ok(()),
     }
 }

@@ -131,6 +131,8 @@ pub struct Core {
     block: Option<Block>,
     data: Option<DataFrame>,
     wanted_bytes: usize,
+    /// GOAWAY with an error was written: nothing follows it.
+    given_up: bool,
 }
 
 impl Core {
@@ -169,6 +171,7 @@ impl Core {
             block: None,
             data: None,
             wanted_bytes: 0,
+            given_up: false,
         }
     }
 
@@ -265,6 +268,9 @@ impl Core {
     }
 
     fn write_window(&mut self, stream: u32, by: u32) {
+        if self.given_up {
+            return;
+        }
         self.out.write(13, |out| frame::write(out, Kind::WindowUpdate, 0, stream, &by.to_be_bytes()));
     }
 
@@ -311,11 +317,12 @@ impl Core {
         self.last_taken.is_some()
     }
 
-    /// Says why the connection ends at once.
+    /// Says why the connection ends at once. Streams send nothing any more, not even that they are reset.
     pub fn give_up(&mut self, fatal: Fatal) {
         // A client has seen none of the server's streams: there are none.
         let last = if self.role == Role::Server { self.last_taken.unwrap_or(self.highest) } else { 0 };
         self.last_taken = Some(last);
+        self.given_up = true;
         self.out.write(64 + fatal.why.len(), |out| frame::write_goaway(out, last, fatal.code, fatal.why));
     }
 

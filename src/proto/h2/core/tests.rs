@@ -199,12 +199,26 @@ fn what_ends_a_stream() {
 #[test]
 fn floods_end_the_connection_within_their_budgets() {
     let reset = |n: u32| [get(2 * n + 1), raw(Kind::Reset, 0, 2 * n + 1, &[0, 0, 0, 8])].concat();
-    let made = |n: u32| [post(2 * n + 1), raw(Kind::WindowUpdate, 0, 2 * n + 1, &[0; 4])].concat();
+    let then = |n: u32, kind, payload: &[u8]| [post(2 * n + 1), raw(kind, 0, 2 * n + 1, payload)].concat();
+    let zero = |n: u32| then(n, Kind::WindowUpdate, &[0; 4]);
+    let wide = |n: u32| then(n, Kind::WindowUpdate, &INT31_MAX.to_be_bytes());
+    let itself = |n: u32| then(n, Kind::Priority, &[&(2 * n + 1).to_be_bytes()[..], &[0]].concat());
+    let short = |n: u32| then(n, Kind::Priority, &[0; 4]);
+    let own = |n: u32| {
+        let on_itself = [&(2 * n + 1).to_be_bytes()[..], &[0], GET].concat();
+        raw(Kind::Headers, END_HEADERS | END_STREAM | PRIORITY, 2 * n + 1, &on_itself)
+    };
+    let behind = |n: u32| [get(2 * n + 1), raw(Kind::Data, 0, 2 * n + 1, b"late")].concat();
     let twice = |n: u32| [get(2 * n + 1), get(2 * n + 1)].concat();
     type Frames<'a> = &'a dyn Fn(u32) -> Vec<u8>;
     for (what, first, flood, most) in [
         ("rapid reset", vec![], &reset as Frames, 200),
-        ("made to reset by windows", vec![], &made, 100),
+        ("made to reset by a window of zero", vec![], &zero, 10),
+        ("made to reset by a window too wide", vec![], &wide, 10),
+        ("made to reset by PRIORITY on itself", vec![], &itself, 10),
+        ("made to reset by PRIORITY of a wrong size", vec![], &short, 10),
+        ("made to reset by heads that depend on themselves", vec![], &own, 10),
+        ("made to reset by DATA behind the end", vec![], &behind, 100),
         ("made to reset by heads", vec![], &twice, 100),
         ("CONTINUATION", raw(Kind::Headers, 0, 1, GET), &|_| raw(Kind::Continuation, 0, 1, b"\0\x01a\x01b"), 8),
         ("empty CONTINUATION", raw(Kind::Headers, 0, 1, GET), &|_| raw(Kind::Continuation, 0, 1, b""), 8),

@@ -224,6 +224,26 @@ impl Link {
         self.inner.borrow().fatal
     }
 
+    /// Whether the client has overdone it. What waits to be sent is left to [`Self::last_words`] then.
+    pub fn is_flooded(&self) -> bool {
+        self.inner.borrow().fatal.is_some_and(|fatal| fatal.is_flood())
+    }
+
+    /// Sends what waits, with the reason for the end behind it, as far as the socket takes it at once. Returns false
+    /// while a send is under way: it can only follow that.
+    pub fn last_words(&self, interrupt: &dyn Interrupt) -> bool {
+        if self.sending.get() {
+            return false;
+        }
+        let mut inner = self.inner.borrow_mut();
+        while let Some(words) = inner.core.take_output() {
+            if !interrupt.last_words(words.as_slice()) {
+                break;
+            }
+        }
+        true
+    }
+
     /// Whether the connection has given its buffers back since the last call: so may others that work for it.
     pub fn take_released(&self) -> bool {
         self.released.take()
@@ -434,6 +454,9 @@ impl Link {
     /// What is to be sent next.
     pub(super) fn take_output(&self) -> Option<Buf> {
         let mut inner = self.inner.borrow_mut();
+        if inner.fatal.is_some_and(|fatal| fatal.is_flood()) {
+            return None;
+        }
         let taken = inner.core.take_output()?;
         if inner.core.output_bytes() <= H2_OUT_BYTES_MAX / 2 {
             self.wake_first(&inner);
