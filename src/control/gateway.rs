@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +26,7 @@ use super::operator;
 use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
 use super::survival;
+use crate::limits::{LET_GO_LOOK_MS, LET_GO_MS_MAX};
 use crate::policy::{self, CompileEnv};
 use crate::schema::Diagnostics;
 use crate::snapshot::{Listener, Service, Snapshot};
@@ -224,6 +225,7 @@ impl Gateway {
         };
         match outcome {
             Ok((generation, changes)) => {
+                let_go(previous);
                 self.reloads_ok.fetch_add(1, Ordering::Relaxed);
                 self.last_success_seconds.store(time::unix_seconds(), Ordering::Relaxed);
                 *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -259,7 +261,7 @@ impl Gateway {
         let Ready { snapshot, loaded, warnings } = ready;
         let state_file = loaded.config.admin.state_file.as_ref().map(PathBuf::from);
         // Taking thousands of routes apart is work for the same thread.
-        tokio::task::spawn_blocking(move || drop((loaded, warnings)));
+        in_background(move || drop((loaded, warnings)));
         self.discovery.prepare(&snapshot).await;
         self.orders.apply(&snapshot);
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
@@ -321,6 +323,28 @@ impl Gateway {
     async fn reports(&self) -> Vec<Option<Report>> {
         self.fleet.report().await
     }
+}
+
+/// Work on a thread that gives way to workers on the same core.
+fn in_background(work: impl FnOnce() + Send + 'static) {
+    tokio::task::spawn_blocking(|| {
+        thread::give_way();
+        work();
+    });
+}
+
+/// Takes a snapshot apart that serves no more: for thousands of routes that is milliseconds, which a worker would take
+/// from its requests if it were the last to have it. One that is in use for longer, by a stream, is left to the worker.
+fn let_go(previous: Arc<Snapshot>) {
+    tokio::spawn(async move {
+        for _ in 0..LET_GO_MS_MAX / LET_GO_LOOK_MS {
+            if Arc::strong_count(&previous) == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(LET_GO_LOOK_MS)).await;
+        }
+        in_background(move || drop(previous));
+    });
 }
 
 /// The certificates that serve, and how long they are good for (F87).

@@ -66,6 +66,10 @@ pub trait WriteHalf: 'static {
         None
     }
 
+    /// Says that the connection is finished, shut for writing or closed right behind what is sent next: that may be
+    /// held back until then, so that both go out in one.
+    fn ends(&self) {}
+
     /// Whether a send would be taken now, for the better part. A wire that cannot tell says yes.
     fn has_room(&self) -> bool {
         true
@@ -102,8 +106,10 @@ pub trait Interrupt {
     fn release(&self);
 
     /// Sends these bytes at once, as far as the connection takes them without a wait: what is said when it ends.
-    /// No send may be under way.
-    fn last_words(&self, _bytes: &[u8]) {}
+    /// No send may be under way. Returns whether all were taken; where they were not, nothing can follow them.
+    fn last_words(&self, _bytes: &[u8]) -> bool {
+        false
+    }
 
     /// Bytes that were sent and that the peer has not acknowledged yet. None where that cannot be known. A system call:
     /// for waits that have become long.

@@ -292,13 +292,15 @@ impl Interrupt for Mem {
         self.incoming.borrow_mut().wake();
     }
 
-    fn last_words(&self, bytes: &[u8]) {
+    fn last_words(&self, bytes: &[u8]) -> bool {
         let mut outgoing = self.outgoing.borrow_mut();
-        if !outgoing.ended && !outgoing.refused && !outgoing.reset {
-            let room = outgoing.capacity - outgoing.bytes.len();
-            outgoing.bytes.extend(&bytes[..bytes.len().min(room)]);
-            outgoing.wake();
+        if outgoing.ended || outgoing.refused || outgoing.reset {
+            return false;
         }
+        let room = outgoing.capacity.saturating_sub(outgoing.bytes.len());
+        outgoing.bytes.extend(&bytes[..bytes.len().min(room)]);
+        outgoing.wake();
+        bytes.len() <= room
     }
 
     fn is_quiet(&self) -> bool {

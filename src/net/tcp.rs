@@ -93,6 +93,10 @@ impl WriteHalf for TcpWrite {
         Some(&self.0)
     }
 
+    fn ends(&self) {
+        self.0.ends();
+    }
+
     fn has_room(&self) -> bool {
         self.0.has_room()
     }
@@ -119,8 +123,8 @@ impl Interrupt for SharedStream {
         SharedStream::release(self);
     }
 
-    fn last_words(&self, bytes: &[u8]) {
-        SharedStream::send_now(self, bytes);
+    fn last_words(&self, bytes: &[u8]) -> bool {
+        SharedStream::send_now(self, bytes)
     }
 
     fn unsent_bytes(&self) -> Option<u64> {

@@ -88,6 +88,10 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
             if !gone && reading.as_mut().poll(cx).is_ready() {
                 gone = true;
                 link.end_streams();
+                if link.is_flooded() {
+                    // For what has come with a flood nothing was done yet, and nothing is.
+                    arrivals.take().into_iter().for_each(|arrived| env.give_request(arrived.item));
+                }
             }
             for _ in 0..ROUNDS_MAX {
                 while let Some(arrived) = next(&arrivals) {
@@ -111,14 +115,8 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
                 rooms.poll(link.ready.take());
             }
             open.count();
-            if gone || stuck {
-                return end_of_tunnels(&link, &*interrupt, gone, cx);
-            }
-            if closing == Closing::Flush && link.is_flushed() {
-                // The client is to read why, and not to have it destroyed by a reset.
-                closing = Closing::Linger;
-                interrupt.shutdown(Shutdown::Write);
-                link.linger();
+            if let Some(end) = end(&link, &*interrupt, (gone, stuck), &mut closing, cx) {
+                return end;
             }
             if link.take_released() {
                 rooms.0 = Vec::new();
@@ -131,6 +129,50 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
         })
         .await;
     }
+}
+
+/// What the end of a connection has come to, if it has begun. `gone` says that nothing is read any more, `stuck` that
+/// nothing is sent.
+fn end(
+    link: &Link,
+    interrupt: &dyn Interrupt,
+    (gone, stuck): (bool, bool),
+    closing: &mut Closing,
+    cx: &Context<'_>,
+) -> Option<Poll<()>> {
+    let is_flooded = link.is_flooded();
+    if is_flooded && !stuck && !end_flood(link, interrupt, gone, closing) {
+        return Some(Poll::Pending);
+    }
+    if gone || stuck || is_flooded {
+        return Some(end_of_tunnels(link, interrupt, gone, cx));
+    }
+    if *closing == Closing::Flush && link.is_flushed() {
+        // The client is to read why, and not to have it destroyed by a reset.
+        *closing = Closing::Linger;
+        interrupt.shutdown(Shutdown::Write);
+        link.linger();
+    }
+    None
+}
+
+/// Ends a connection whose client has overdone it: it is told why, as far as the socket takes that at once, and closed.
+/// What it has sent meanwhile makes of that a reset, so that its further bytes are the kernel's to refuse. Returns
+/// whether that is done; else a send is under way, which has its time.
+fn end_flood(link: &Link, interrupt: &dyn Interrupt, has_read: bool, closing: &mut Closing) -> bool {
+    if !link.last_words(interrupt) {
+        if *closing != Closing::Linger {
+            *closing = Closing::Linger;
+            link.linger();
+        }
+        return false;
+    }
+    if has_read {
+        interrupt.spend();
+    } else {
+        interrupt.shutdown(Shutdown::Both);
+    }
+    true
 }
 
 /// A connection that has broken is over when its tunnels have told their endpoints, and written their log lines.

@@ -183,7 +183,18 @@ impl Interrupt for Common {
         self.inner.release();
     }
 
-    fn last_words(&self, _bytes: &[u8]) {}
+    fn last_words(&self, bytes: &[u8]) -> bool {
+        if self.closed.get() || self.sending.get() {
+            return false;
+        }
+        let sealed = self.sealer.borrow_mut().seal(Buf::copy_of(bytes), Content::Data);
+        let taken = sealed.is_ok_and(|sealed| self.inner.last_words(sealed.as_slice()));
+        if !taken {
+            // Half a record, or none: nothing can follow it.
+            self.closed.set(true);
+        }
+        taken
+    }
 
     fn unsent_bytes(&self) -> Option<u64> {
         self.inner.unsent_bytes()
@@ -547,6 +558,10 @@ impl<W: WriteHalf> WriteHalf for TlsWrite<W> {
             }
             Err(error) => (Err(error), Buf::empty()),
         }
+    }
+
+    fn ends(&self) {
+        self.inner.ends();
     }
 
     fn has_room(&self) -> bool {

@@ -279,6 +279,21 @@ fn an_end_without_close_notify_is_an_error() {
 }
 
 #[test]
+fn last_words_are_read_and_nothing_follows_them() {
+    for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
+        let ((client, _), (server, _)) = connected(versions, &Faults::NONE);
+        let ((mut from_server, ..), (_read, mut write, interrupt)) = (client.split(), server.split());
+        let ((), ()) = both(write_all(&mut write, b"usual, ", 4), async {});
+        assert!(interrupt.last_words(b"last"));
+        assert!(!interrupt.last_words(&noise(50_000)), "the pipe has 20,000 bytes");
+        assert!(!interrupt.last_words(b"torn"), "nothing stands behind half a record");
+        let (count, buf) = both(from_server.recv(Buf::large()), async {}).0;
+        assert!(count.is_ok() && buf.as_slice().starts_with(b"usual, last"), "{count:?}");
+        drop(write);
+    }
+}
+
+#[test]
 fn a_changed_or_repeated_record_ends_the_connection() {
     for at in [0, 1, 3, 4, 5, 20, 26] {
         let ((client, _), (server, _)) = connected(&[&version::TLS13], &Faults::NONE);

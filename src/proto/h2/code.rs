@@ -77,6 +77,7 @@ impl Fatal {
             (Code::Calm, "too many resets") => "resets",
             (Code::Calm, "too many stream errors") => "stream_errors",
             (Code::Calm, "too many CONTINUATION frames" | "block of fields too large") => "continuation",
+            (Code::Calm, "bomb of fields") => "bomb",
             (Code::Calm, "too many control frames") => "control",
             (Code::Calm, "too many empty DATA frames" | "too many tiny DATA frames") => "data",
             (Code::Protocol | Code::FlowControl | Code::FrameSize | Code::Compression | Code::StreamClosed, _) => {
@@ -84,6 +85,11 @@ impl Fatal {
             }
             _ => "other",
         }
+    }
+
+    /// Whether the peer has overdone it: it is told so once, and not listened to any more.
+    pub fn is_flood(&self) -> bool {
+        self.code == Code::Calm
     }
 
     /// The usual one: PROTOCOL_ERROR.

@@ -233,6 +233,8 @@ words! {
         StreamErrors = "stream_errors",
         /// A block of fields in too many frames, or too large (F42).
         Continuation = "continuation",
+        /// A block of fields that is far larger than it comes (F44).
+        Bomb = "bomb",
         /// More control frames than may be (F45).
         Control = "control",
         /// More empty or tiny DATA frames than may be (F45).

@@ -78,15 +78,17 @@ fn floods_end_within_their_budgets_and_others_are_served() {
     }
 }
 
-/// F44: fields are counted after decoding, crumbs of cookies too, and references to one large entry.
+/// F44: fields are counted after decoding, crumbs of cookies too, and references to one large entry. What could be a
+/// client's is answered; what could not ends the connection.
 #[test]
-fn bombs_are_refused_and_the_connection_goes_on() {
+fn large_heads_are_refused_and_bombs_end_the_connection() {
     let (_origin, gateway) = bed();
     let head = block(&pseudo("GET", "/fixed"));
     let large = [&[0x40, 1, b'a', 0x7f, 0xbd, 0x1e][..], &[b'v'; 4_028]].concat();
     let crumb = [&[0x60, 3][..], b"a=b"].concat();
+    // Lines of 4,033 bytes: 128 KiB are 32 of them, and the pseudo-header fields.
     for (what, bomb) in
-        [("references", [large, vec![0xbe; 4_000]].concat()), ("crumbs", [crumb, vec![0xbe; 4_000]].concat())]
+        [("references", [&large[..], &[0xbe; 31]].concat()), ("crumbs", [&crumb[..], &[0xbe; 4_000]].concat())]
     {
         let mut client = H2::connect(gateway.address);
         client.send(&raw(HEADERS, 5, 1, &[&head[..], &bomb].concat()));
@@ -95,6 +97,34 @@ fn bombs_are_refused_and_the_connection_goes_on() {
         client.send(&get(3, "/fixed"));
         assert_eq!(client.answer(3).status, 200);
     }
+    for references in [33, 4_000] {
+        let mut client = H2::connect(gateway.address);
+        client.send(&raw(HEADERS, 5, 1, &[&head[..], &large, &vec![0xbe; references]].concat()));
+        assert_eq!(client.end(), Some((CALM, "bomb of fields".to_owned())), "{references}");
+    }
+    assert!(gateway.metric("ringway_worker_h2_goaway_total", &["bomb"]) >= 2.0);
+}
+
+/// F45: what comes in one segment has been taken by nobody. A hundred frames of one byte are a slow client's body, one
+/// more is a flood; frames that could be a message of gRPC are neither.
+#[test]
+fn a_burst_of_tiny_data_has_its_bound() {
+    let (_origin, gateway) = bed();
+    let burst = |frames: usize, bytes: &[u8]| {
+        let body = raw(DATA, 0, 1, bytes).repeat(frames);
+        [post(1, "/a"), body, raw(DATA, END_STREAM, 1, b"")].concat()
+    };
+    for (frames, bytes) in [(100, &b"x"[..]), (400, b"\0\0\0\0\0")] {
+        let mut client = H2::connect(gateway.address);
+        assert!(client.ping(), "the burst comes alone");
+        client.send(&burst(frames, bytes));
+        let answer = client.answer(1);
+        assert_eq!((answer.status, answer.body.len()), (200, frames * bytes.len()));
+    }
+    let mut client = H2::connect(gateway.address);
+    assert!(client.ping());
+    client.send(&burst(101, b"x"));
+    assert_eq!(client.end(), Some((CALM, "too many tiny DATA frames".to_owned())));
 }
 
 /// F44, F45: a response that the client leaves no room for ends in `write_timeout`, whatever it pings.

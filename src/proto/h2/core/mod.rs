@@ -16,6 +16,8 @@ mod send;
 mod table;
 
 #[cfg(test)]
+mod states;
+#[cfg(test)]
 mod tests;
 
 pub use send::Sent;
@@ -129,6 +131,8 @@ pub struct Core {
     block: Option<Block>,
     data: Option<DataFrame>,
     wanted_bytes: usize,
+    /// GOAWAY with an error was written: nothing follows it.
+    given_up: bool,
 }
 
 impl Core {
@@ -167,6 +171,7 @@ impl Core {
             block: None,
             data: None,
             wanted_bytes: 0,
+            given_up: false,
         }
     }
 
@@ -263,6 +268,9 @@ impl Core {
     }
 
     fn write_window(&mut self, stream: u32, by: u32) {
+        if self.given_up {
+            return;
+        }
         self.out.write(13, |out| frame::write(out, Kind::WindowUpdate, 0, stream, &by.to_be_bytes()));
     }
 
@@ -282,7 +290,7 @@ impl Core {
             self.data.as_mut().map(DataFrame::skip);
         }
         self.give_back(stream.untaken as usize);
-        debug_assert!(self.streams.len() > 0 || self.is_level(), "room that nobody gives back");
+        debug_assert!(self.given_up || self.streams.len() > 0 || self.is_level(), "room that nobody gives back");
     }
 
     /// Whether all that has come was taken: room for it was given back, or will be with the next.
@@ -309,11 +317,12 @@ impl Core {
         self.last_taken.is_some()
     }
 
-    /// Says why the connection ends at once.
+    /// Says why the connection ends at once. Streams send nothing any more, not even that they are reset.
     pub fn give_up(&mut self, fatal: Fatal) {
         // A client has seen none of the server's streams: there are none.
         let last = if self.role == Role::Server { self.last_taken.unwrap_or(self.highest) } else { 0 };
         self.last_taken = Some(last);
+        self.given_up = true;
         self.out.write(64 + fatal.why.len(), |out| frame::write_goaway(out, last, fatal.code, fatal.why));
     }
 

@@ -3,6 +3,7 @@
 use super::super::code::{Code, Fatal};
 use super::super::flow::Overflow;
 use super::super::frame::{self, ACK, END_HEADERS, END_STREAM, HEAD_BYTES, Head, Kind, PADDED, PREFACE};
+use super::super::hpack::BadBlock;
 use super::super::hpack::decode::Fault;
 use super::super::stream::{self, Illegal, State};
 use super::{Core, Event, Key, Role};
@@ -18,6 +19,19 @@ pub(super) struct Block {
     continuations: u32,
     end_stream: bool,
     depends_on: Option<u32>,
+}
+
+impl Block {
+    /// Bounds of what may still be added to it (F42), by the frame's head alone: its payload is not waited for.
+    fn check(&self, head: Head, header_bytes_max: usize) -> Result<(), Fatal> {
+        if self.continuations >= H2_CONTINUATIONS_MAX {
+            return Err(Fatal::flood("too many CONTINUATION frames"));
+        }
+        if self.bytes.len() + head.length > header_bytes_max + BLOCK_EXTRA_BYTES {
+            return Err(Fatal::flood("block of fields too large"));
+        }
+        Ok(())
+    }
 }
 
 /// A DATA frame that is not whole yet.
@@ -107,8 +121,9 @@ impl Core {
             Some(block) if head.kind != Kind::Continuation || head.stream != block.stream => {
                 return Err(Fatal::protocol("block of fields interrupted"));
             }
+            Some(block) => block.check(head, self.limits.header_bytes_max)?,
             None if head.kind == Kind::Continuation => return Err(Fatal::protocol("CONTINUATION of nothing")),
-            _ => {}
+            None => {}
         }
         let needed = match head.kind {
             Kind::Data if head.has(PADDED) && head.length == 0 => {
@@ -265,12 +280,6 @@ impl Core {
     fn continuation(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
         let Some(mut block) = self.block.take() else { return Err(Fatal::protocol("CONTINUATION of nothing")) };
         block.continuations += 1;
-        if block.continuations > H2_CONTINUATIONS_MAX {
-            return Err(Fatal::flood("too many CONTINUATION frames"));
-        }
-        if block.bytes.len() + payload.len() > self.limits.header_bytes_max + BLOCK_EXTRA_BYTES {
-            return Err(Fatal::flood("block of fields too large"));
-        }
         block.bytes.extend(payload);
         if head.has(END_HEADERS) {
             return self.block(block.stream, block.bytes.as_slice(), block.end_stream, block.depends_on, now);
@@ -289,9 +298,9 @@ impl Core {
             lines.push(line);
             Ok(())
         });
-        let fault = decoded.map_err(|bad| Fatal::new(Code::Compression, bad.0))?;
+        let fault = decoded.map_err(BadBlock::fatal)?;
         match self.streams.find(id) {
-            Some(key) if depends_on == Some(id) => self.stream_error(key, Code::Protocol, now),
+            Some(key) if depends_on == Some(id) => self.breach(key, Code::Protocol, now),
             Some(key) => self.block_on_stream(key, end, fault, now),
             None if self.role == Role::Server && id > self.highest => {
                 self.open_by_peer(id, end, depends_on, fault, now)
@@ -314,7 +323,9 @@ impl Core {
             return self.budget.control(now).map(|()| None);
         }
         if on == Some(id) {
-            return self.error_on_closed(id, Code::Protocol, now);
+            self.budget.breach(now)?;
+            self.write_reset(id, Code::Protocol);
+            return Ok(None);
         }
         if self.streams.len() >= H2_STREAMS_MAX {
             return self.error_on_closed(id, Code::Refused, now);
@@ -394,8 +405,8 @@ impl Core {
             return Ok(None);
         };
         match (by, stream.send.change(i64::from(by))) {
-            (0, _) => self.stream_error(key, Code::Protocol, now),
-            (_, Err(Overflow)) => self.stream_error(key, Code::FlowControl, now),
+            (0, _) => self.breach(key, Code::Protocol, now),
+            (_, Err(Overflow)) => self.breach(key, Code::FlowControl, now),
             _ => Ok(Some(Event::Window(Some(key)))),
         }
     }
@@ -439,10 +450,10 @@ impl Core {
             _ => Code::FrameSize,
         };
         match self.streams.find(head.stream) {
-            Some(key) => self.stream_error(key, code, now),
+            Some(key) => self.breach(key, code, now),
             // An idle stream cannot be reset.
             None if self.is_idle(head.stream) => Err(Fatal::new(code, "PRIORITY")),
-            None => self.budget.reset_made(now).map(|()| None),
+            None => self.budget.breach(now).map(|()| None),
         }
     }
 
@@ -451,6 +462,17 @@ impl Core {
     /// The peer has made a mistake on a stream: it is reset, which is counted (F43).
     fn stream_error(&mut self, key: Key, code: Code, now: Now) -> Received {
         self.budget.reset_made(now)?;
+        self.reset_for_peer(key, code)
+    }
+
+    /// The same for a frame that can never be right. The connection might end at once for it (RFC 9113 section 5.4.1);
+    /// a client with a defect in it shall find out which.
+    fn breach(&mut self, key: Key, code: Code, now: Now) -> Received {
+        self.budget.breach(now)?;
+        self.reset_for_peer(key, code)
+    }
+
+    fn reset_for_peer(&mut self, key: Key, code: Code) -> Received {
         let was_open = self.streams.get(key).is_some_and(|stream| stream.state != State::Closed);
         self.reset(key, code);
         Ok(was_open.then_some(Event::Reset { key, code, by_peer: false }))

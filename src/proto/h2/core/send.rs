@@ -165,6 +165,9 @@ impl Core {
 
     /// Moves a stream on for something that this side does. What it may not do is not done.
     fn advance(&mut self, key: Key, event: Event) -> bool {
+        if self.given_up {
+            return false;
+        }
         let Some(stream) = self.streams.get(key) else { return false };
         match stream.state.after(event) {
             Ok(state) => stream.state = state,

@@ -6,21 +6,21 @@ const NOW: Now = Now::from_ms(0);
 /// `GET http://a/`
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
 
-fn raw(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn raw(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Head { length: payload.len(), kind, flags, stream }.bytes().to_vec();
     bytes.extend(payload);
     bytes
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub(super) fn get(stream: u32) -> Vec<u8> {
     raw(Kind::Headers, END_HEADERS | END_STREAM, stream, GET)
 }
 
-fn post(stream: u32) -> Vec<u8> {
+pub(super) fn post(stream: u32) -> Vec<u8> {
     raw(Kind::Headers, END_HEADERS, stream, GET)
 }
 
-fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
+pub(super) fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
     let mut input = Buf::copy_of(bytes);
     let mut events = Vec::new();
     while let Some(event) = core.receive(&mut input, NOW)? {
@@ -29,7 +29,7 @@ fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
     Ok(events)
 }
 
-fn output(core: &mut Core) -> Vec<u8> {
+pub(super) fn output(core: &mut Core) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some(buf) = core.take_output() {
         bytes.extend_from_slice(buf.as_slice());
@@ -38,7 +38,7 @@ fn output(core: &mut Core) -> Vec<u8> {
     bytes
 }
 
-fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
+pub(super) fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
     let (mut at, mut all) = (0, Vec::new());
     while let Some(head) = Head::parse(&bytes[at..]) {
         let payload = &bytes[at + 9..at + 9 + head.length];
@@ -49,7 +49,7 @@ fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
     all
 }
 
-fn server() -> Core {
+pub(super) fn server() -> Core {
     let mut core = Core::server(HeadLimits::default(), false, NOW);
     let greeting = [&PREFACE[..], &raw(Kind::Settings, 0, 0, b"")].concat();
     assert!(matches!(feed(&mut core, &greeting).expect("legal")[..], [Event::Connected]));
@@ -57,7 +57,7 @@ fn server() -> Core {
     core
 }
 
-fn client() -> Core {
+pub(super) fn client() -> Core {
     let mut core = Core::client(HeadLimits::default(), NOW);
     feed(&mut core, &raw(Kind::Settings, 0, 0, b"")).expect("legal");
     output(&mut core);
@@ -199,12 +199,26 @@ fn what_ends_a_stream() {
 #[test]
 fn floods_end_the_connection_within_their_budgets() {
     let reset = |n: u32| [get(2 * n + 1), raw(Kind::Reset, 0, 2 * n + 1, &[0, 0, 0, 8])].concat();
-    let made = |n: u32| [post(2 * n + 1), raw(Kind::WindowUpdate, 0, 2 * n + 1, &[0; 4])].concat();
+    let then = |n: u32, kind, payload: &[u8]| [post(2 * n + 1), raw(kind, 0, 2 * n + 1, payload)].concat();
+    let zero = |n: u32| then(n, Kind::WindowUpdate, &[0; 4]);
+    let wide = |n: u32| then(n, Kind::WindowUpdate, &INT31_MAX.to_be_bytes());
+    let itself = |n: u32| then(n, Kind::Priority, &[&(2 * n + 1).to_be_bytes()[..], &[0]].concat());
+    let short = |n: u32| then(n, Kind::Priority, &[0; 4]);
+    let own = |n: u32| {
+        let on_itself = [&(2 * n + 1).to_be_bytes()[..], &[0], GET].concat();
+        raw(Kind::Headers, END_HEADERS | END_STREAM | PRIORITY, 2 * n + 1, &on_itself)
+    };
+    let behind = |n: u32| [get(2 * n + 1), raw(Kind::Data, 0, 2 * n + 1, b"late")].concat();
     let twice = |n: u32| [get(2 * n + 1), get(2 * n + 1)].concat();
     type Frames<'a> = &'a dyn Fn(u32) -> Vec<u8>;
     for (what, first, flood, most) in [
         ("rapid reset", vec![], &reset as Frames, 200),
-        ("made to reset by windows", vec![], &made, 100),
+        ("made to reset by a window of zero", vec![], &zero, 10),
+        ("made to reset by a window too wide", vec![], &wide, 10),
+        ("made to reset by PRIORITY on itself", vec![], &itself, 10),
+        ("made to reset by PRIORITY of a wrong size", vec![], &short, 10),
+        ("made to reset by heads that depend on themselves", vec![], &own, 10),
+        ("made to reset by DATA behind the end", vec![], &behind, 100),
         ("made to reset by heads", vec![], &twice, 100),
         ("CONTINUATION", raw(Kind::Headers, 0, 1, GET), &|_| raw(Kind::Continuation, 0, 1, b"\0\x01a\x01b"), 8),
         ("empty CONTINUATION", raw(Kind::Headers, 0, 1, GET), &|_| raw(Kind::Continuation, 0, 1, b""), 8),

@@ -4,7 +4,7 @@ use super::ring::{Entry, Ring};
 use super::{BadBlock, huffman, integer, statics};
 use crate::http::fields::{self, Text};
 use crate::http::name::Name;
-use crate::limits::H2_TABLE_BYTES_MAX;
+use crate::limits::{H2_BOMB_FACTOR, H2_TABLE_BYTES_MAX, HEADER_BYTES_MAX};
 use crate::proto::h1::parse::HeadLimits;
 use crate::sys::buf::Buf;
 
@@ -172,7 +172,7 @@ impl Decoder {
         limits: &HeadLimits,
     ) -> Result<Option<Line>, BadBlock> {
         if let Some((name, value)) = index.checked_sub(1).and_then(|at| statics::TABLE.get(at)) {
-            if !block.admits(name.len(), value.len(), limits) {
+            if !block.admits(name.len(), value.len(), limits)? {
                 return Ok(None);
             }
             let start = out.len();
@@ -180,7 +180,7 @@ impl Decoder {
             return Ok(Some(line_at(static_kind(index), start, name.len(), value.len())));
         }
         let entry = *self.entry(index)?;
-        if !block.admits(entry.name_len as usize, entry.value_len as usize, limits) {
+        if !block.admits(entry.name_len as usize, entry.value_len as usize, limits)? {
             return Ok(None);
         }
         let start = out.len();
@@ -228,7 +228,7 @@ impl Decoder {
         if how.enters {
             self.ring.insert([line, b"", b"", b""], name_len, value_len, kind);
         }
-        let admitted = block.admits(name_len, value_len, limits);
+        let admitted = block.admits(name_len, value_len, limits)?;
         Ok(admitted.then(|| line_at(kind, start, name_len, value_len)))
     }
 }
@@ -240,11 +240,12 @@ impl Block<'_> {
 
     /// Counts a line. Returns whether it is to be told: all up to the first fault are (F44).
     #[inline]
-    fn admits(&mut self, name_len: usize, value_len: usize, limits: &HeadLimits) -> bool {
+    fn admits(&mut self, name_len: usize, value_len: usize, limits: &HeadLimits) -> Result<bool, BadBlock> {
         self.fields += 1;
         self.list_bytes += name_len + value_len + super::ring::LINE_EXTRA;
         if self.fault.is_some() {
-            return false;
+            let bomb_bytes = H2_BOMB_FACTOR * limits.header_bytes_max.max(HEADER_BYTES_MAX);
+            return if self.list_bytes > bomb_bytes { Err(BadBlock::BOMB) } else { Ok(false) };
         }
         // The request line's fields come in addition.
         if self.fields > limits.fields_max + PSEUDO_FIELDS_MAX {
@@ -254,7 +255,7 @@ impl Block<'_> {
         } else if self.list_bytes > limits.header_bytes_max {
             self.fail(Fault::TooLarge("over header_bytes_max"));
         }
-        self.fault.is_none()
+        Ok(self.fault.is_none())
     }
 
     /// Appends a string literal (RFC 7541 section 5.2).

@@ -180,11 +180,19 @@ fn bombs_are_counted_after_decoding() {
     assert_eq!(plain, (pairs(&[("a", &value)]), None));
     let mut out = Buf::small();
     let mut told = 0;
-    let fault = decoder.decode(&[0xbe; 4_000], &mut out, &HeadLimits::default(), &mut |_| {
-        told += 1;
-        Ok(())
-    });
+    let mut bomb = |decoder: &mut Decoder, references: usize| {
+        told = 0;
+        out.clear();
+        decoder.decode(&vec![0xbe; references], &mut out, &HeadLimits::default(), &mut |_| {
+            told += 1;
+            Ok(())
+        })
+    };
+    // Lines of 3,905 bytes: eight fit 32 KiB, and 33 fit 128 KiB.
+    let fault = bomb(&mut decoder, 33);
     assert_eq!(fault, Ok(Some(Fault::TooLarge("over header_bytes_max"))));
+    assert_eq!(bomb(&mut decoder, 34), Err(BadBlock::BOMB));
+    assert_eq!(bomb(&mut decoder, 4_000), Err(BadBlock::BOMB));
     assert!(told == 8 && out.len() <= HeadLimits::default().header_bytes_max, "{told} lines, {} bytes", out.len());
     let crumbs = [&[0x60, 3][..], b"a=b"].concat();
     let bomb = [crumbs, vec![0xbe; 4_000]].concat();

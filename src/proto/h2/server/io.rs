@@ -32,8 +32,8 @@ pub enum End {
 /// Where new requests go.
 pub type Arrivals<T> = RefCell<VecDeque<Arrived<T>>>;
 
-/// Reads until the connection ends. `early` has been read already. `new` makes what is kept for a request, `exchange`
-/// finds its exchange.
+/// Reads until the connection ends, or the client has overdone it: what it still sends then is not looked at. `early`
+/// has been read already. `new` makes what is kept for a request, `exchange` finds its exchange.
 pub async fn read_all<R: ReadHalf, T>(
     read: &mut R,
     link: &Link,
@@ -49,6 +49,7 @@ pub async fn read_all<R: ReadHalf, T>(
         if !input.is_empty() {
             match &mut dropped {
                 None if take_events(link, &mut input, arrivals, &new, &exchange).is_ok() => {}
+                None if link.is_flooded() => return End::Broken,
                 // It is over: what still comes is dropped, so that the client can read why.
                 None => dropped = Some(0),
                 Some(bytes) if *bytes > DRAIN_BODY_BYTES_MAX => return End::Broken,
@@ -59,6 +60,7 @@ pub async fn read_all<R: ReadHalf, T>(
             }
         }
         make_room(link, &mut input, large);
+        link.look_after_tunnels();
         let asked = input.spare();
         let (count, back) = read.recv_idle(std::mem::take(&mut input)).await;
         input = back;
@@ -66,7 +68,7 @@ pub async fn read_all<R: ReadHalf, T>(
             Ok(0) => return End::Closed,
             Ok(count) => large = count == asked || (large && count > asked / 4),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                if input.is_empty() {
+                if input.is_empty() && link.is_quiet() {
                     // Idle: no buffer until there is something to read.
                     input = Buf::empty();
                     link.set_released();

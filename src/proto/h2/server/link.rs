@@ -224,16 +224,50 @@ impl Link {
         self.inner.borrow().fatal
     }
 
+    /// Whether the client has overdone it. What waits to be sent is left to [`Self::last_words`] then.
+    pub fn is_flooded(&self) -> bool {
+        self.inner.borrow().fatal.is_some_and(|fatal| fatal.is_flood())
+    }
+
+    /// Sends what waits, with the reason for the end behind it, as far as the socket takes it at once. Returns false
+    /// while a send is under way: it can only follow that.
+    pub fn last_words(&self, interrupt: &dyn Interrupt) -> bool {
+        if self.sending.get() {
+            return false;
+        }
+        let mut inner = self.inner.borrow_mut();
+        while let Some(words) = inner.core.take_output() {
+            if !interrupt.last_words(words.as_slice()) {
+                break;
+            }
+        }
+        true
+    }
+
     /// Whether the connection has given its buffers back since the last call: so may others that work for it.
     pub fn take_released(&self) -> bool {
         self.released.take()
     }
 
     pub(super) fn set_released(&self) {
-        self.released.set(true);
         let mut inner = self.inner.borrow_mut();
-        inner.slots = Vec::new();
         inner.core.section().buf = Buf::empty();
+        if self.tunnels.get() == 0 {
+            self.released.set(true);
+            inner.slots = Vec::new();
+        }
+    }
+
+    /// Whether there is no stream that something is awaited of: none at all, or tunnels alone.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inner.borrow().core.streams() == self.tunnels.get() as usize
+    }
+
+    /// A connection that has tunnels alone gives its reader's buffer back as an idle one does.
+    pub(super) fn look_after_tunnels(&self) {
+        if self.tunnels.get() > 0 && self.is_quiet() && !self.inner.borrow().over {
+            self.read_deadline.arm_in(IDLE_RELEASE_MS, OnExpiry::Release);
+        }
     }
 
     // === streams ===
@@ -330,6 +364,7 @@ impl Link {
 
     pub(super) fn count_tunnels(&self, change: i32) {
         self.tunnels.set(self.tunnels.get().saturating_add_signed(change));
+        self.look_after_tunnels();
     }
 
     /// Sends what there is room for of a piece of a body, when it is this stream's turn. Returns whether all is sent.
@@ -419,6 +454,9 @@ impl Link {
     /// What is to be sent next.
     pub(super) fn take_output(&self) -> Option<Buf> {
         let mut inner = self.inner.borrow_mut();
+        if inner.fatal.is_some_and(|fatal| fatal.is_flood()) {
+            return None;
+        }
         let taken = inner.core.take_output()?;
         if inner.core.output_bytes() <= H2_OUT_BYTES_MAX / 2 {
             self.wake_first(&inner);
