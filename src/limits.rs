@@ -105,6 +105,13 @@ pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
 /// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
 pub const PREPARED_AT_ONCE: usize = 256;
+/// How long a snapshot that was replaced is kept, in milliseconds, so that no worker is the last to have it.
+pub const LET_GO_MS_MAX: u64 = 60_000;
+/// How often it is looked at meanwhile, in milliseconds.
+pub const LET_GO_LOOK_MS: u64 = 50;
+/// Accepts that wait on each listening socket of a ring: so many clients that come together are taken up in one turn of
+/// the worker's loop.
+pub const ACCEPTS_AT_ONCE: usize = 8;
 /// Downstream connections of one worker, where the limit of open descriptors leaves more.
 pub const CONNECTIONS_PER_WORKER_MAX: usize = 1 << 20;
 /// Descriptors that clients never get: the admin API, health checks, the reopening of logs and reloads need them when
@@ -167,6 +174,12 @@ pub const SEND_CHECK_MS: u64 = 100;
 pub const BETWEEN_BYTES_TIMEOUT_MS: u64 = 60_000;
 /// Attempts for one request, the first one counted: one retry elsewhere, where that is safe (C50).
 pub const ATTEMPTS_MAX: u32 = 2;
+/// When another address of the same name is tried beside one that is not there (`timeouts.next_address`; RFC 8305).
+pub const NEXT_ADDRESS_MS: u64 = 250;
+/// Failures of connections that came too late which are remembered for an endpoint until the next second.
+pub const LATE_FAILURES_MAX: usize = 16;
+/// Addresses of one name that one request tries to connect to.
+pub const ADDRESSES_AT_ONCE_MAX: usize = 4;
 /// Attempts for one request that find nobody and do not count, while there are endpoints that it has not asked.
 pub const VAIN_ATTEMPTS_MAX: u32 = 7;
 /// From one check of an endpoint to its next (`health_check.interval`).
@@ -224,7 +237,7 @@ pub const RETRY_BUDGET_PERCENT: u32 = 20;
 pub const RETRY_BUDGET_PER_SECOND: u32 = 10;
 /// Retries at once besides, in each worker (`retries.budget.least`).
 pub const RETRY_BUDGET_LEAST: u32 = 3;
-/// Mirrored requests that one worker has under way with one service (`mirror.requests_max`); further ones are dropped.
+/// Mirrored requests under way with one service, over all workers (`mirror.requests_max`); further ones are dropped.
 pub const MIRROR_REQUESTS_MAX: u32 = 64;
 /// Request body that is held for its copy (`mirror.body_bytes_max`); requests with a longer one are not mirrored.
 pub const MIRROR_BODY_BYTES_MAX: u64 = 64 * 1024;

@@ -3,11 +3,13 @@
 `updates`: 10,000 endpoints in 1,000 services, ten of their lists replaced each second, beside the plain path: CPU per
 request, p99 and memory against the same gateway while nothing changes.
 
-`revive`: one endpoint of three is killed and started again under wrk; the shares of all three over time become a plot.
+`revive`: one endpoint of three is killed and started again under wrk; the shares of all three over time become a plot. Then
+all are killed and one is started: how long clients wait to be told, and until they are served.
 """
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import signal
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ENDPOINTS_PER_SERVICE = 10
 COUNTS = {"sets": "ringway_discovery_updates_total", "reloads": "ringway_config_reloads_total"}
 START_TIMEOUT_S = 60.0
+DEAD_MS = 10.0
+"""So long a client may wait to be told that all are dead (F29)."""
 ALLOWED = 1.05
 """Updates may cost this much of the quiet figure (proof 5 of the upstreams' issue)."""
 
@@ -266,14 +270,60 @@ def revive(options) -> int:
                 if word == "killed":
                     bed.supervisor.stop(origins[2], signal.SIGKILL)
                 else:
-                    bed.origin(addresses[2], "up2")
+                    origins[2] = bed.origin(addresses[2], "up2")
                 marks.append((time.monotonic() - begin_s, word))
             samples.append(_sample(admin, begin_s, addresses))
             time.sleep(options.step)
         out, err = wrk.communicate(timeout=30)
         report = json.loads(err)
         events = _events(admin, addresses[2])
-    return _revived(options, samples, marks, report, events, addresses)
+        dead = _all_dead(bed, port, origins, addresses)
+    return _revived(options, samples, marks, report, events, addresses) + _told(dead)
+
+
+def _all_dead(bed: Bed, port: int, origins: list, addresses: list) -> dict:
+    """Kills all that are left, times what clients are told then, starts one again and times that (F29)."""
+    for origin in origins:
+        bed.supervisor.stop(origin, signal.SIGKILL)
+    ask = lambda: _status(port)  # noqa: E731
+    if not wait_until(lambda: ask()[0] == 503, 30, 0.01):
+        raise SystemExit("discovery: all are dead, and nobody is told")
+    told = [ask() for _ in range(300)]
+    begin_s = time.monotonic()
+    bed.origin(addresses[1], "up1")
+    back = wait_until(lambda: ask()[0] == 200, 30, 0.005)
+    return {"statuses": sorted({status for status, _, _ in told}), "ms": sorted(ms for _, ms, _ in told),
+            "retry_after": sorted({after or "" for _, _, after in told}),
+            "back_s": time.monotonic() - begin_s if back else None}
+
+
+def _status(port: int) -> tuple:
+    """One request on a connection of its own: status, milliseconds, Retry-After."""
+    begin_s = time.monotonic()
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        client.request("GET", "/1k")
+        answer = client.getresponse()
+        answer.read()
+        return answer.status, 1_000 * (time.monotonic() - begin_s), answer.getheader("Retry-After")
+    finally:
+        client.close()
+
+
+def _told(dead: dict) -> int:
+    middle, longest, back_s = dead["ms"][len(dead["ms"]) // 2], dead["ms"][-1], dead["back_s"]
+    faults = []
+    if dead["statuses"] != [503] or dead["retry_after"] == [""]:
+        faults.append(f"answers {dead['statuses']}, Retry-After {dead['retry_after']}")
+    if longest > DEAD_MS:
+        faults.append(f"an answer took {longest:.1f} ms, {DEAD_MS} are allowed")
+    # One interval of a second, its jitter, and the start of the endpoint.
+    if back_s is None or back_s > 1.5:
+        faults.append(f"it is back after {back_s} s, with a check each second")
+    print(f"all dead: 503 in {middle:.2f} ms ({longest:.2f} at most, connection included); one started: "
+          f"200 after {back_s or 0:.2f} s")
+    print("\n".join(f"NOT MET: {fault}" for fault in faults) or "met")
+    return 1 if faults else 0
 
 
 def _sample(admin: int, begin_s: float, addresses: list) -> dict:

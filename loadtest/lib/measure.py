@@ -215,6 +215,7 @@ def _idle(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
         return {
             "rss_kib_per_connection": (after.rss_kib - before.rss_kib) / count,
             "pss_kib_per_connection": (after.pss_kib - before.pss_kib) / count,
+            "anon_kib_per_connection": (after.anon_kib - before.anon_kib) / count,
             "rss_mib": after.rss_kib / 1024,
             "cpu_ms_per_s_idle": cpu_s * 1e3 / IDLE_WATCH_S,
             "errors": closed,
@@ -239,6 +240,7 @@ def _rest(bench: Bench, peer: Peer, row: rows.Row, _shared: dict) -> dict:
         "start_ms_max": max(starts),
         "rss_mib": memory.rss_kib / 1024,
         "pss_mib": memory.pss_kib / 1024,
+        "anon_mib": memory.anon_kib / 1024,
         "errors": 0,
         "errors_by_kind": {},
     }

@@ -92,22 +92,26 @@ def thread_cpu_s(root: int) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Memory:
-    """KiB, summed over a process tree. The peak is the sum of the processes' own peaks (VmHWM)."""
+    """KiB, summed over a process tree. The peak is the sum of the processes' own peaks (VmHWM). `anon` is what of the
+    PSS is no file's: heap and stacks, without the program's own pages."""
 
     rss_kib: int
     rss_peak_kib: int
     pss_kib: int
+    anon_kib: int
 
 
 def tree_memory(root: int) -> Memory:
-    rss = peak = pss = 0
+    rss = peak = pss = anon = 0
     for pid in tree(root):
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{pid}/status").read_text()
             rss += _kib(status, "VmRSS:")
             peak += _kib(status, "VmHWM:")
-            pss += _kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:")
-    return Memory(rss, peak, pss)
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            pss += _kib(rollup, "Pss:")
+            anon += _kib(rollup, "Pss_Anon:")
+    return Memory(rss, peak, pss, anon)
 
 
 class Supervisor:

@@ -29,12 +29,14 @@ COLUMNS = {
     ),
     "idle": (
         ("RSS KiB/connection", "rss_kib_per_connection", "{:.2f}"),
-        ("PSS KiB/connection", "pss_kib_per_connection", "{:.2f}"), ("RSS MiB", "rss_mib", "{:.1f}"),
+        ("PSS KiB/connection", "pss_kib_per_connection", "{:.2f}"),
+        ("anonymous KiB/connection", "anon_kib_per_connection", "{:.2f}"), ("RSS MiB", "rss_mib", "{:.1f}"),
         ("CPU ms/s while idle", "cpu_ms_per_s_idle", "{:.1f}"),
     ),
     "rest": (
         ("start to first 200, ms", "start_ms", "{:.1f}"), ("fastest", "start_ms_min", "{:.1f}"),
         ("slowest", "start_ms_max", "{:.1f}"), ("RSS MiB", "rss_mib", "{:.1f}"), ("PSS MiB", "pss_mib", "{:.1f}"),
+        ("anonymous MiB", "anon_mib", "{:.1f}"),
     ),
     "reload": (
         ("rate/s", "rate_per_s", "{:,.0f}"), ("p99 calm µs", "p99_calm_us", "{:,.0f}"),

@@ -1,5 +1,6 @@
 //! Who answers a request. A handler produces the response; a policy only looks, changes or stops.
 
+mod eyeballs;
 pub mod forward;
 pub mod nap;
 pub mod grpc_web;

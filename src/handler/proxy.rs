@@ -100,7 +100,18 @@ impl<C: Connect> Proxy<'_, C> {
                     (attempt, at, visit) = Box::pin(self.race(down, x, (at, visit), &mut tried, hedge, on_head)).await;
                     attempt
                 }
-                _ => self.attempt(down, x, &visit, stale, None, held.as_deref(), on_head).await,
+                _ => {
+                    let mut first = Ok(None);
+                    if self.has_choice(&visit) {
+                        // Boxed: it is rare that a connection is opened to one of several addresses of a name.
+                        (first, at, visit) = Box::pin(self.connect_first(x, (at, visit), &mut tried)).await;
+                        x.endpoint = Some(visit.tag.clone());
+                    }
+                    match first {
+                        Ok(first) => self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head).await,
+                        Err(failure) => Attempt::unconnected(failure),
+                    }
+                }
             };
             let failure = match attempt {
                 Attempt::Done => {
@@ -116,27 +127,45 @@ impl<C: Connect> Proxy<'_, C> {
                 Attempt::Stale(failure) | Attempt::Failed(failure) => failure,
             };
             self.blame(&visit, x, failure);
-            let has_room = tried.has(at as usize) || tried.insert(at as usize);
-            let elsewhere = tried.count() < self.service.len();
-            x.vain += u32::from(elsewhere && self.was_vain(x, failure));
-            if x.attempts - x.vain - u32::from(stale) >= self.retries.attempts_max
-                || !self.may_retry(down, x, failure, held.as_deref())
-            {
-                return Err(self.sum_up(failure));
-            }
-            // A refused answer has taken its retry from the budget.
-            let refused = failure.reason == Reason::UpstreamStatus;
-            let is_free = refused || cost_nothing(failure);
-            let somewhere = has_room && (elsewhere || self.retries.same_endpoint);
-            if !somewhere || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
-                return Err(self.sum_up(failure));
-            }
-            // Remembered in case no other endpoint is left.
-            x.failure = Some(failure);
+            let quick = self.goes_on(down, x, failure, (at, stale), &mut tried, held.as_deref())?;
             drop(visit);
-            self.pause(x, elsewhere && !refused).await?;
+            self.pause(x, quick).await?;
             rewind(x, held.as_deref());
         }
+    }
+
+    /// Whether another attempt is made behind this failure. Returns whether it may be made at once: elsewhere, and not
+    /// since somebody has answered.
+    ///
+    /// # Errors
+    /// None is made.
+    #[cold]
+    fn goes_on<D: Downstream>(
+        &self,
+        down: &mut D,
+        x: &mut Exchange,
+        failure: Failure,
+        (at, stale): (u32, bool),
+        tried: &mut TriedSet,
+        held: Option<&Held>,
+    ) -> Result<bool, Failure> {
+        let has_room = tried.has(at as usize) || tried.insert(at as usize);
+        let elsewhere = tried.count() < self.service.len();
+        x.vain += u32::from(elsewhere && self.was_vain(x, failure));
+        let spent = x.attempts - x.vain - u32::from(stale) >= self.retries.attempts_max;
+        if spent || !self.may_retry(down, x, failure, held) {
+            return Err(self.sum_up(failure));
+        }
+        // A refused answer has taken its retry from the budget.
+        let refused = failure.reason == Reason::UpstreamStatus;
+        let is_free = refused || cost_nothing(failure);
+        let somewhere = has_room && (elsewhere || self.retries.same_endpoint);
+        if !somewhere || !(is_free || self.service.take_retry(self.spec, self.timers.known_now())) {
+            return Err(self.sum_up(failure));
+        }
+        // Remembered in case no other endpoint is left.
+        x.failure = Some(failure);
+        Ok(elsewhere && !refused)
     }
 
     /// What the last failure means for the request: where no endpoint can be reached any more, clients are told to come
@@ -451,7 +480,7 @@ impl<C: Connect> Proxy<'_, C> {
     }
 
     /// Takes a new connection into service as what was agreed on for it. Returns one that serves one request at a time.
-    fn begin(&self, visit: &Visit<C::Io>, io: C::Io) -> Option<Box<ClientConnection<C::Io>>> {
+    pub(super) fn begin(&self, visit: &Visit<C::Io>, io: C::Io) -> Option<Box<ClientConnection<C::Io>>> {
         visit.remember(&io, &self.spec.rules);
         if visit.protocol(&self.spec.rules) == Some(Protocol::Http2) {
             visit.streams.begin(self.connector, io, self.timers, &self.spec.rules);

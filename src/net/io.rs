@@ -66,6 +66,10 @@ pub trait WriteHalf: 'static {
         None
     }
 
+    /// Says that the connection is finished, shut for writing or closed right behind what is sent next: that may be
+    /// held back until then, so that both go out in one.
+    fn ends(&self) {}
+
     /// Whether a send would be taken now, for the better part. A wire that cannot tell says yes.
     fn has_room(&self) -> bool {
         true

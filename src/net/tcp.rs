@@ -93,6 +93,10 @@ impl WriteHalf for TcpWrite {
         Some(&self.0)
     }
 
+    fn ends(&self) {
+        self.0.ends();
+    }
+
     fn has_room(&self) -> bool {
         self.0.has_room()
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::env::{Env, Strain};
@@ -27,6 +28,7 @@ use crate::sys::buf::Buf;
 use crate::telemetry::metrics::instruments::Mirrored;
 use crate::telemetry::metrics::stats::ServiceStats;
 use crate::upstream::rules::RetryRules;
+use crate::upstream::state::ServiceState;
 
 /// Marks a copy. A request that comes with it is not copied again, so that gateways that mirror to each other end.
 const MARK: &[u8] = b"X-Mirrored";
@@ -82,14 +84,15 @@ pub fn copy<C: Connect>(
     if !rules.takes(x.random) || !matches!(why_not, None | Some(WhyNot::TooLong)) {
         return None;
     }
-    let stats = plan.services[rules.service as usize].stats.stats();
+    let at = rules.service as usize;
+    let (stats, state) = (plan.services[at].stats.stats(), &plan.snapshot.services[at].state);
     if why_not.is_some() {
         stats.mirrored.add(Mirrored::BodyTooLong as usize);
         return None;
     }
     let is_short = env.strain.get() != Strain::None || env.draining.get();
-    let Some(connector) = env.connector.another().filter(|_| !is_short && stats.mirroring.get() < rules.requests_max)
-    else {
+    let place = if is_short { None } else { Place::take(&stats, state, rules.requests_max) };
+    let (Some(place), Some(connector)) = (place, env.connector.another()) else {
         stats.mirrored.add(Mirrored::Refused as usize);
         return None;
     };
@@ -104,7 +107,7 @@ pub fn copy<C: Connect>(
         listener: plan.snapshot.listeners.iter().position(|own| own.name == listener.name)?,
         route: x.route,
         x: request,
-        place: Place::take(stats),
+        place,
     };
     if x.request.body.is_empty() {
         copy.leave(Some(Vec::new()));
@@ -116,19 +119,21 @@ pub fn copy<C: Connect>(
 /// A place among the copies under way, and what became of this one: counted when it is dropped.
 struct Place {
     stats: Rc<ServiceStats>,
+    /// Where all workers count them.
+    state: Arc<ServiceState>,
     result: Mirrored,
 }
 
 impl Place {
-    fn take(stats: Rc<ServiceStats>) -> Self {
-        stats.mirroring.set(stats.mirroring.get() + 1);
-        Self { stats, result: Mirrored::BodyIncomplete }
+    fn take(stats: &Rc<ServiceStats>, state: &Arc<ServiceState>, most: u32) -> Option<Self> {
+        let (stats, result) = (stats.clone(), Mirrored::BodyIncomplete);
+        state.take_copy(most).then(|| Self { stats, state: state.clone(), result })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.stats.mirroring.set(self.stats.mirroring.get().saturating_sub(1));
+        self.state.give_copy_back();
         self.stats.mirrored.add(self.result as usize);
     }
 }

@@ -147,7 +147,7 @@ pub struct MirrorRules {
     pub service: u32,
     /// So many of 2^32 requests.
     pub share: u64,
-    /// Copies that one worker has under way with the service.
+    /// Copies under way with the service, over all workers.
     pub requests_max: u32,
     /// The longest body, in bytes.
     pub body_bytes_max: u64,
@@ -359,6 +359,8 @@ pub enum Protocol {
 pub struct ServiceRules {
     /// Connecting, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// Connecting, before another address of the same name is tried too, in milliseconds; 0: never.
+    pub next_address_ms: u64,
     /// Waiting for the response head, in milliseconds.
     pub first_byte_timeout_ms: u64,
     /// Pause between two reads of a response, in milliseconds.
@@ -381,6 +383,7 @@ impl Default for ServiceRules {
     fn default() -> Self {
         Self {
             connect_timeout_ms: limits::CONNECT_TIMEOUT_MS,
+            next_address_ms: limits::NEXT_ADDRESS_MS,
             first_byte_timeout_ms: limits::FIRST_BYTE_TIMEOUT_MS,
             between_bytes_timeout_ms: limits::BETWEEN_BYTES_TIMEOUT_MS,
             send_timeout_ms: limits::WRITE_TIMEOUT_MS,

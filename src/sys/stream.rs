@@ -31,6 +31,8 @@ pub struct SharedStream {
     spent: Cell<bool>,
     /// Whether a system call on the descriptor may block; known once it was asked.
     blocks: Cell<Option<bool>>,
+    /// Nothing but the end follows what is sent next.
+    ends: Cell<bool>,
 }
 
 /// How an idle read that is under way is ended.
@@ -85,8 +87,8 @@ impl SharedStream {
         OPEN.set(OPEN.get() + 1);
         let (idle, on_epoll) = (RefCell::default(), monoio::utils::is_legacy());
         let stream = UnsafeCell::new(ManuallyDrop::new(stream));
-        let (released, spent, blocks) = (Cell::new(false), Cell::new(false), Cell::new(None));
-        Rc::new(Self { stream, idle, on_epoll, released, spent, blocks })
+        let (released, spent, blocks, ends) = (Cell::new(false), Cell::new(false), Cell::new(None), Cell::new(false));
+        Rc::new(Self { stream, idle, on_epoll, released, spent, blocks, ends })
     }
 
     /// Reads into the spare room of the buffer. The future is the runtime's own: each layer around it would move the
@@ -208,9 +210,35 @@ impl SharedStream {
     /// met it.
     #[inline]
     pub fn send(&self, buf: Buf) -> impl Future<Output = Done> + use<'_> {
+        if self.ends.get()
+            && let Some(done) = self.send_before_end(buf.as_slice())
+        {
+            return Sending::Done(Some((done, buf)));
+        }
         // SAFETY: as in `recv`.
         let stream = unsafe { &mut *self.stream.get() };
-        Sending(stream.write(buf))
+        Sending::Waiting(stream.write(buf))
+    }
+
+    /// Hands the kernel what it takes at once, to be held back for the end that follows; None where that is nothing. By
+    /// a system call: the close follows in the same turn, and what is held back would otherwise wait for the next one.
+    fn send_before_end(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+        // SAFETY: the descriptor is open as long as `self`, the slice lives for the whole call, which keeps nothing.
+        let sent = unsafe { libc::send(self.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+        if let Ok(count) = usize::try_from(sent) {
+            return Some(Ok(count));
+        }
+        let error = io::Error::last_os_error();
+        let again = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+        (!again).then_some(Err(error))
+    }
+
+    /// Says that the connection is shut for writing, or closed, right behind what is sent next. The kernel holds that
+    /// back until then, as far as it would fill no segment, and both go out in one.
+    #[inline]
+    pub fn ends(&self) {
+        self.ends.set(true);
     }
 
     /// Whether the kernel takes more now. It says no from two thirds of its buffer on, so that what follows a yes is
@@ -393,7 +421,11 @@ fn interrupted() -> io::Error {
 
 /// A send. A release of the reading half may cancel all that waits on the descriptor; a send that it met has sent
 /// nothing, and is to be made again.
-struct Sending<F>(F);
+enum Sending<F> {
+    /// The kernel has answered at once.
+    Done(Option<Done>),
+    Waiting(F),
+}
 
 impl<F: Future<Output = Done>> Future for Sending<F> {
     type Output = Done;
@@ -401,7 +433,12 @@ impl<F: Future<Output = Done>> Future for Sending<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
         // SAFETY: the send is not moved out of `self`, which has no Drop and is not Unpin unless the send is.
-        match unsafe { self.map_unchecked_mut(|sending| &mut sending.0) }.poll(cx) {
+        let waiting = match unsafe { self.get_unchecked_mut() } {
+            Sending::Done(done) => return done.take().map_or(Poll::Pending, Poll::Ready),
+            // SAFETY: as above.
+            Sending::Waiting(waiting) => unsafe { Pin::new_unchecked(waiting) },
+        };
+        match waiting.poll(cx) {
             Poll::Ready((Err(error), buf)) if error.raw_os_error() == Some(libc::ECANCELED) => {
                 Poll::Ready((Err(interrupted()), buf))
             }
@@ -412,7 +449,7 @@ impl<F: Future<Output = Done>> Future for Sending<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
     use crate::sys::ring::{Driver, WorkerRuntime};
@@ -438,6 +475,42 @@ mod tests {
         far.write_all(b"late").expect("sent");
         let (count, buf) = stream.recv_idle(Buf::copy_of(held)).await;
         assert_eq!((count.expect("read"), buf.as_slice()), (4, &[held, b"late"].concat()[..]));
+    }
+
+    /// What is sent as the last is held back for the end, which brings it. Whether it was held back.
+    async fn send_the_last() -> bool {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut far = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (near, _) = listener.accept().expect("accepted");
+        near.set_nonblocking(monoio::utils::is_legacy()).expect("set");
+        near.set_nodelay(true).expect("set");
+        let stream = SharedStream::new(TcpStream::from_std(near).expect("adopted"));
+        assert_eq!(stream.send(Buf::copy_of(b"first ")).await.0.expect("sent"), 6);
+        let mut first = [0; 6];
+        far.read_exact(&mut first).expect("sent at once");
+        stream.ends();
+        assert_eq!(stream.send(Buf::copy_of(b"last")).await.0.expect("sent"), 4);
+        far.set_nonblocking(true).expect("set");
+        let held_back = far.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        far.set_nonblocking(false).expect("set");
+        stream.spend();
+        drop(stream);
+        let mut last = Vec::new();
+        far.read_to_end(&mut last).expect("closed, not reset");
+        assert_eq!(last, b"last");
+        held_back
+    }
+
+    #[test]
+    fn the_last_goes_out_with_the_end() {
+        for first in [Driver::RingDeferTaskrun, Driver::Epoll] {
+            let thread = std::thread::spawn(move || {
+                let (mut runtime, ..) = WorkerRuntime::build(first, 64).expect("a runtime");
+                // The kernel holds it back for 200 ms at most; a machine that stands still for longer is tried again.
+                (0..20).any(|_| runtime.block_on(send_the_last()))
+            });
+            assert!(thread.join().expect("the thread ends well"));
+        }
     }
 
     #[test]

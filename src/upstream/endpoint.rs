@@ -1,6 +1,6 @@
 //! An endpoint as one worker knows it: its connections, its load, what its answers were like.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::record::Record;
 use super::streams::Streams;
 use crate::error::{Failure, Reason};
 use crate::http::exchange::EndpointTag;
-use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, SHORT_RESPONSES_MIN};
+use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES, BUF_TINY_BYTES, LATE_FAILURES_MAX, SHORT_RESPONSES_MIN};
 use crate::net::io::{Connect, Io};
 use crate::net::timer::Timers;
 use crate::proto::h1::client::ClientConnection;
@@ -55,6 +55,12 @@ pub struct Endpoint<I: Io> {
     pub(super) window: Cell<Window>,
     /// How long answers take at worst of late, where balancing asks.
     latency: Cell<Latency>,
+    /// Others of its service are addresses of the same name.
+    pub(super) has_twins: Cell<bool>,
+    /// Connections that are being opened and for which nobody waits any more: they take too long.
+    late: Cell<i32>,
+    /// What became of those, until it is learned from.
+    late_failures: RefCell<Vec<Failure>>,
 }
 
 /// TLS towards an endpoint.
@@ -97,6 +103,11 @@ impl<I: Io> Drop for Visit<I> {
 }
 
 impl<I: Io> Visit<I> {
+    /// The endpoint, without the load.
+    pub fn endpoint(&self) -> Rc<Endpoint<I>> {
+        self.0.clone()
+    }
+
     /// A load of its own on the same endpoint, for what may outlive the configuration.
     pub fn load(&self) -> Load<I> {
         self.0.active.set(self.0.active.get() + 1);
@@ -156,6 +167,9 @@ impl<I: Io> Endpoint<I> {
             record,
             window: Cell::default(),
             latency: Cell::default(),
+            has_twins: Cell::new(false),
+            late: Cell::new(0),
+            late_failures: RefCell::default(),
         }
     }
 
@@ -165,6 +179,35 @@ impl<I: Io> Endpoint<I> {
             Algorithm::PeakEwma => self.latency.get().cost(self.active.get(), now),
             _ => self.active.get(),
         }
+    }
+
+    /// Whether others of its service are addresses of the same name.
+    #[inline]
+    pub fn has_twins(&self) -> bool {
+        self.has_twins.get()
+    }
+
+    /// Whether a connection to it takes so long that its request has gone elsewhere.
+    pub fn is_late(&self) -> bool {
+        self.late.get() > 0
+    }
+
+    /// There is one such connection more, or less.
+    pub fn is_late_by(&self, change: i32) {
+        self.late.set(self.late.get() + change);
+        debug_assert!(self.late.get() >= 0);
+    }
+
+    /// Remembers why such a connection did not come about, until the service learns from it.
+    pub fn note_late_failure(&self, failure: Failure) {
+        let mut failures = self.late_failures.borrow_mut();
+        if failures.len() < LATE_FAILURES_MAX {
+            failures.push(failure);
+        }
+    }
+
+    pub(super) fn take_late_failures(&self) -> Vec<Failure> {
+        self.late_failures.take()
     }
 
     /// Learns how long an answer took.

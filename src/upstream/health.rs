@@ -164,6 +164,8 @@ impl Facts {
             return false;
         }
         if wish == Administration::Enabled {
+            // What requests held against it before is out of date.
+            self.ejected_until = self.ejected_until.min(now);
             self.back_since = Some(now);
         }
         self.administration = wish;

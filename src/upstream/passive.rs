@@ -8,6 +8,9 @@ pub const NO_LOCAL_PORT: Failure = Failure::with(Reason::ConnectFailed, "no loca
 /// The endpoint has chosen another protocol than at the last handshake; nothing was sent. The next try knows.
 pub const CHANGED: Failure = Failure::with(Reason::ConnectFailed, "another protocol than before");
 
+/// A connection to it takes too long already; nobody opens a second one beside it.
+pub const LATE: Failure = Failure::with(Reason::ConnectTimeout, "another connection to it is late");
+
 /// How an endpoint did with one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -41,6 +44,7 @@ impl Outcome {
         match failure.reason {
             // It is there, and as well as before.
             Reason::ConnectFailed if failure == NO_LOCAL_PORT || failure == CHANGED => Outcome::Nothing,
+            Reason::ConnectTimeout if failure == LATE => Outcome::Nothing,
             // The time of the whole request may have been spent by the client.
             Reason::RequestTimeout if answered => Outcome::Nothing,
             Reason::ConnectRefused | Reason::ConnectFailed | Reason::ConnectTimeout => Outcome::Unreached,
@@ -225,7 +229,7 @@ mod tests {
             let blamed = reason.origin() == crate::error::Origin::Upstream && !judged_elsewhere;
             assert_eq!(outcome.is_failure(), blamed, "{reason}");
         }
-        for nobodys in [NO_LOCAL_PORT, CHANGED] {
+        for nobodys in [NO_LOCAL_PORT, CHANGED, LATE] {
             assert_eq!(Outcome::of(nobodys, false), Outcome::Nothing);
         }
         assert_eq!(Outcome::of(Reason::RequestTimeout.into(), true), Outcome::Nothing);

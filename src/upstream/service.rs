@@ -354,6 +354,7 @@ impl<I: Io> Service<I> {
     /// Once a second: counts requests for the budget, looks for outliers.
     pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
         self.balancing.borrow_mut().budget.count(self.requests.take(), now);
+        self.learn_of_late(spec, now);
         let Some(rules) = &spec.resilience.ejection.outliers else { return };
         for endpoint in &self.balancing.borrow().endpoints {
             let window = endpoint.window.take();
@@ -364,6 +365,41 @@ impl<I: Io> Service<I> {
         for authority in spec.state.outliers(rules, now) {
             eject(spec, &authority, "far fewer successes than the others", now);
         }
+    }
+
+    /// Learns from connections that came too late for their requests.
+    fn learn_of_late(&self, spec: &snapshot::Service, now: Now) {
+        let endpoints: Vec<_> = self.balancing.borrow().endpoints.iter().filter(|e| e.has_twins()).cloned().collect();
+        for endpoint in endpoints {
+            for failure in endpoint.take_late_failures() {
+                self.note(spec, &endpoint, Outcome::of(failure, false), now);
+            }
+        }
+    }
+
+    /// Another address of an endpoint's name, counted as the load of one request: one that may be asked and is not
+    /// `taken`, of the other family first.
+    pub fn twin(
+        &self,
+        spec: &snapshot::Service,
+        of: &Endpoint<I>,
+        from: u32,
+        taken: impl Fn(usize) -> bool,
+    ) -> Option<(u32, Visit<I>)> {
+        let balancing = self.balancing.borrow();
+        let Balancing { endpoints, selection, .. } = &*balancing;
+        let asked = |at: usize| selection.healthy.get(at).is_some_and(|view| view.healthy && view.weight > 0);
+        let fits = |at: &usize| {
+            let endpoint = &endpoints[*at];
+            let is_well = !endpoint.is_late() && !endpoint.record.is_unreachable(&spec.resilience.ejection);
+            endpoint.host == of.host && endpoint.address != of.address && is_well && asked(*at) && !taken(*at)
+        };
+        let is_v6 = |endpoint: &Endpoint<I>| endpoint.address.is_some_and(|address| address.is_ipv6());
+        let others = || (1..endpoints.len()).map(|step| (from as usize + step) % endpoints.len()).filter(fits);
+        let at = others().find(|at| is_v6(&endpoints[*at]) != is_v6(of)).or_else(|| others().next())?;
+        let endpoint = endpoints[at].clone();
+        endpoint.active.set(endpoint.active.get() + 1);
+        Some((at as u32, Visit(endpoint)))
     }
 
     /// Whether more than the threshold is out, so that all are asked (F27).
@@ -409,7 +445,12 @@ fn join<I: Io>(
     let mut tags = stats.tags(fresh).into_iter();
     let mut make =
         |e: &snapshot::Endpoint| Some(Rc::new(Endpoint::new(e, tls, tags.next()?, spec.state.record(&e.authority))));
-    set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect()
+    let all: Vec<_> = set.endpoints.iter().filter_map(|e| kept(e).cloned().or_else(|| make(e))).collect();
+    let mut names = AHashMap::<&str, u32>::new();
+    all.iter().for_each(|endpoint| *names.entry(&endpoint.host).or_default() += 1);
+    all.iter().for_each(|endpoint| endpoint.has_twins.set(names.get(&*endpoint.host).is_some_and(|count| *count > 1)));
+    drop(names);
+    all
 }
 
 impl<I: Io> Balancing<I> {

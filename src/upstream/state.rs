@@ -5,7 +5,7 @@
 //! change and for computing anew, never for a plain request.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
@@ -29,6 +29,8 @@ pub struct ServiceState {
     trials: Pace,
     /// Paces the looks for outliers.
     looks: Pace,
+    /// Mirrored requests under way with it.
+    copies: AtomicU32,
     known: Mutex<Known>,
 }
 
@@ -81,7 +83,8 @@ impl ServiceState {
         let facts = endpoints.into_iter().map(|endpoint| (endpoint.into(), Facts::default())).collect();
         let ejections = AtomicU64::new(0);
         let (trials, looks, known) = (Pace::default(), Pace::default(), Known { facts, ..Known::default() });
-        Arc::new(Self { epoch: AtomicU64::new(1), ejections, trials, looks, known: Mutex::new(known) })
+        let (copies, known) = (AtomicU32::new(0), Mutex::new(known));
+        Arc::new(Self { epoch: AtomicU64::new(1), ejections, trials, looks, copies, known })
     }
 
     /// Changes whenever a fact does. Relaxed: facts are read behind a lock, which orders them; seeing a change one
@@ -191,6 +194,18 @@ impl ServiceState {
         let (names, windows): (Vec<_>, Vec<_>) =
             known.records.iter().map(|(name, record)| (name.clone(), record.take_window())).unzip();
         passive::outliers(&windows, rules).into_iter().map(|at| names[at].clone()).collect()
+    }
+
+    /// Takes a place among at most so many mirrored requests of the whole process; false where there is none.
+    pub fn take_copy(&self, most: u32) -> bool {
+        let next = |copies| (copies < most).then_some(copies + 1);
+        self.copies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    /// Gives such a place back.
+    pub fn give_copy_back(&self) {
+        let before = self.copies.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0);
     }
 
     /// Ends an endpoint's ejection, since it answers. Returns whether it was ejected.

@@ -137,6 +137,11 @@ impl Streams {
         Ok(())
     }
 
+    /// Lets all that wait look again.
+    pub fn call_all(&self) {
+        self.queue.call_all();
+    }
+
     /// Looks after connections: closes those that were idle for too long, and those that do not answer.
     pub fn expire(&self, now: Now, rules: &ServiceRules) {
         for link in self.links.borrow().iter() {

@@ -15,7 +15,7 @@ use super::placement::Seat;
 use super::run::Shared;
 use super::turn_away;
 use crate::http::exchange::{PortText, ShortText};
-use crate::limits::UNSENT_BYTES_MAX;
+use crate::limits::{ACCEPTS_AT_ONCE, UNSENT_BYTES_MAX};
 use crate::net::tcp::Tcp;
 use crate::snapshot::{self, Listener};
 use crate::sys::ring;
@@ -39,12 +39,14 @@ pub struct Socket {
     /// The port that it got, as text.
     pub port_text: PortText,
     listener: RefCell<Rc<Listener>>,
-    /// What ends the accept under way.
+    /// What ends the accepts under way.
     accepting: RefCell<Accepting>,
+    /// Tasks that accept.
+    acceptors: Cell<usize>,
     closed: Cell<Option<Closing>>,
 }
 
-/// How an accept that is under way is ended.
+/// How accepts that are under way are ended.
 enum Accepting {
     /// Through the ring, by the descriptor.
     ByDescriptor(RawFd),
@@ -93,10 +95,14 @@ impl Socket {
             port_text,
             listener: RefCell::new(Rc::new(listener.clone())),
             accepting: RefCell::new(accepting),
+            acceptors: Cell::new(if on_ring { ACCEPTS_AT_ONCE } else { 1 }),
             closed: Cell::new(None),
         });
         shared.accepting.set(shared.accepting.get() + 1);
-        monoio::spawn(accept_all(shared.clone(), this.clone(), stream, queue));
+        let sockets = Rc::new((stream, queue));
+        for at in 0..this.acceptors.get() {
+            monoio::spawn(accept_all(shared.clone(), this.clone(), sockets.clone(), at == 0));
+        }
         Ok(this)
     }
 
@@ -170,11 +176,19 @@ async fn end_accept(socket: Rc<Socket>) {
     }
 }
 
-async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener, queue: net::TcpListener) {
+/// Accepts until the socket is closed; the last task to find that ends it. Of several only the first counts what goes
+/// wrong: it is the same for all.
+async fn accept_all(
+    shared: Rc<Shared>,
+    socket: Rc<Socket>,
+    sockets: Rc<(TcpListener, net::TcpListener)>,
+    is_first: bool,
+) {
+    let (stream, queue) = &*sockets;
     let mut pause_ms = BACK_OFF_MS;
     let mut passing = 0;
     while socket.closed.get().is_none() {
-        match socket.accept(&stream).await {
+        match socket.accept(stream).await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 passing = 0;
@@ -190,20 +204,26 @@ async fn accept_all(shared: Rc<Shared>, socket: Rc<Socket>, stream: TcpListener,
                     // Another process that has the same socket made it non-blocking: waiting needs it back.
                     let _ = queue.set_nonblocking(false);
                 }
-                shared.refused(refusal(&error));
-                // By then what was closed here has given its descriptor back (F08).
-                shared.pressure.make_room(&shared);
+                if is_first {
+                    shared.refused(refusal(&error));
+                    // By then what was closed here has given its descriptor back (F08).
+                    shared.pressure.make_room(&shared);
+                }
                 monoio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(BACK_OFF_MS_MAX);
             }
         }
     }
+    socket.acceptors.set(socket.acceptors.get() - 1);
+    if socket.acceptors.get() > 0 {
+        return;
+    }
     if socket.closed.get() == Some(Closing::TakeQueue) {
-        take_queue(&shared, &socket, &queue);
+        take_queue(&shared, &socket, queue);
     }
     // Its descriptor may be another socket's from here on.
     socket.accepting.replace(Accepting::Over);
-    drop((stream, queue));
+    drop(sockets);
     shared.accepting.set(shared.accepting.get().saturating_sub(1));
 }
 

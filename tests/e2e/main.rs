@@ -7,6 +7,7 @@ mod support;
 
 mod access_log;
 mod acme;
+mod addresses;
 mod admin;
 mod all_dead;
 mod bad;

@@ -79,20 +79,27 @@ fn clients_notice_nothing_of_a_service_that_fails() {
 #[test]
 fn a_service_that_hangs_holds_no_more_than_its_bound() {
     let (main, shadow) = (Origin::fixed("main"), Origin::start(|_| vec![Step::Hang]));
-    // Bounds are of each worker.
+    // Bounds are of the process, not of each of its workers.
     let mirror = "{service: shadow, requests_max: 2, timeout: 600s}";
-    let gateway = Plan::new(&config(&main, shadow.address, mirror, ", timeouts: {first_byte: 600s}")).start();
-    let mut client = gateway.connect();
-    (0..10).for_each(|_| assert_eq!(client.get("/").text(), "main"));
+    let yaml = |mirror: &str| {
+        let rest = config(&main, shadow.address, mirror, ", timeouts: {first_byte: 600s}");
+        format!("server: {{workers: 3}}\n{rest}")
+    };
+    let gateway = Plan::new(&yaml(mirror)).start();
+    let mut clients: Vec<_> = (0..10).map(|_| gateway.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.get("/").text(), "main"));
     wait_for(&gateway, "refused", 8.0);
+    let used = gateway.by_worker("ringway_worker_requests_total", 3).iter().filter(|count| **count > 0.0).count();
+    assert!(used > 1, "one worker had it all");
+    let mut client = clients.remove(0);
     eventually("two copies", || (shadow.seen().len() == 2).then_some(()));
     // A reload changes nothing of what is under way, and nobody waits for it at the stop.
-    let reloaded = config(&main, shadow.address, "{service: shadow, requests_max: 3, timeout: 600s}", "");
+    let reloaded = yaml("{service: shadow, requests_max: 3, timeout: 600s}");
     assert_eq!(gateway.reload(&reloaded).status, 200);
     (0..3).for_each(|_| assert_eq!(client.get("/").text(), "main"));
     eventually("a third copy", || (shadow.seen().len() == 3).then_some(()));
     assert_eq!((mirrored(&gateway, "refused"), mirrored(&gateway, "failed")), (10.0, 0.0));
-    drop(client);
+    drop((client, clients));
     let mut gateway = gateway;
     gateway.signal("TERM");
     assert_eq!(gateway.exit_code(), 0);

@@ -207,7 +207,8 @@ fn swaps_under_load_lose_nothing() {
         let extra: String = (0..turn % 7).map(|n| format!("- {{path: /x{n}, respond: {turn}}}\n")).collect();
         let extra = extra.replace(&format!("respond: {turn}"), "respond: 204");
         format!(
-            "server: {{workers: 2}}\nservices: [{{name: up, endpoints: [\"{}\"]}}]\n\
+            "server: {{workers: 2, timeout: 1h}}\n\
+             services: [{{name: up, endpoints: [\"{}\"], timeouts: {{between_bytes: 1h}}}}]\n\
              listeners: [{{address: \"127.0.0.1:0\", limits: {{requests_max: 1000000000}}}}]\n\
              policies: [{{rate_limit: {{rate: 100000000/h}}}}]\n\
              routes:\n- {{path: /*, service: up}}\n- {{path: /version, respond: {{body: v{turn}}}}}\n{extra}",

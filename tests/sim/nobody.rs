@@ -20,9 +20,11 @@ use ringway::snapshot::Snapshot;
 use ringway::sys::buf::Buf;
 use ringway::telemetry::access_log::AccessLog;
 use ringway::time::{Clock, Now};
+use ringway::upstream::health::Verdict;
 use ringway::worker::conn::serve_http1;
 
 use crate::bed;
+use crate::rng::Rng;
 
 /// Where endpoints are, whether there is somebody or not.
 #[derive(Default)]
@@ -104,14 +106,18 @@ impl Gateway {
         self.land.knocks.borrow().len()
     }
 
+    fn ask(&self, method: &str) -> String {
+        self.ask_with(method, "")
+    }
+
     /// One request on a connection of its own: the whole answer. No time passes, so that whoever waits for a timer
     /// waits for ever.
-    fn ask(&self, method: &str) -> String {
+    fn ask_with(&self, method: &str, fields: &str) -> String {
         let (theirs, ours) = pair(1 << 16, &Faults::NONE);
         let (mut read, mut write, _control) = theirs.split();
         let body = if method == "GET" { "" } else { "Content-Length: 2\r\n" };
         let rest = if method == "GET" { "" } else { "hi" };
-        let request = format!("{method} / HTTP/1.1\r\nHost: t\r\n{body}\r\n{rest}");
+        let request = format!("{method} / HTTP/1.1\r\nHost: t\r\n{fields}{body}\r\n{rest}");
         at_once(send_all(&mut write, Buf::copy_of(request.as_bytes()))).expect("room");
         let listener = bed::listener(&self.snapshot);
         let mut served = pin!(serve_http1(&self.env, ours, bed::origin("192.0.2.1:40000"), || listener.clone()));
@@ -226,4 +232,48 @@ fn a_request_finds_the_one_that_is_there() {
     gateway.land.there.borrow_mut()[3] = true;
     assert_eq!((0..4).filter(|_| gateway.status("GET") == 502).count(), 3);
     assert_eq!(gateway.knocks(), 4);
+}
+
+/// Clients keep their endpoint for as long as it lives, whatever becomes of the others, and have another one from the
+/// first request on that it does not live.
+#[test]
+fn clients_stick_to_an_endpoint_that_lives() {
+    let sticky = ", sticky: {cookie: route, secret: 0123456789abcdef}";
+    let (mut kept, mut moved) = (0, 0);
+    for seed in 0..40 {
+        let mut rng = Rng::of(&[seed, 77]);
+        let gateway = Gateway::new(4, sticky);
+        *gateway.land.there.borrow_mut() = [true; 4];
+        let state = gateway.snapshot.services[0].state.clone();
+        let mut clients: Vec<(String, usize)> = Vec::new();
+        for _ in 0..200 {
+            gateway.pass(rng.below(400) as u64);
+            let (at, verdict) = (rng.below(4), if rng.one_in(2) { Verdict::Up } else { Verdict::Down });
+            let name = format!("10.0.0.{}:80", at + 1);
+            let facts = |name: &str| state.facts(name).expect("known");
+            state.judge(&name, verdict, gateway.timers.now(), String::new());
+            if state.is_deserted(gateway.timers.now()) {
+                continue;
+            }
+            if clients.len() < 8 {
+                clients.push((String::new(), usize::MAX));
+            }
+            let client = rng.below(clients.len());
+            let (cookie, own) = &mut clients[client];
+            let answer = gateway.ask_with("GET", cookie);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            let served = gateway.land.knocks.borrow().last().expect("a knock").1;
+            let new = answer.lines().find_map(|line| line.strip_prefix("Set-Cookie: "));
+            let lives = *own != usize::MAX && facts(&format!("10.0.0.{}:80", *own + 1)).verdict != Verdict::Down;
+            assert!(!lives || (served == *own && new.is_none()), "seed {seed}: {own} lives, and {served} was asked");
+            // In a panic all are asked, and it may be its own.
+            assert_eq!(new.is_some(), served != *own, "seed {seed}");
+            (kept, moved) = (kept + usize::from(lives), moved + usize::from(!lives));
+            if let Some(new) = new {
+                *own = served;
+                *cookie = format!("Cookie: {}\r\n", new.split(';').next().expect("a value"));
+            }
+        }
+    }
+    assert!(kept > 1_000 && moved > 500, "{kept} {moved}");
 }

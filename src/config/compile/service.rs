@@ -376,6 +376,7 @@ fn rules(written: &model::Service) -> ServiceRules {
     let (timeouts, pool) = (&written.timeouts, &written.pool);
     ServiceRules {
         connect_timeout_ms: timeouts.connect.as_millis() as u64,
+        next_address_ms: timeouts.next_address.as_millis() as u64,
         first_byte_timeout_ms: timeouts.first_byte.as_millis() as u64,
         between_bytes_timeout_ms: timeouts.between_bytes.as_millis() as u64,
         send_timeout_ms: timeouts.send.as_millis() as u64,

@@ -103,7 +103,8 @@ config_struct! {
         service: Spanned<Name>,
         /// How many of the requests are copied.
         percent: Percent = "100%",
-        /// Copies that one worker has under way with the service; while there are as many, requests are not copied.
+        /// Copies that are under way with the service, over all workers; while there are as many, requests are not
+        /// copied.
         requests_max: Int<1, 65_536> = "64",
         /// A request with a longer body is not copied.
         body_bytes_max: ByteSize = "64KiB",

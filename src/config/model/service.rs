@@ -197,6 +197,9 @@ config_struct! {
     pub struct Timeouts {
         /// For a connection.
         connect: Duration = "5s",
+        /// For a connection, before another address of the same name is tried beside it, the other family first
+        /// (RFC 8305). `0s`: never.
+        next_address: Duration<0> = "250ms",
         /// From the end of the request to the head of the response.
         first_byte: Duration = "15s",
         /// Between two parts of the response.

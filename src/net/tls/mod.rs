@@ -560,6 +560,10 @@ impl<W: WriteHalf> WriteHalf for TlsWrite<W> {
         }
     }
 
+    fn ends(&self) {
+        self.inner.ends();
+    }
+
     fn has_room(&self) -> bool {
         self.inner.has_room()
     }

@@ -330,8 +330,6 @@ pub struct ServiceStats {
     pub failures: Tally<{ Reason::ALL.len() }>,
     /// What became of requests that were to be mirrored here.
     pub mirrored: Tally<{ Mirrored::WORDS.len() }>,
-    /// Mirrored requests under way.
-    pub mirroring: Cell<u32>,
     endpoints: RefCell<Registry<String, EndpointStats>>,
 }
 
@@ -345,7 +343,6 @@ impl ServiceStats {
             upstream_status: Statuses::default(),
             failures: Tally::default(),
             mirrored: Tally::default(),
-            mirroring: Cell::new(0),
             endpoints: RefCell::new(Registry::new(EndpointStats::new(OTHER))),
         }
     }

@@ -81,16 +81,21 @@ pub struct H2Origin {
 
 impl H2Origin {
     pub fn start(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
-        Self::with(false, script)
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// The same at this address.
+    pub fn at(address: SocketAddr, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(address, false, script)
     }
 
     /// Answers as soon as the head is there.
     pub fn early(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
-        Self::with(true, script)
+        Self::with(SocketAddr::from(([127, 0, 0, 1], 0)), true, script)
     }
 
-    fn with(is_early: bool, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    fn with(address: SocketAddr, is_early: bool, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = eventually("a port", || TcpListener::bind(address).ok());
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             seen: Mutex::default(),

@@ -36,6 +36,8 @@ pub struct Response<'c, W> {
     pub(super) coding: Coding,
     pub(super) head_sent: bool,
     pub(super) keep: Keep,
+    /// The request has no body: what closes the connection does not wait for the rest of it.
+    pub(super) request_done: bool,
     /// Bytes that were sent since the kernel was asked whether it takes more.
     pub(super) unlooked_bytes: usize,
 }
@@ -73,6 +75,13 @@ impl<W: WriteHalf> Response<'_, W> {
         self.deadline.disarm();
         self.keep = Keep::Abort;
         reason.into()
+    }
+
+    /// The last piece of the response comes next: where the connection closes behind it, both go out together.
+    fn ends(&self) {
+        if self.keep == Keep::Close && self.request_done {
+            self.write.ends();
+        }
     }
 
     fn has_room(&mut self) -> bool {
@@ -177,10 +186,19 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             // The body may take its time; nobody looks at these fields again (F11).
             x.response.fields.clear();
         }
+        let end = first.end;
         let (out, rest) = Buf::join(out, self.coded(first));
+        if end && rest.is_none() {
+            self.ends();
+        }
         drop(self.send(out).await?);
         match rest {
-            Some(rest) => self.send(rest).await.map(drop),
+            Some(rest) => {
+                if end {
+                    self.ends();
+                }
+                self.send(rest).await.map(drop)
+            }
             None => Ok(()),
         }
     }
@@ -192,6 +210,9 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
             return Ok(coded);
         }
         self.unlooked_bytes += coded.len();
+        if end {
+            self.ends();
+        }
         let buf = self.send(coded).await?;
         if end || self.unlooked_bytes < LOOK_BYTES || self.has_room() {
             return Ok(buf);
