@@ -170,7 +170,7 @@ const BANS: &[Ban] = &[
             "src/time.rs",
             "src/pipeline/reply.rs",
             "src/control/acme/",
-            "src/control/gateway.rs",
+            "src/control/gateway/",
             "src/tls/",
             "src/config/compile/tls.rs",
             "src/cli/cert.rs",

@@ -149,10 +149,6 @@ fn check_protocol(listener: &Spanned<Listener>, services: &mut Services, cx: &mu
 
 fn check_tls(listener: &Listener, cx: &mut Cx) {
     let Some(tls) = &listener.tls else { return };
-    if tls.plain_too && listener.proxy_protocol.is_some() {
-        cx.report(codes::CONTRADICTION, tls.span, "`plain_too` looks at the first byte, which is the PROXY header's")
-            .hint("take one of `plain_too` and `proxy_protocol` out, or write two listeners");
-    }
     if listener.https_redirect.is_some() && !tls.plain_too {
         cx.report(codes::NO_EFFECT, tls.span, "`https_redirect` has no effect where every connection has TLS")
             .hint("write it on the listener without TLS, or add `plain_too: true`");

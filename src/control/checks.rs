@@ -87,6 +87,11 @@ impl Checks {
                     }
                     looks += 1;
                     self.begin(&places, &sender, &mut random);
+                    if self.known().endpoints.is_empty() {
+                        // Nothing can be due before something is taken up: a process at rest is not woken for it.
+                        look.reset_after(Duration::from_millis(CHECKS_LOOK_MS * TAKE_UP_LOOKS));
+                        looks = 0;
+                    }
                 }
                 Some(done) = results.recv() => self.finish(done, &mut random),
             }

@@ -4,8 +4,9 @@
 pub mod acme;
 pub mod activation;
 pub mod admin;
-pub mod discovery;
 pub mod checks;
+mod client;
+pub mod discovery;
 pub mod door;
 pub mod fleet;
 pub mod gateway;

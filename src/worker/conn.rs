@@ -118,18 +118,39 @@ fn guard<'g>(shared: &'g Shared, mut future: Pin<&'g mut impl Future<Output = ()
     })
 }
 
+/// How a connection comes to be served.
+pub enum Begun<I: Io> {
+    /// As it was accepted, or behind its handshake.
+    Fresh(I),
+    /// What stands before its first request has been read.
+    Named(Box<Connection<I>>),
+}
+
 /// Serves HTTP/1 on a connection until it ends. `listener` gives the present settings of where it came in.
-#[allow(clippy::manual_async_fn, reason = "an async function keeps each argument twice")]
 pub fn serve_http1<'e, I: Io, C: Connect>(
     env: &'e Env<C>,
     io: I,
+    origin: ConnectionOrigin,
+    listener: impl Fn() -> Rc<Listener> + 'e,
+) -> impl Future<Output = ()> + 'e {
+    serve_begun(env, Begun::Fresh(io), origin, listener)
+}
+
+/// As [`serve_http1`], from whatever the connection has begun with.
+#[allow(clippy::manual_async_fn, reason = "an async function keeps each argument twice")]
+pub fn serve_begun<'e, I: Io, C: Connect>(
+    env: &'e Env<C>,
+    begun: Begun<I>,
     mut origin: ConnectionOrigin,
     listener: impl Fn() -> Rc<Listener> + 'e,
 ) -> impl Future<Output = ()> + 'e {
     async move {
-        let mut connection = Box::new(Connection::new(io, &env.timers, listener().rules.clone()));
+        let (mut connection, is_named) = match begun {
+            Begun::Fresh(io) => (Box::new(Connection::new(io, &env.timers, listener().rules.clone())), false),
+            Begun::Named(connection) => (connection, true),
+        };
         // Before a handshake it has been read already.
-        if origin.secure.is_none() && listener().rules.proxy_protocol.is_some() {
+        if !is_named && origin.secure.is_none() && listener().rules.proxy_protocol.is_some() {
             let Some(named) = identify_boxed(env, &mut connection, origin.clone(), listener()).await else {
                 return Box::pin(connection.close()).await;
             };

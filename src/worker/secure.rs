@@ -13,8 +13,9 @@ use crate::limits::{HANDSHAKE_TIMEOUT_MS, HANDSHAKES_MAX, PROXY_TIMEOUT_MS};
 use crate::net::duplex::Duplex;
 use crate::net::io::Io;
 use crate::net::tcp::Tcp;
-use crate::net::timer::{Deadline, OnExpiry, Waits};
+use crate::net::timer::{OnExpiry, Waits};
 use crate::net::tls::{Agreed, Fresh, HandshakeError, Tls};
+use crate::proto::h1::server::Connection;
 use crate::proto::proxy_protocol;
 use crate::snapshot::Listener;
 use crate::sys::buf::Buf;
@@ -64,8 +65,8 @@ impl Drop for Underway {
 /// is gone with it.
 pub async fn serve(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: ConnectionOrigin) {
     match Box::pin(begin(shared, socket, io, origin)).await {
-        Begun::Plain(io, origin) => {
-            Box::pin(conn::serve_http1(&shared.env, io, *origin, || socket.listener())).await;
+        Begun::Plain(begun, origin) => {
+            Box::pin(conn::serve_begun(&shared.env, begun, *origin, || socket.listener())).await;
         }
         Begun::Stream(io, origin, listener) => {
             Box::pin(conn::serve_stream(&shared.env, *io, &origin, listener)).await;
@@ -87,7 +88,7 @@ enum Begun {
     /// Nothing: it is over.
     Over,
     /// No TLS.
-    Plain(Tcp, Box<ConnectionOrigin>),
+    Plain(conn::Begun<Tcp>, Box<ConnectionOrigin>),
     /// TLS, and bytes that are passed on.
     Stream(Box<Tls<Tcp>>, Box<ConnectionOrigin>, Rc<Listener>),
     /// TLS and HTTP/1.1.
@@ -96,9 +97,9 @@ enum Begun {
     Http2(Box<Tls<Tcp>>, Box<ConnectionOrigin>),
 }
 
-async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: ConnectionOrigin) -> Begun {
+async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, mut origin: ConnectionOrigin) -> Begun {
     let listener = socket.listener();
-    let Some(tls) = listener.tls.clone() else { return Begun::Plain(io, Box::new(origin)) };
+    let Some(tls) = listener.tls.clone() else { return Begun::Plain(conn::Begun::Fresh(io), Box::new(origin)) };
     let Some(underway) = Underway::begin(shared) else {
         shared.refused(Refusal::Handshakes);
         return Begun::Over;
@@ -106,10 +107,28 @@ async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connection
     let deadline = shared.env.timers.deadline(io.interrupt());
     deadline.set_waits(Some(Waits::Head));
     deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
-    if tls.plain_too && !matches!(io.first_byte().await, Ok(HANDSHAKE_RECORD) | Err(_)) {
-        return Begun::Plain(io, Box::new(origin));
+    let is_proxied = listener.rules.proxy_protocol.is_some();
+    if tls.plain_too && !is_proxied && !matches!(io.first_byte().await, Ok(HANDSHAKE_RECORD) | Err(_)) {
+        return Begun::Plain(conn::Begun::Fresh(io), Box::new(origin));
     }
-    let agreed = handshake(shared, &listener, &tls, io, origin, &deadline).await;
+    let mut fresh = Fresh::new(io);
+    if is_proxied {
+        deadline.arm(shared.env.timers.now().plus_ms(PROXY_TIMEOUT_MS), OnExpiry::ShutBoth);
+        let Some(named) = identify(&listener, &mut fresh, origin).await else { return Begun::Over };
+        origin = named;
+        deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
+        if tls.plain_too {
+            match first_byte(&mut fresh).await {
+                Some(HANDSHAKE_RECORD) => {}
+                Some(_) => {
+                    let connection = Connection::of(fresh.into_parts(), &shared.env.timers, listener.rules.clone());
+                    return Begun::Plain(conn::Begun::Named(Box::new(connection)), Box::new(origin));
+                }
+                None => return Begun::Over,
+            }
+        }
+    }
+    let agreed = handshake(shared, &tls, fresh, origin).await;
     drop((deadline, underway));
     let Some((io, agreed, mut origin)) = agreed else { return Begun::Over };
     if agreed.alpn.as_deref() == Some(TLS_PROOF_PROTOCOL) {
@@ -127,20 +146,20 @@ async fn begin(shared: &Rc<Shared>, socket: &Socket, io: Tcp, origin: Connection
     }
 }
 
+/// The first byte behind a PROXY protocol header; None when the connection ends before.
+async fn first_byte(fresh: &mut Fresh<Tcp>) -> Option<u8> {
+    if fresh.unread().is_empty() {
+        fresh.read_more().await.ok()?;
+    }
+    fresh.unread().first().copied()
+}
+
 async fn handshake(
     shared: &Rc<Shared>,
-    listener: &Listener,
     tls: &ServerTls,
-    io: Tcp,
-    mut origin: ConnectionOrigin,
-    deadline: &Deadline,
+    fresh: Fresh<Tcp>,
+    origin: ConnectionOrigin,
 ) -> Option<(Tls<Tcp>, Agreed, ConnectionOrigin)> {
-    let mut fresh = Fresh::new(io);
-    if listener.rules.proxy_protocol.is_some() {
-        deadline.arm(shared.env.timers.now().plus_ms(PROXY_TIMEOUT_MS), OnExpiry::ShutBoth);
-        origin = identify(listener, &mut fresh, origin).await?;
-        deadline.arm(shared.env.timers.now().plus_ms(HANDSHAKE_TIMEOUT_MS), OnExpiry::ShutBoth);
-    }
     if let Some(paces) = &tls.paces
         && let Err(why) = paces.take(origin.peer.ip(), shared.env.timers.now().0)
     {

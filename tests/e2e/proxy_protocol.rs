@@ -1,7 +1,11 @@
 //! The PROXY protocol: in, from trusted load balancers alone (F59), and out, towards services.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::http2::wire::{self, H2, PREFACE, SETTINGS, raw};
+use crate::support::tls::{self, Authority};
 use crate::support::{Client, Gateway, Origin, Step, ok, proxy_to};
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -64,6 +68,57 @@ fn a_header_may_come_byte_by_byte() {
         assert_eq!(client.response().status, 200);
         assert_eq!(origin.last().header("x-forwarded-for"), Some("203.0.113.9"));
     }
+}
+
+/// One listener for HTTP/1, HTTP/2 by prior knowledge and TLS behind a header: the header goes first, then the first
+/// byte behind it tells, wherever what is sent is torn.
+#[test]
+fn what_is_spoken_behind_a_header_is_found_out() {
+    let (ca, origin) = (Authority::new("ca"), Origin::fixed("ok"));
+    let site = ca.issue("site", &["site.test"]);
+    let more = format!(", protocols: [http1, h2, h2c], tls: {{{}, plain_too: true}}", site.yaml());
+    let gateway = Gateway::start(&(listening("127.0.0.0/8", &more) + &proxy_to(&origin)));
+    let named = |scheme: &str| {
+        let last = origin.last();
+        assert_eq!(last.header("x-forwarded-for"), Some("203.0.113.9"));
+        assert_eq!(last.header("x-forwarded-proto"), Some(scheme));
+    };
+    let config = Arc::new(ca.client(None));
+    for header in naming().into_iter().take(2) {
+        let h1 = [&header, GET].concat();
+        for at in 0..h1.len() {
+            let mut client = gateway.connect();
+            client.send(&h1[..at]);
+            client.send(&h1[at..]);
+            assert_eq!(client.response().status, 200, "HTTP/1 torn at {at}");
+            named("http");
+        }
+        let h2 = [&header, PREFACE, &raw(SETTINGS, 0, 0, b""), &wire::get(1, "/a")].concat();
+        for at in 0..h2.len() {
+            let mut client = H2::silent(gateway.address);
+            assert!(client.send(&h2[..at]) && client.send(&h2[at..]));
+            assert_eq!(client.answer(1).status, 200, "HTTP/2 torn at {at}");
+            named("http");
+        }
+        for at in 0..=header.len() + 8 {
+            let mut secured = tls::connect(gateway.address, &config, "site.test", false);
+            let mut bytes = header.clone();
+            secured.conn.write_tls(&mut bytes).expect("a hello");
+            secured.sock.stream.write_all(&bytes[..at]).expect("sent");
+            secured.sock.stream.write_all(&bytes[at..]).expect("sent");
+            let answer = tls::get(&mut secured, "site.test", "").expect("served");
+            assert!(answer.starts_with("HTTP/1.1 200"), "TLS torn at {at}: {answer}");
+            named("https");
+        }
+        let mut secured = tls::connect(gateway.address, &config, "site.test", true);
+        secured.sock.stream.write_all(&header).expect("sent");
+        assert!(tls::get(&mut secured, "site.test", "").expect("served").starts_with("HTTP/1.1 200"));
+    }
+    // Without a header nobody is served, whatever is spoken.
+    let mut client = gateway.connect();
+    client.try_send(GET);
+    assert!(client.is_closed());
+    assert!(tls::ask(gateway.address, &config, "site.test", "site.test").is_err());
 }
 
 #[test]

@@ -221,7 +221,7 @@ def check_nghttp(bed, endpoints):
 
 def service(name, port, protocol, secure):
     tls = ", tls: {ca: [DIR/ca/ca.pem], server_name: dev.test}" if secure else ""
-    word = "" if protocol == "h1" else ", protocol: h2"
+    word = "" if protocol == "h1" else f", protocol: {protocol}"
     return f'  - {{name: {name}, endpoints: ["127.0.0.1:{port}"]{word}{tls}}}'
 
 
@@ -246,8 +246,9 @@ def check_http(folder, ca):
         check_nghttp(bed, list(endpoints))
 
 
-def check_calls(folder, ca):
-    """Calls of grpcio over TLS on both sides: the same ones as without it."""
+def check_calls(folder, ca, protocol):
+    """Calls of grpcio over TLS on both sides: the same ones as without it. `auto` finds out by ALPN that the endpoint
+    speaks HTTP/2."""
     try:
         import grpc
         import check_grpc as plain
@@ -256,7 +257,7 @@ def check_calls(folder, ca):
     calls = plain.Calls()
     pair = ((folder / "dev.test.key").read_bytes(), (folder / "dev.test.crt").read_bytes())
     server, port = plain.start_server(calls, credentials=grpc.ssl_server_credentials([pair]))
-    services = [service("calls", port, "h2", True), '  - {name: nobody, protocol: h2, endpoints: ["127.0.0.1:1"]}']
+    services = [service("calls", port, protocol, True), '  - {name: nobody, protocol: h2, endpoints: ["127.0.0.1:1"]}']
     routes = [
         "  - {name: calls, path: /test.Calls/*, service: calls}",
         "  - {name: limited, path: /test.Limited/*, service: calls, policies: [{rate_limit: {rate: 1/h}}]}",
@@ -272,7 +273,7 @@ def check_calls(folder, ca):
             plain.check_cancel(channel, calls)
         assert calls.metadata["x-forwarded-proto"] == "https", calls.metadata
     server.stop(None)
-    print("grpcio over TLS on both sides: calls, streams, deadlines, cancellation")
+    print(f"grpcio over TLS on both sides, protocol {protocol}: calls, streams, deadlines, cancellation")
 
 
 def main():
@@ -282,7 +283,8 @@ def main():
         folder = pathlib.Path(name)
         ca = certificates(folder)
         check_http(folder, ca)
-        check_calls(folder, ca)
+        for protocol in ("h2", "auto"):
+            check_calls(folder, ca, protocol)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ pub struct Wire {
     pub bytes_max: usize,
     pub broke: Cell<bool>,
     /// It gives so little room that windows run out, and narrows them now and then.
-    is_narrow: bool,
+    pub is_narrow: bool,
     held: Cell<usize>,
     /// The other end has used all room that the narrow connection gave.
     pub is_full: Cell<bool>,

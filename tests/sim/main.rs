@@ -15,6 +15,7 @@ mod h2wire;
 mod http1_up;
 mod http2;
 mod http2_client;
+mod http2_tunnel;
 mod http2_up;
 mod nobody;
 mod origin;

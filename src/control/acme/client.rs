@@ -5,19 +5,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use super::super::discovery::http;
+use super::super::client::{self, Wire};
 use crate::limits::{ACME_ANSWER_BYTES_MAX, ACME_REQUEST_MS};
 
 /// Speaks with an authority, over TLS only.
@@ -33,8 +28,7 @@ impl Http {
     /// # Errors
     /// When none can be used.
     pub fn new(authorities: Option<&[u8]>) -> Result<Self, String> {
-        let tls = http::tls(authorities, None).map_err(|trouble| trouble.text)?;
-        Ok(Self { tls, asked: Arc::default() })
+        Ok(Self { tls: client::tls(authorities, None)?, asked: Arc::default() })
     }
 
     /// How long the authority has asked to be left alone with its last refusal, in seconds.
@@ -72,46 +66,28 @@ impl Http {
     }
 
     async fn ask(&self, mut request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, String> {
-        let stream = self.connect(request.uri()).await?;
-        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(text)?;
-        let authority = request.uri().authority().map_or("", |authority| authority.as_str());
-        let host = HeaderValue::from_str(authority).map_err(text)?;
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let path: Uri = path.parse().map_err(text)?;
-        *request.uri_mut() = path;
-        request.headers_mut().insert(HOST, host);
-        let agent = HeaderValue::from_static(concat!("ringway/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().insert(USER_AGENT, agent);
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(text)?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, ACME_ANSWER_BYTES_MAX).collect().await.map_err(text)?;
-            Ok(Response::from_parts(head, body.to_bytes()))
-        };
-        tokio::select! {
-            answer = exchange => answer,
-            Err(error) = connection => Err(text(error)),
-        }
+        let place = request.uri().clone();
+        let wire = self.connect(&place).await?;
+        let authority = place.authority().map_or("", |authority| authority.as_str());
+        let path = place.path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse().map_err(text)?;
+        request.headers_mut().insert(HOST, HeaderValue::from_str(authority).map_err(text)?);
+        request.headers_mut().insert(USER_AGENT, client::AGENT);
+        let mut answer = client::send(wire, request).await?;
+        let body = answer.body(ACME_ANSWER_BYTES_MAX).await?;
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = answer.head().status();
+        *response.headers_mut() = answer.head().headers().clone();
+        Ok(response)
     }
 
-    async fn connect(&self, place: &Uri) -> Result<TlsStream<TcpStream>, String> {
+    async fn connect(&self, place: &Uri) -> Result<Box<dyn Wire>, String> {
         let host = place.host().unwrap_or_default().trim_matches(['[', ']']);
         if place.scheme_str() != Some("https") {
             return Err("it is no https URL".to_owned());
         }
-        let name = ServerName::try_from(host.to_owned()).map_err(text)?;
-        let mut last = "no address".to_owned();
-        for address in lookup_host((host, place.port_u16().unwrap_or(443))).await.map_err(text)?.take(4) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    let shake = TlsConnector::from(self.tls.clone()).connect(name, stream);
-                    return Box::pin(shake).await.map_err(text);
-                }
-                Err(error) => last = text(error),
-            }
-        }
-        Err(last)
+        let addresses = lookup_host((host, place.port_u16().unwrap_or(443))).await.map_err(text)?;
+        client::secure(client::connect(addresses).await?, &self.tls, host).await
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::client::tls;
 use super::dns::Names;
-use super::http::{Api, tls};
+use super::http::Api;
 use super::provider::Trouble;
 use crate::schema::{Diagnostics, FixedEnv, Node, Source, parse};
 use crate::snapshot::Kubernetes;
@@ -61,7 +62,7 @@ fn in_cluster(
     let port = port.parse().map_err(|_| Trouble::failed("KUBERNETES_SERVICE_PORT is no port"))?;
     let authorities = read(&account.join("ca.crt"))?;
     let host = named("KUBERNETES_SERVICE_HOST")?;
-    let tls = Some(tls(Some(authorities.as_bytes()), None)?);
+    let tls = Some(tls(Some(authorities.as_bytes()), None).map_err(Trouble::failed)?);
     Ok(Cluster {
         api: Api { host, port, tls, tls_name: None, names },
         namespace: read(&account.join("namespace"))
@@ -99,7 +100,7 @@ fn from_file(path: &Path, context: &str, names: Arc<Names>) -> Result<Cluster, T
         (Some(chain), Some(key)) => Some((&chain[..], &key[..])),
         _ => None,
     };
-    let tls = if is_https { Some(tls(authorities.as_deref(), identity)?) } else { None };
+    let tls = if is_https { Some(tls(authorities.as_deref(), identity).map_err(Trouble::failed)?) } else { None };
     let token = match (user.and_then(|user| text_of(user, "tokenFile")), user.and_then(|user| text_of(user, "token"))) {
         (Some(file), _) => Token::File(beside(path, file)),
         (None, Some(token)) => Token::Fixed(token.to_owned()),

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::super::client::tls;
 use super::dns::Names;
-use super::http::{Api, Ask, escape, tls};
+use super::http::{Api, Ask, escape};
 use super::provider::{Lookout, Member, News, Provider, Trouble};
 use crate::limits::{DISCOVERED_MAX, DISCOVERY_ANSWER_MS};
 use crate::snapshot::{Consul, Family};
@@ -151,7 +152,7 @@ fn api(settings: &Consul, names: &Arc<Names>) -> Result<Api, Trouble> {
                 .map_err(|error| Trouble::failed(format!("{}: {error}", settings.ca_file)))?,
         ),
     };
-    let tls = if is_https { Some(tls(authorities.as_deref(), None)?) } else { None };
+    let tls = if is_https { Some(tls(authorities.as_deref(), None).map_err(Trouble::failed)?) } else { None };
     Ok(Api { host, port, tls, tls_name: None, names: names.clone() })
 }
 

@@ -421,6 +421,9 @@ impl SliceEndpoint {
 }
 
 #[cfg(test)]
+mod replayed;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;

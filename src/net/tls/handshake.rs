@@ -113,6 +113,11 @@ impl<I: Io> Fresh<I> {
         self.incoming.consume(bytes);
     }
 
+    /// The connection without a handshake: its parts, and what was read and not taken.
+    pub fn into_parts(self) -> (I::Read, I::Write, Rc<dyn Interrupt>, Buf) {
+        (self.read, self.write, self.interrupt, self.incoming)
+    }
+
     /// Shakes hands as the server. `choose` finds the rules for what the client says; None refuses the name.
     ///
     /// # Errors

@@ -87,10 +87,19 @@ enum Keep {
     Switched,
 }
 
+/// Both halves of a connection, what ends their waits, and bytes that were read.
+pub type Parts<I> = (<I as Io>::Read, <I as Io>::Write, Rc<dyn crate::net::io::Interrupt>, Buf);
+
 impl<I: Io> Connection<I> {
     /// Takes over an accepted connection.
     pub fn new(io: I, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Self {
         let (read, write, interrupt) = io.split();
+        Self::of((read, write, interrupt, Buf::empty()), timers, rules)
+    }
+
+    /// Takes over the parts of a connection of which something has been read.
+    pub fn of(parts: Parts<I>, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Self {
+        let (read, write, interrupt, carry) = parts;
         let write_deadline = timers.deadline(interrupt.clone());
         rules.watch(&write_deadline);
         Self {
@@ -100,7 +109,7 @@ impl<I: Io> Connection<I> {
             write_deadline,
             timers: timers.clone(),
             rules,
-            carry: Buf::empty(),
+            carry,
             roomy: true,
             requests: 0,
             opened: timers.known_now(),

@@ -297,6 +297,19 @@ impl Gateway {
         endpoints.as_array().expect("a list").iter().filter_map(text).collect()
     }
 
+    /// Tier, weight and address of each endpoint of `up`, in order.
+    pub fn resolved_shares(&self) -> Vec<(u64, u64, String)> {
+        let told = self.ask_admin("GET", "/services/up/endpoints").json();
+        let number = |one: &Value, key: &str| one[key].as_u64().expect("a number");
+        let share = |one: &Value| {
+            let place = one["resolved"].as_str().expect("an address").to_owned();
+            (number(one, "priority"), number(one, "weight"), place)
+        };
+        let mut shares: Vec<_> = told.as_array().expect("a list").iter().map(share).collect();
+        shares.sort();
+        shares
+    }
+
     /// The same without ports, sorted.
     pub fn resolved_ips(&self) -> Vec<String> {
         let ip = |address: String| address.rsplit_once(':').map(|(ip, _)| ip.to_owned());

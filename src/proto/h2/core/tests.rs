@@ -6,21 +6,21 @@ const NOW: Now = Now::from_ms(0);
 /// `GET http://a/`
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
 
-fn raw(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn raw(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Head { length: payload.len(), kind, flags, stream }.bytes().to_vec();
     bytes.extend(payload);
     bytes
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub(super) fn get(stream: u32) -> Vec<u8> {
     raw(Kind::Headers, END_HEADERS | END_STREAM, stream, GET)
 }
 
-fn post(stream: u32) -> Vec<u8> {
+pub(super) fn post(stream: u32) -> Vec<u8> {
     raw(Kind::Headers, END_HEADERS, stream, GET)
 }
 
-fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
+pub(super) fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
     let mut input = Buf::copy_of(bytes);
     let mut events = Vec::new();
     while let Some(event) = core.receive(&mut input, NOW)? {
@@ -29,7 +29,7 @@ fn feed(core: &mut Core, bytes: &[u8]) -> Result<Vec<Event>, Fatal> {
     Ok(events)
 }
 
-fn output(core: &mut Core) -> Vec<u8> {
+pub(super) fn output(core: &mut Core) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some(buf) = core.take_output() {
         bytes.extend_from_slice(buf.as_slice());
@@ -38,7 +38,7 @@ fn output(core: &mut Core) -> Vec<u8> {
     bytes
 }
 
-fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
+pub(super) fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
     let (mut at, mut all) = (0, Vec::new());
     while let Some(head) = Head::parse(&bytes[at..]) {
         let payload = &bytes[at + 9..at + 9 + head.length];
@@ -49,7 +49,7 @@ fn frames(bytes: &[u8]) -> Vec<(Kind, u8, u32, Vec<u8>)> {
     all
 }
 
-fn server() -> Core {
+pub(super) fn server() -> Core {
     let mut core = Core::server(HeadLimits::default(), false, NOW);
     let greeting = [&PREFACE[..], &raw(Kind::Settings, 0, 0, b"")].concat();
     assert!(matches!(feed(&mut core, &greeting).expect("legal")[..], [Event::Connected]));
@@ -57,7 +57,7 @@ fn server() -> Core {
     core
 }
 
-fn client() -> Core {
+pub(super) fn client() -> Core {
     let mut core = Core::client(HeadLimits::default(), NOW);
     feed(&mut core, &raw(Kind::Settings, 0, 0, b"")).expect("legal");
     output(&mut core);

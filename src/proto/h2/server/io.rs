@@ -60,6 +60,7 @@ pub async fn read_all<R: ReadHalf, T>(
             }
         }
         make_room(link, &mut input, large);
+        link.look_after_tunnels();
         let asked = input.spare();
         let (count, back) = read.recv_idle(std::mem::take(&mut input)).await;
         input = back;
@@ -67,7 +68,7 @@ pub async fn read_all<R: ReadHalf, T>(
             Ok(0) => return End::Closed,
             Ok(count) => large = count == asked || (large && count > asked / 4),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                if input.is_empty() {
+                if input.is_empty() && link.is_quiet() {
                     // Idle: no buffer until there is something to read.
                     input = Buf::empty();
                     link.set_released();

@@ -250,10 +250,24 @@ impl Link {
     }
 
     pub(super) fn set_released(&self) {
-        self.released.set(true);
         let mut inner = self.inner.borrow_mut();
-        inner.slots = Vec::new();
         inner.core.section().buf = Buf::empty();
+        if self.tunnels.get() == 0 {
+            self.released.set(true);
+            inner.slots = Vec::new();
+        }
+    }
+
+    /// Whether there is no stream that something is awaited of: none at all, or tunnels alone.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inner.borrow().core.streams() == self.tunnels.get() as usize
+    }
+
+    /// A connection that has tunnels alone gives its reader's buffer back as an idle one does.
+    pub(super) fn look_after_tunnels(&self) {
+        if self.tunnels.get() > 0 && self.is_quiet() && !self.inner.borrow().over {
+            self.read_deadline.arm_in(IDLE_RELEASE_MS, OnExpiry::Release);
+        }
     }
 
     // === streams ===
@@ -350,6 +364,7 @@ impl Link {
 
     pub(super) fn count_tunnels(&self, change: i32) {
         self.tunnels.set(self.tunnels.get().saturating_add_signed(change));
+        self.look_after_tunnels();
     }
 
     /// Sends what there is room for of a piece of a body, when it is this stream's turn. Returns whether all is sent.

@@ -1,0 +1,362 @@
+//! The running gateway as one object: applies configurations to the fleet and answers the admin API.
+
+mod access_logs;
+mod backend;
+mod changes;
+mod facts;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+pub use self::access_logs::AccessLogs;
+use self::changes::{changes, needs_restart};
+use super::acme::Acme;
+use super::activation::Inherited;
+use super::admin::backend::{EndpointOrder, EndpointOutcome, ReloadOutcome, UpgradeOutcome};
+use super::checks::Checks;
+use super::discovery::Discovery;
+use super::door::Door;
+use super::fleet::{Fleet, Share};
+use super::listening::{Listening, Shares};
+use super::operator;
+use super::orders::Orders;
+use super::source::{ConfigSource, Ready};
+use crate::limits::{LET_GO_LOOK_MS, LET_GO_MS_MAX};
+use crate::policy::CompileEnv;
+use crate::schema::Diagnostics;
+use crate::snapshot::{Service, Snapshot};
+use crate::sys::thread;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::log;
+use crate::telemetry::metrics::exposition::Exposition;
+use crate::time;
+use crate::worker::mailbox::{ChangedServices, Report};
+use crate::worker::memory::Memory;
+
+/// Wishes that wait for their turn; one more is told to come back.
+pub const WISHES_WAITING_MAX: usize = 4;
+
+/// What the admin API wants of the control thread, and where the outcome goes.
+pub enum Wish {
+    /// Load the configuration anew.
+    Reload(oneshot::Sender<ReloadOutcome>),
+    /// Replace the running program.
+    Upgrade(oneshot::Sender<UpgradeOutcome>),
+}
+
+/// What of the process follows the configuration beside the workers.
+#[derive(Default)]
+pub struct Belongings {
+    /// The access logs.
+    pub logs: AccessLogs,
+    /// The listening sockets.
+    pub listening: Listening,
+    /// The admin listener.
+    pub door: Door,
+}
+
+/// The running gateway.
+pub struct Gateway {
+    fleet: Fleet,
+    started: Instant,
+    state: AtomicU8,
+    wishes: mpsc::Sender<Wish>,
+    /// Upgrades since the first start, those that failed, those that were not begun.
+    upgrades: [AtomicU64; 3],
+    reloads_ok: AtomicU64,
+    reloads_failed: AtomicU64,
+    last_failure: Mutex<Option<Value>>,
+    last_success_seconds: AtomicU64,
+    exposition: Mutex<Exposition>,
+    drivers: Vec<String>,
+    memory: Arc<Memory>,
+    discovery: Arc<Discovery>,
+    checks: Arc<Checks>,
+    acme: Arc<Acme>,
+    orders: Arc<Orders>,
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// The workers.
+    pub fleet: Fleet,
+    /// The I/O driver of each.
+    pub drivers: Vec<String>,
+    /// Memory of the process.
+    pub memory: Arc<Memory>,
+    /// Where endpoints come from.
+    pub discovery: Arc<Discovery>,
+    /// What operators want of them.
+    pub orders: Arc<Orders>,
+}
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+const REPLACED: u8 = 3;
+
+impl Gateway {
+    /// The gateway of a started fleet, and where wishes come out. `upgrades` is the number of upgrades since the first
+    /// start.
+    #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
+    pub fn new(parts: Parts, compat_names: bool, upgrades: u64) -> (Arc<Self>, mpsc::Receiver<Wish>) {
+        let Parts { fleet, drivers, memory, discovery, orders } = parts;
+        let (sender, wishes) = mpsc::channel(WISHES_WAITING_MAX);
+        let gateway = Self {
+            fleet,
+            started: Instant::now(),
+            state: AtomicU8::new(STARTING),
+            wishes: sender,
+            upgrades: [AtomicU64::new(upgrades), AtomicU64::new(0), AtomicU64::new(0)],
+            reloads_ok: AtomicU64::new(1),
+            reloads_failed: AtomicU64::new(0),
+            last_failure: Mutex::default(),
+            last_success_seconds: AtomicU64::new(time::unix_seconds()),
+            exposition: Mutex::new(Exposition::new(compat_names)),
+            drivers,
+            memory,
+            discovery,
+            checks: Arc::default(),
+            acme: Arc::default(),
+            orders,
+        };
+        (Arc::new(gateway), wishes)
+    }
+
+    /// Begins to check endpoints and to order certificates. Must run on the control thread's runtime; ends with it.
+    pub fn begin_checks(self: &Arc<Self>, seed: u64) {
+        self.acme.follow(&self.fleet.snapshot().acme);
+        let gateway = self.clone();
+        tokio::spawn(self.checks.clone().run(move || gateway.fleet.snapshot(), seed));
+    }
+
+    /// The workers.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Where endpoints come from.
+    pub fn discovery(&self) -> &Arc<Discovery> {
+        &self.discovery
+    }
+
+    /// Says that new traffic may come.
+    pub fn set_ready(&self) {
+        self.state.store(READY, Ordering::Release);
+    }
+
+    /// Says that no new traffic should come.
+    pub fn set_draining(&self) {
+        self.state.store(DRAINING, Ordering::Release);
+    }
+
+    /// Says that another process serves, which is to be told what operators want.
+    pub fn set_replaced(&self) {
+        self.state.store(REPLACED, Ordering::Release);
+    }
+
+    /// Whether the gateway is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.state.load(Ordering::Acquire) >= DRAINING
+    }
+
+    /// What operators want of endpoints.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Takes up what a predecessor was told while this process started.
+    pub async fn catch_up(&self) {
+        let snapshot = self.fleet.snapshot();
+        let changed = self.orders.catch_up(&snapshot);
+        self.tell_changed(&snapshot, changed).await;
+        if self.orders.is_unwritten() {
+            // Whatever becomes of it is in the log.
+            let orders = self.orders.clone();
+            drop(tokio::spawn(async move { orders.persist().await }));
+        }
+    }
+
+    /// Counts what became of an upgrade.
+    pub fn count_upgrade(&self, outcome: &UpgradeOutcome) {
+        let at = match outcome {
+            UpgradeOutcome::Done { .. } => 0,
+            UpgradeOutcome::Failed { .. } => 1,
+            UpgradeOutcome::Refused { .. } => 2,
+        };
+        self.upgrades[at].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Upgrades since the first start.
+    pub fn upgrades(&self) -> u64 {
+        self.upgrades[0].load(Ordering::Relaxed)
+    }
+
+    /// Reads, checks and compiles the configuration on a thread of its own: names are resolved meanwhile, and the
+    /// control thread answers others.
+    pub fn compile(&self, source: &ConfigSource, env: CompileEnv) -> JoinHandle<Compiled> {
+        let (source, previous) = (source.clone(), self.fleet.snapshot());
+        tokio::task::spawn_blocking(move || {
+            // Where a worker has the same core, its requests go first.
+            thread::give_way();
+            let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
+            let mut changes = changes(&previous.effective, &ready.snapshot.effective);
+            changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
+            Ok((ready, changes))
+        })
+    }
+
+    /// Prepares a compiled configuration and swaps it in on all workers; or leaves everything as it was (A30).
+    pub async fn apply(self: &Arc<Self>, compiled: Compiled, belongings: &mut Belongings) -> ReloadOutcome {
+        if self.is_draining() {
+            return ReloadOutcome::Busy;
+        }
+        let previous = self.fleet.snapshot();
+        let outcome = match compiled {
+            Ok((ready, changes)) => Box::pin(self.swap(ready, changes, &previous, belongings)).await,
+            Err(diagnostics) => Err(diagnostics.to_json()),
+        };
+        match outcome {
+            Ok((generation, changes)) => {
+                let_go(previous);
+                self.reloads_ok.fetch_add(1, Ordering::Relaxed);
+                self.last_success_seconds.store(time::unix_seconds(), Ordering::Relaxed);
+                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                log::info("configuration applied", &[("generation", &generation), ("changes", &changes)]);
+                ReloadOutcome::Applied { generation, changes }
+            }
+            Err(diagnostics) => {
+                self.reloads_failed.fetch_add(1, Ordering::Relaxed);
+                log::error("configuration refused, the old one serves on", &[("diagnostics", &diagnostics)]);
+                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(diagnostics.clone());
+                ReloadOutcome::Rejected { generation: previous.generation, diagnostics }
+            }
+        }
+    }
+
+    async fn swap(
+        self: &Arc<Self>,
+        ready: Ready,
+        changes: Value,
+        previous: &Snapshot,
+        belongings: &mut Belongings,
+    ) -> Result<(u64, Value), Value> {
+        let refused = |what: String| json!([{ "message": what }]);
+        let Belongings { logs, listening, door } = belongings;
+        let (mut nothing, workers) = (Inherited::default(), self.fleet.len());
+        let change = door.prepare(&ready.loaded.config, &mut nothing).map_err(refused)?;
+        let sockets = listening.open(&ready.snapshot.listeners, &mut nothing, workers).map_err(refused)?;
+        let undo = |what: String, listening: &mut Listening| {
+            listening.retain(&previous.listeners);
+            refused(what)
+        };
+        let (log_change, access_logs) = logs.prepare(&ready, workers).map_err(|what| undo(what, listening))?;
+        let Ready { snapshot, loaded, warnings } = ready;
+        let state_file = loaded.config.admin.state_file.as_ref().map(PathBuf::from);
+        // Taking thousands of routes apart is work for the same thread.
+        in_background(move || drop((loaded, warnings)));
+        self.discovery.prepare(&snapshot).await;
+        self.orders.apply(&snapshot);
+        match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
+            Ok(()) => {
+                listening.retain(&snapshot.listeners);
+                // An operator may have said something meanwhile.
+                self.tell_orders(&snapshot).await;
+                self.orders.keep_in(state_file);
+                door.change(change, self);
+                self.discovery.settle(&snapshot, &self.fleet).await;
+                self.acme.follow(&snapshot.acme);
+                logs.change(log_change);
+                Ok((snapshot.generation, changes))
+            }
+            Err(what) => {
+                // What was begun for the new one is of no use.
+                self.discovery.prepare(&self.fleet.snapshot()).await;
+                self.discovery.settle(&self.fleet.snapshot(), &self.fleet).await;
+                Err(undo(what.to_owned(), listening))
+            }
+        }
+    }
+
+    /// Makes hold what operators want, and tells the workers where their tables are others then.
+    async fn tell_orders(&self, snapshot: &Snapshot) {
+        self.tell_changed(snapshot, self.orders.apply(snapshot)).await;
+    }
+
+    async fn tell_changed(&self, snapshot: &Snapshot, changed: Vec<u32>) {
+        if !changed.is_empty() {
+            let changed = ChangedServices::Some(snapshot.generation, changed.into());
+            self.fleet.endpoints_changed(changed).await;
+        }
+    }
+
+    /// Does what an operator wants of an endpoint. All that matters is done before the first wait.
+    async fn order(&self, order: EndpointOrder) -> EndpointOutcome {
+        if self.state.load(Ordering::Acquire) == REPLACED {
+            return EndpointOutcome::Replaced;
+        }
+        let snapshot = self.fleet.snapshot();
+        let done = match operator::order(&snapshot, &self.orders, &order) {
+            Ok(done) => done,
+            Err(refused) => return refused,
+        };
+        self.tell_changed(&snapshot, done.reweighed.clone()).await;
+        let persisted = if done.changed { self.orders.persist().await } else { Ok(self.orders.is_kept()) };
+        let shown = match snapshot.services.iter().find(|known| known.is_whole() && known.name == order.service) {
+            Some(known) => self.endpoints_of(known).await,
+            None => Vec::new(),
+        };
+        done.told(&order.service, shown, persisted)
+    }
+
+    async fn endpoints_of(&self, service: &Service) -> Vec<Value> {
+        operator::endpoints(service, &self.reports().await, &self.orders, &self.discovery)
+    }
+
+    async fn reports(&self) -> Vec<Option<Report>> {
+        self.fleet.report().await
+    }
+}
+
+/// Work on a thread that gives way to workers on the same core.
+fn in_background(work: impl FnOnce() + Send + 'static) {
+    tokio::task::spawn_blocking(|| {
+        thread::give_way();
+        work();
+    });
+}
+
+/// Takes a snapshot apart that serves no more: for thousands of routes that is milliseconds, which a worker would take
+/// from its requests if it were the last to have it. One that is in use for longer, by a stream, is left to the worker.
+fn let_go(previous: Arc<Snapshot>) {
+    tokio::spawn(async move {
+        for _ in 0..LET_GO_MS_MAX / LET_GO_LOOK_MS {
+            if Arc::strong_count(&previous) == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(LET_GO_LOOK_MS)).await;
+        }
+        in_background(move || drop(previous));
+    });
+}
+
+/// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves.
+pub type Compiled = Result<(Ready, Value), Box<Diagnostics>>;
+
+/// Joins what each worker gets.
+pub fn shares(sockets: Shares, logs: Option<Vec<AccessLog>>) -> Vec<Share> {
+    let mut logs = logs.into_iter().flatten();
+    sockets.into_iter().map(|sockets| Share { sockets, access_log: logs.next() }).collect()
+}
+
+impl AsRef<Fleet> for Gateway {
+    fn as_ref(&self) -> &Fleet {
+        &self.fleet
+    }
+}
