@@ -1,7 +1,7 @@
 //! Orders on their way from a process to the one that replaces it: a file in memory that both have open.
 //!
 //! The predecessor fills it before it starts the successor, which reads it in place of `admin.state_file`. It fills it
-//! once more when it takes no orders any more, and says "go" then; the successor reads it again ([`merged`]). So an
+//! once more when it takes no orders any more, and says "go" then; the successor reads it again (`merged`). So an
 //! order that was answered holds, whenever it came.
 
 use std::collections::{BTreeMap, BTreeSet};

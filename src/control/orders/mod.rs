@@ -2,7 +2,7 @@
 //!
 //! An order belongs to an address of a service. It outlives reloads, and the absence of its endpoint: discovery, or
 //! another configuration, may bring that back. It outlives an upgrade ([`handover`]), and with `admin.state_file` the
-//! process ([`file`]).
+//! process ([`mod@file`]).
 //! Everything here is done on the control thread; workers learn of it as of any other fact about an endpoint.
 
 pub mod file;

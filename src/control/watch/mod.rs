@@ -1,6 +1,6 @@
 //! Watches files: those of the configuration, if asked for, and lists of endpoints.
 //!
-//! The kernel tells when a name on the way to a file comes, goes or is written ([`bells`], [`places`]): renames over
+//! The kernel tells when a name on the way to a file comes, goes or is written (`bells`, `places`): renames over
 //! the file, editors that write it in place, swapped links (Kubernetes). That is only a reason to look. Where it does
 //! not tell (network file systems, no watches left) looks are taken twice a second. A change is reported once the files
 //! have been still for [`DEBOUNCE_MS`], and only when their content differs.
