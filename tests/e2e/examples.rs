@@ -587,16 +587,19 @@ fn resilience() {
         .env("ORDERS_FAR", far.address)
         .env("CHECK_INTERVAL", "50ms")
         .env("HEDGE_AFTER", "30ms")
+        .env("TRY_TIMEOUT", "20s")
         .env("STICKY_SECRET", "a secret that is long enough")
         .start();
-    let answers: Vec<_> = (0..4).map(|_| get(&gateway, "/orders/7", "")).collect();
-    assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "two"), "a 503 is tried elsewhere");
-    assert!(answers[0].header("set-cookie").is_some_and(|cookie| cookie.starts_with("orders_route=")));
+    // No more than it takes: each retry leaves less of the budget to the hedged copies below.
+    eventually("an answer of the ill one, tried elsewhere", || {
+        let answer = get(&gateway, "/orders/7", "");
+        assert_eq!((answer.status, answer.text()), (200, "two".to_owned()), "a 503 is tried elsewhere");
+        assert!(answer.header("set-cookie").is_some_and(|cookie| cookie.starts_with("orders_route=")));
+        one.seen().iter().any(|seen| seen.path() != "/health").then_some(())
+    });
     let served = two.seen().into_iter().rfind(|seen| seen.path() != "/health").expect("a request");
     assert!(served.header("x-timeout-ms").is_some());
-    let before = one.seen().iter().filter(|seen| seen.path() != "/health").count();
-    assert!(before > 0, "the ill one was asked");
-    // Four failures are too few for an ejection; with those of the payments it may come, and the second tier helps.
+    // A failure or two are too few for an ejection; with those of the payments it may come, and the second tier helps.
     assert!(far.seen().iter().all(|seen| seen.path() == "/health"), "the second tier was not needed");
     // Behind the others, since copies take from the budget that retries have.
     eventually("a second endpoint that is asked as well", || {
