@@ -5,6 +5,9 @@
 //! limit, never more waiting than the queue takes, nobody waits while there is room (but for a tick), nobody waits
 //! longer than allowed; and at the end everything was given back. `RINGWAY_SEED=n` replays one seed.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,30 +17,12 @@ use ringway::concurrency::{Admission, Gate, Local, Permit, Terms, Ticket, Waitin
 use ringway::limits::TICK_MS;
 use ringway::time::Now;
 
+use random::Random;
+
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 200;
 /// Time of one simulation.
 const END_MS: u64 = 2_000;
-
-/// splitmix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
-    }
-}
 
 struct Flag(AtomicBool);
 

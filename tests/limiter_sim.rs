@@ -3,6 +3,9 @@
 //! Checked in every run: in any span of `t` at most `burst + rate * t` tokens pass in the whole node, and a request is
 //! refused only while at most the published bound of tokens stands unused. `RINGWAY_SEED=n` replays one seed.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use ringway::http::exchange::Exchange;
@@ -14,32 +17,14 @@ use ringway::policy::{Compile, CompileEnv, Flow, Hooks, Tick, WorkerSeed};
 use ringway::schema::decode_str;
 use ringway::time::Now;
 
+use random::Random;
+
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 1_000;
 /// Requests of one simulation.
 const REQUESTS: usize = 3_000;
 /// Distance of timer ticks.
 const TICK_MS: u64 = 20;
-
-/// splitmix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Skew {

@@ -2,6 +2,9 @@
 //! breakers through their own state machines, under seeds (F25 to F29, R117-R128). A seed that fails is named; the run
 //! of a seed is always the same.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use ringway::time::Now;
@@ -15,23 +18,10 @@ use ringway::upstream::rules::{BudgetRules, EjectionRules, SelectionRules};
 use ringway::upstream::selection::{Member, Selection};
 use ringway::upstream::state::ServiceState;
 
+use random::Random;
+
 /// Seeds of a usual run.
 const SEEDS: u64 = 10_000;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// One gateway's worker: what it has computed.
 struct Worker {
@@ -42,7 +32,7 @@ struct Worker {
 }
 
 struct World {
-    rng: Rng,
+    rng: Random,
     now: Now,
     names: Vec<String>,
     priorities: Vec<u32>,
@@ -65,7 +55,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let count = 1 + rng.below(8) as usize;
         let names: Vec<_> = (0..count).map(|at| format!("10.0.0.{at}:80")).collect();
         let tiers = 1 + rng.below(2);
@@ -333,7 +323,7 @@ fn a_flapping_endpoint_costs_less_and_less() {
 #[test]
 fn a_storm_of_retries_is_held_to_the_budget() {
     for seed in 0..2_000 {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let (workers, rules) = (1 + rng.below(8) as u32, BudgetRules::default());
         let mut budgets = vec![RetryBudget::default(); workers as usize];
         let (mut now, begun) = (Now::from_ms(1_000_000), Now::from_ms(1_000_000));

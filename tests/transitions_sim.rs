@@ -2,6 +2,9 @@
 //! is seen must be in the table, and all of the table must be seen. Beside them the bounds of balancing by load, and
 //! how soon a service is back.
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::collections::BTreeSet;
 
 use ringway::time::Now;
@@ -11,22 +14,9 @@ use ringway::upstream::check::{CheckRules, Row};
 use ringway::upstream::health::{Administration, Out, Returning, Verdict};
 use ringway::upstream::state::{Ejection, ServiceState};
 
+use random::Random;
+
 const SEEDS: u64 = 10_000;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// From, event, to.
 type Step = [&'static str; 3];
@@ -168,7 +158,7 @@ impl<'a> Breaker<'a> {
 fn breakers_go_by_their_table() {
     let mut seen = BTreeSet::new();
     for seed in 0..SEEDS {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let rules = BreakerRules { open_ms: 1_000, failure_threshold: 1 + rng.below(5) as u32, ..Default::default() };
         let spec = BreakerSpec { name: "up".into(), rules, shared: Default::default() };
         let (now, model) = (Now::from_ms(5_000), Model::Closed(0));
@@ -256,7 +246,7 @@ const ENDPOINT: &[Step] = &[
 fn endpoints_go_by_their_table() {
     let mut seen = BTreeSet::new();
     for seed in 0..SEEDS {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let names: Vec<_> = (0..1 + rng.below(4)).map(|at| format!("10.0.0.{at}:80")).collect();
         let state = ServiceState::new(names.iter().map(String::as_str));
         let mut now = Now::from_ms(100_000);
@@ -318,7 +308,7 @@ fn endpoints_go_by_their_table() {
 #[test]
 fn loads_stay_within_their_bounds() {
     for seed in 0..SEEDS / 10 {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let count = 2 + rng.below(15) as usize;
         for algorithm in [Algorithm::LeastConnections, Algorithm::PowerOfTwo] {
             let mut views = vec![View { weight: 1, load: 0, healthy: true, hash: 0 }; count];
@@ -354,7 +344,7 @@ fn a_deserted_service_is_back_within_one_interval_of_its_checks() {
         (Returning::default(), rules.interval_ms + rules.interval_ms * rules.jitter_percent / 100);
     let mut longest_ms = 0;
     for seed in 0..SEEDS {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let names: Vec<_> = (0..1 + rng.below(4)).map(|at| format!("10.0.0.{at}:80")).collect();
         let state = ServiceState::new(names.iter().map(String::as_str));
         let begun = Now::from_ms(1_000_000);
