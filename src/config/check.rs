@@ -1,5 +1,7 @@
 //! What no single value can say: names that refer, names that clash, risks.
 
+use std::sync::Arc;
+
 use std::collections::{HashMap, HashSet};
 
 use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
@@ -54,7 +56,7 @@ pub(super) fn name_routes(config: &mut Config) {
             *count += 1;
             name = format!("{}#{count}", base.as_str());
         }
-        route.value.name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+        Arc::make_mut(&mut route.value).name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
     }
 }
 
@@ -155,7 +157,7 @@ fn check_tls(listener: &Listener, cx: &mut Cx) {
     }
 }
 
-fn check_service(service: &Spanned<Service>, cx: &mut Cx) {
+fn check_service(service: &Spanned<Arc<Service>>, cx: &mut Cx) {
     let name = service.name.as_str();
     if let (Some(tls), Some(_)) = (&service.tls, &service.proxy_protocol) {
         cx.report(
@@ -196,7 +198,7 @@ struct Services<'c> {
 }
 
 impl<'c> Services<'c> {
-    fn gather(services: &'c [Spanned<Service>], root: &'c Node, cx: &mut Cx) -> Services<'c> {
+    fn gather(services: &'c [Spanned<Arc<Service>>], root: &'c Node, cx: &mut Cx) -> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
         let written = root.get("services").and_then(Node::as_sequence).unwrap_or_default();
         let name_of = |node: &'c Node| Some(node.get("name")?.as_scalar()?.text.as_str());
@@ -222,7 +224,7 @@ impl<'c> Services<'c> {
     }
 }
 
-fn check_route(route: &Spanned<Route>, services: &mut Services, cx: &mut Cx) {
+fn check_route(route: &Spanned<Arc<Route>>, services: &mut Services, cx: &mut Cx) {
     let place = route.path_text().map_or(route.span, |(_, span)| span).or(route.span);
     let whole = !cx.diagnostics.has_errors_within(route.span);
     match route.path_forms() {

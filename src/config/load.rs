@@ -1,24 +1,28 @@
 //! From a file to a checked [`Config`].
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::model::Config;
 use super::{check, template};
 use crate::schema::{
-    Cx, Decode, Diagnostics, Env, Json, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value, codes, parse,
+    Cx, Decode, Diagnostics, Env, Json, Kept, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value, codes, parse,
     parse_json,
 };
+use crate::snapshot::{Snapshot, Written};
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration; every route has a name.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What was found; warnings only.
     pub warnings: Diagnostics,
     /// The file.
     pub source: Arc<Source>,
+    /// What can be used again when the file is read the next time.
+    pub kept: Arc<Kept>,
 }
 
 impl Loaded {
@@ -28,14 +32,56 @@ impl Loaded {
     }
 }
 
+/// A configuration that serves.
+#[derive(Debug)]
+pub struct Present {
+    /// As it was written.
+    pub config: Arc<Config>,
+    /// What the next one may share with it. Nothing where there were warnings, whose places are those of this file.
+    pub kept: Option<Arc<Kept>>,
+}
+
+impl Present {
+    /// What was loaded, and what was found in it in all.
+    pub fn of(loaded: &Loaded, found: &Diagnostics) -> Self {
+        Self { config: loaded.config.clone(), kept: found.is_empty().then(|| loaded.kept.clone()) }
+    }
+
+    /// Of a snapshot, which has one.
+    pub fn in_snapshot(snapshot: &Snapshot) -> Option<&Self> {
+        let written: &dyn Any = &*snapshot.written;
+        written.downcast_ref()
+    }
+}
+
+impl Written for Present {
+    fn effective(&self) -> Json {
+        self.config.dump()
+    }
+}
+
 /// Reads and checks the file at `path`.
 ///
 /// # Errors
 /// Every mistake of the file, with warnings among them.
 pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
+    load_file_after(None, path, env, policies)
+}
+
+/// The same, with what an earlier reading kept. Where there is anything to report, places are those of earlier files: read
+/// it once more without.
+///
+/// # Errors
+/// As above.
+pub fn load_file_after(
+    before: Option<&Kept>,
+    path: &Path,
+    env: &dyn Env,
+    policies: &[PolicyKind],
+) -> Result<Loaded, Box<Diagnostics>> {
     let name = path.display().to_string();
     match read(path) {
-        Ok(text) => load_str(&name, &text, env, policies),
+        Ok(text) => load_after(before, &name, &text, env, policies),
         Err(reason) => {
             let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
             diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
@@ -49,6 +95,16 @@ pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<
 /// # Errors
 /// Every mistake of the text, with warnings among them.
 pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
+    load_after(None, name, text, env, policies)
+}
+
+fn load_after(
+    before: Option<&Kept>,
+    name: &str,
+    text: &str,
+    env: &dyn Env,
+    policies: &[PolicyKind],
+) -> Result<Loaded, Box<Diagnostics>> {
     let source = Arc::new(Source::new(name, text));
     let mut diagnostics = Diagnostics::new(source.clone());
     let root = match name.ends_with(".json") {
@@ -56,6 +112,7 @@ pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) 
         false => parse(env, &mut diagnostics),
     };
     let mut cx = Cx::new(diagnostics, env, policies);
+    cx.before = before;
     let native = root.and_then(|root| native_root(root, &mut cx));
     let config = native.and_then(|root| {
         let mut config = Config::decode(&root, &mut cx)?;
@@ -64,7 +121,10 @@ pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) 
         Some(config)
     });
     match config {
-        Some(config) if !cx.diagnostics.has_errors() => Ok(Loaded { config, warnings: cx.diagnostics, source }),
+        Some(config) if !cx.diagnostics.has_errors() => {
+            let (config, kept) = (Arc::new(config), Arc::new(std::mem::take(&mut cx.kept)));
+            Ok(Loaded { config, warnings: cx.diagnostics, source, kept })
+        }
         _ => Err(Box::new(cx.diagnostics)),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Values keep their places on the way, so that messages about the native form point at the template's lines.
 
+use std::sync::Arc;
+
 use super::model::{Admin, CircuitBreaker, LoadBalancer, LogFormat, LogLevel, Service};
 use crate::schema::types::{Duration, Int, Method, Name, PathPattern, Raw};
 use crate::schema::{Cx, Decode, Entry, NOT_BUILT, Node, Span, Spanned, codes};
@@ -16,7 +18,7 @@ config_struct! {
         /// The template.
         api_gateway: ApiGateway,
         /// Services with endpoints, in the native form; those that only routes name have none.
-        services: Vec<Spanned<Service>> = "[]",
+        services: Vec<Spanned<Arc<Service>>> = "[]",
         /// The listener for operators, in the native form.
         admin: Option<Admin>,
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::config::compile::{Inputs, compile, tls_files};
 use crate::config::model::Config;
-use crate::config::{Loaded, load_file, load_str};
+use crate::config::{Loaded, Present, load_file_after, load_str};
 use crate::policy::{self, CompileEnv};
-use crate::schema::{Diagnostics, ProcessEnv};
+use crate::schema::{Diagnostics, Kept, ProcessEnv};
 use crate::snapshot::Snapshot;
 
 /// Where the configuration comes from.
@@ -56,8 +56,12 @@ impl ConfigSource {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(&self) -> Result<Loaded, Box<Diagnostics>> {
+        self.load_after(None)
+    }
+
+    fn load_after(&self, before: Option<&Kept>) -> Result<Loaded, Box<Diagnostics>> {
         match self {
-            Self::File(path) => load_file(path, &ProcessEnv, policy::SCHEMA),
+            Self::File(path) => load_file_after(before, path, &ProcessEnv, policy::SCHEMA),
             Self::Embedded(text) => load_str("(embedded)", text, &ProcessEnv, policy::SCHEMA),
         }
     }
@@ -72,7 +76,15 @@ impl ConfigSource {
         env: CompileEnv,
         previous: Option<&Snapshot>,
     ) -> Result<Ready, Box<Diagnostics>> {
-        Ready::of(self.load()?, generation, env, previous)
+        let inputs = Inputs { generation, policies: env, resolve: None, previous };
+        // What has not changed is not made anew. Where there is anything to report, the places are to be those of this
+        // file, and so all of it is read again.
+        let kept = previous.and_then(|snapshot| Present::in_snapshot(snapshot)?.kept.clone());
+        let again = kept.and_then(|kept| Ready::with(self.load_after(Some(&kept)).ok()?, &inputs).ok());
+        match again.filter(|ready| ready.warnings.is_empty()) {
+            Some(ready) => Ok(ready),
+            None => Ready::with(self.load()?, &inputs),
+        }
     }
 
     /// Reads, checks and compiles it for somebody who wants to know what it would do: its names are looked up once, by

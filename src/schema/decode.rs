@@ -6,6 +6,7 @@ use super::codes;
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::doc::{FieldSpec, Shape, TypeDoc};
 use super::env::Env;
+use super::kept::Kept;
 use super::node::{Entry, Node, Scalar};
 use super::policy::{NOT_BUILT, PolicyKind};
 use super::span::{Span, Spanned};
@@ -40,12 +41,31 @@ pub struct Cx<'a> {
     pub env: &'a dyn Env,
     /// The policies of this build.
     pub policies: &'a [PolicyKind],
+    /// What was decoded before, if it may be used again.
+    pub before: Option<&'a Kept>,
+    /// What may be used again.
+    pub kept: Kept,
+    files_read: u32,
 }
 
 impl<'a> Cx<'a> {
     /// A context that begins with `diagnostics`.
     pub fn new(diagnostics: Diagnostics, env: &'a dyn Env, policies: &'a [PolicyKind]) -> Cx<'a> {
-        Cx { diagnostics, env, policies }
+        Cx { diagnostics, env, policies, before: None, kept: Kept::default(), files_read: 0 }
+    }
+
+    /// Reads a file that a value names; see [`Env::read_file`].
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read_file(&mut self, path: &str, bytes_max: usize) -> Result<String, String> {
+        self.files_read += 1;
+        self.env.read_file(path, bytes_max)
+    }
+
+    /// How many files were read for values so far.
+    pub fn files_read(&self) -> u32 {
+        self.files_read
     }
 
     /// Adds a finding; see [`Diagnostics::report`].

@@ -147,6 +147,11 @@ impl Diagnostics {
         span.is_known() && self.errors.iter().any(inside)
     }
 
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.errors_total() + self.warnings_total() == 0
+    }
+
     /// How many errors there are, also those that were not kept.
     pub fn errors_total(&self) -> usize {
         self.errors.len() + self.errors_dropped

@@ -54,8 +54,14 @@ pub struct Snapshot {
     pub discovery: Arc<Discovery>,
     /// What certificates are ordered.
     pub acme: Plan,
-    /// The configuration with every default written out and secrets masked (C60).
-    pub effective: serde_json::Value,
+    /// The configuration that this was made from.
+    pub written: Arc<dyn Written>,
+}
+
+/// A configuration as it was written, for operators and for the next one.
+pub trait Written: std::any::Any + Send + Sync {
+    /// As JSON, with every default written out and secrets masked (C60). For thousands of routes that is a lot of work.
+    fn effective(&self) -> serde_json::Value;
 }
 
 /// A listening address and its rules.

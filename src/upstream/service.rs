@@ -71,7 +71,11 @@ impl<I: Io> Service<I> {
     pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
         let set = spec.endpoints.get();
         let before = previous.map(|service| service.balancing.borrow());
-        let endpoints = join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, spec, &stats);
+        let endpoints = match &before {
+            // Nothing has changed, as for most services at most reloads.
+            Some(before) if before.is_of(&set, spec) => before.endpoints.clone(),
+            before => join(before.as_ref().map_or(&[][..], |before| &before.endpoints), &set, spec, &stats),
+        };
         // A reload gives nobody more retries.
         let budget = before.map(|before| before.budget.clone()).unwrap_or_default();
         let balancing = RefCell::new(Balancing {
@@ -454,6 +458,12 @@ fn join<I: Io>(
 }
 
 impl<I: Io> Balancing<I> {
+    /// Whether the endpoints are those of this set, secured as the service says now.
+    fn is_of(&self, set: &Arc<EndpointSet>, spec: &snapshot::Service) -> bool {
+        let tls = spec.tls.as_ref();
+        Arc::ptr_eq(&self.set, set) && self.endpoints.iter().all(|endpoint| endpoint.is_secured_by(tls))
+    }
+
     /// Whether there is one that may be asked and has not failed to be reached of late.
     fn has_reachable(&self, rules: &EjectionRules) -> bool {
         let selection = &self.selection;

@@ -32,6 +32,40 @@ fn a_reload_is_seen_by_the_next_request_on_the_same_connection() {
 }
 
 #[test]
+fn what_has_not_changed_is_told_from_what_has_and_findings_have_their_place_in_the_new_file() {
+    let route = |n: usize, more: &str| format!("- {{name: r{n}, prefix: /r{n}, service: s{n}{more}}}\n");
+    let routes = |changed: usize| {
+        let all = (0..20).map(|n| route(n, if n == changed { ", priority: 1" } else { "" }));
+        format!("routes:\n{}", all.collect::<String>())
+    };
+    let services = |but: usize| {
+        let all =
+            (0..20).filter(|n| *n != but).map(|n| format!("- {{name: s{n}, endpoints: [\"127.0.0.1:{}\"]}}\n", 9 + n));
+        format!("services:\n{}", all.collect::<String>())
+    };
+    let gateway = Gateway::start(&(services(99) + &routes(99)));
+    let told = gateway.reload(&(services(99) + &routes(7))).json();
+    assert_eq!(
+        told["changes"]["routes"],
+        serde_json::json!({ "added": [], "removed": [], "changed": ["r7"] }),
+        "{told}"
+    );
+    assert_eq!(told["changes"]["services"]["changed"], serde_json::json!([]), "{told}");
+    // The route that is wrong now is written as before, and stands elsewhere.
+    let text = format!("# one\n# two\n# three\n{}{}", routes(7), services(5));
+    let refused = gateway.reload(&text);
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let whole = std::fs::read_to_string(gateway.config_path()).expect("the file");
+    let line = 1 + whole.lines().position(|line| line.contains("name: r5,")).expect("the route");
+    assert!(refused.text().contains(&format!("\"line\":{line}")), "line {line}: {}", refused.text());
+    assert_eq!(
+        gateway.reload(&(services(99) + &routes(7))).json()["changes"]["routes"]["changed"],
+        serde_json::json!([])
+    );
+    assert!(gateway.ask_admin("GET", "/config").text().contains("\"r19\""));
+}
+
+#[test]
 fn a_watched_file_is_loaded_when_it_changes() {
     let watched = |body: &str| format!("reload: {{watch: true}}\n{}", fixed(body));
     let gateway = Gateway::start(&watched("one"));

@@ -4,6 +4,7 @@
 mod acme;
 mod discovery;
 mod endpoint_tls;
+mod identity;
 mod policies;
 mod resilience;
 mod route;
@@ -14,7 +15,7 @@ pub use tls::files as tls_files;
 
 use std::sync::Arc;
 
-use super::load::Loaded;
+use super::load::{Loaded, Present};
 use super::model;
 use crate::http::pace::MinRate;
 use crate::http::path::PathPolicy;
@@ -78,7 +79,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         services: services.into_services(),
         discovery: Arc::new(discovery::settings(&config.discovery)),
         acme: plan,
-        effective: loaded.effective(),
+        written: Arc::new(Present::of(loaded, &diagnostics)),
     };
     Ok((snapshot, diagnostics))
 }

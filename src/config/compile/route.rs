@@ -1,5 +1,7 @@
 //! Routes: what they match, and who answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::policies::Chains;
@@ -17,7 +19,7 @@ use crate::upstream::balance::hash_key;
 use crate::upstream::breaker::BreakerSpec;
 
 /// What a route matches; None when its path is wrong, which is reported.
-pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
+pub(super) fn spec(written: &Spanned<Arc<model::Route>>, id: u32, diagnostics: &mut Diagnostics) -> Option<RouteSpec> {
     let path = path_pattern(written, diagnostics)?;
     let mut methods = MethodSet::any();
     if !written.methods.is_empty() {
@@ -32,7 +34,7 @@ pub(super) fn spec(written: &Spanned<model::Route>, id: u32, diagnostics: &mut D
     Some(RouteSpec { id: RouteId(id), hosts, path, methods, predicates, priority: written.priority.get() as i32 })
 }
 
-fn path_pattern(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) -> Option<PathPattern> {
+fn path_pattern(written: &Spanned<Arc<model::Route>>, diagnostics: &mut Diagnostics) -> Option<PathPattern> {
     if let Some(regex) = &written.regex {
         return Some(PathPattern::Regex(regex.source.clone()));
     }
@@ -125,7 +127,7 @@ fn test(value: &model::ValueMatch) -> Test {
 
 /// A route's running form. Whatever is wrong is reported; the result is of no use then.
 pub(super) fn compile(
-    written: &Spanned<model::Route>,
+    written: &Spanned<Arc<model::Route>>,
     config: &model::Config,
     services: &mut Services<'_>,
     chains: &mut Chains,
@@ -317,7 +319,7 @@ fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn rewrite(written: &Spanned<model::Route>, diagnostics: &mut Diagnostics) -> Option<Rewrite> {
+fn rewrite(written: &Spanned<Arc<model::Route>>, diagnostics: &mut Diagnostics) -> Option<Rewrite> {
     let Some(rewrite) = &written.rewrite else { return written.strip_prefix.then_some(Rewrite::StripPrefix) };
     let built = match (&rewrite.prefix, &rewrite.pattern, &rewrite.to, &rewrite.path) {
         (Some(prefix), ..) => Rewrite::replace_prefix(prefix.as_str()),

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::AHashMap;
+
+use super::identity::Identities;
 use super::route::fixed_answer;
 use super::{Inputs, discovery, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
@@ -26,10 +29,13 @@ use crate::upstream::sticky::Sticky;
 
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
-    written: &'a [Spanned<model::Service>],
+    written: &'a [Spanned<Arc<model::Service>>],
+    /// The same by name; the first one of each.
+    named: AHashMap<&'a str, &'a model::Service>,
     zone: &'a str,
     resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     previous: Option<&'a Snapshot>,
+    known: Identities<'a>,
     compiled: Vec<Service>,
     ids: BTreeMap<String, u32>,
     /// By label.
@@ -40,9 +46,11 @@ impl<'a> Services<'a> {
     pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
         let mut services = Self {
             written: &config.services,
+            named: config.services.iter().rev().map(|service| (service.name.as_str(), &***service)).collect(),
             zone: config.server.zone.as_deref().unwrap_or_default(),
             resolve: inputs.resolve,
             previous: inputs.previous,
+            known: Identities::of(inputs.previous),
             compiled: Vec::with_capacity(config.services.len()),
             ids: BTreeMap::new(),
             tls: BTreeMap::new(),
@@ -88,19 +96,13 @@ impl<'a> Services<'a> {
 
     /// The breaker of a service: variants share it, and so does the service of the snapshot before.
     fn breaker(&self, label: &str, written: Option<&model::CircuitBreaker>) -> Option<BreakerSpec> {
-        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
-        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
-        let known = same.filter_map(|service| service.breaker.as_ref()).map(|breaker| breaker.shared.clone()).next();
-        Some(resilience::breaker(label, written?, known))
+        Some(resilience::breaker(label, written?, self.known.breaker(label)))
     }
 
     /// The breaker of a route alone, with the numbers of its service's.
     pub(super) fn route_breaker(&self, route: &str, service: Option<u32>) -> BreakerSpec {
         let name = format!("route:{route}");
-        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.routes);
-        let known =
-            before.iter().filter_map(|route| route.breaker.as_ref()?.as_ref()).find(|breaker| breaker.name == name);
-        let shared = known.map(|breaker| breaker.shared.clone()).unwrap_or_default();
+        let shared = self.known.route_breaker(&name).unwrap_or_default();
         let of_service = service.and_then(|id| self.compiled.get(id as usize)?.breaker.as_ref());
         BreakerSpec { name, rules: of_service.map(|breaker| breaker.rules.clone()).unwrap_or_default(), shared }
     }
@@ -115,7 +117,7 @@ impl<'a> Services<'a> {
         subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
-        let known = name.and_then(|name| self.written.iter().find(|service| service.name.as_str() == name));
+        let known = name.and_then(|name| self.named.get(name).copied());
         match (known, url) {
             (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
                 self.by_url(url, balancer, diagnostics)
@@ -246,6 +248,7 @@ impl<'a> Services<'a> {
             tls: self.tls.get(common.label).cloned(),
             limits,
         });
+        self.known.add(&self.compiled[id as usize]);
         id
     }
 
@@ -258,8 +261,7 @@ impl<'a> Services<'a> {
         sources: &[Source],
         subset: &[(String, String)],
     ) -> Arc<Endpoints> {
-        let before = self.previous.and_then(|snapshot| snapshot.services.iter().find(|s| s.name == identity));
-        match before {
+        match self.known.service(identity) {
             Some(before) if before.endpoints.algorithm() == algorithm && *before.sources == *sources => {
                 before.endpoints.clone()
             }
@@ -274,19 +276,13 @@ impl<'a> Services<'a> {
     /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
     /// Which endpoints there are is made known when the snapshot is taken into service.
     fn state(&self, label: &str, endpoints: &[Endpoint]) -> Arc<ServiceState> {
-        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
-        let known = self.compiled.iter().chain(before).find(|service| service.label == label);
-        known
-            .map(|service| service.state.clone())
-            .unwrap_or_else(|| ServiceState::new(endpoints.iter().map(|endpoint| &*endpoint.authority)))
+        let known = self.known.state(label);
+        known.unwrap_or_else(|| ServiceState::new(endpoints.iter().map(|endpoint| &*endpoint.authority)))
     }
 
     /// Variants of a service share its limit, and so does the service of the snapshot before.
     fn gate(&self, label: &str, terms: &Terms) -> Arc<Gate> {
-        let before = self.previous.map_or(&[][..], |snapshot| &snapshot.services);
-        let same = self.compiled.iter().chain(before).filter(|service| service.label == label);
-        let known = same.filter_map(|service| service.limits.as_ref()).map(|limits| limits.gate.clone()).next();
-        known.unwrap_or_else(|| Gate::new(None, terms))
+        self.known.gate(label).unwrap_or_else(|| Gate::new(None, terms))
     }
 }
 

@@ -30,6 +30,8 @@ pub use tls::{
 };
 pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 
+use std::sync::Arc;
+
 use crate::config_struct;
 use crate::schema::{Policy, Spanned};
 
@@ -43,11 +45,11 @@ config_struct! {
         /// Where clients connect. A bare address means `{address: …}`.
         listeners: Vec<Spanned<Listener>> = "[]",
         /// What requests are sent to, by name.
-        services: Vec<Spanned<Service>> = "[]",
+        services: Vec<Spanned<Arc<Service>>> = "[]",
         /// Where endpoints are looked up, for services that have them looked up.
         discovery: Discovery = "{}",
         /// Which requests go where.
-        routes: Vec<Spanned<Route>> = "[]",
+        routes: Vec<Spanned<Arc<Route>>> = "[]",
         /// How the route is chosen when several match (C31).
         order: RouteOrder = "specificity",
         /// What answers requests for paths that no route knows; without it they get 404 (R20, R21, C57). A known path

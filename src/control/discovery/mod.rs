@@ -18,9 +18,10 @@ pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use ahash::AHashMap;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -35,7 +36,7 @@ use self::state::{Change, Condition, Event, Events, Known};
 use super::fleet::Fleet;
 use super::orders::Orders;
 use crate::limits::ENDPOINT_SETS_PER_TURN;
-use crate::snapshot::{self, Endpoint, Lookup, Service, Snapshot, Source};
+use crate::snapshot::{self, Endpoint, Endpoints, Lookup, Service, Snapshot, Source};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::DiscoveryFacts;
 use crate::time::Now;
@@ -61,6 +62,8 @@ struct State {
     changed: BTreeSet<Lookup>,
     /// Which services of a snapshot use a lookup.
     users: Users,
+    /// What the sets of services were made from, by identity.
+    made: AHashMap<String, Made>,
     events: Events,
     counts: Counts,
     random: u64,
@@ -77,6 +80,23 @@ struct Running {
 struct Users {
     generation: u64,
     of: BTreeMap<Lookup, Vec<u32>>,
+}
+
+/// What the present set of a service was made from. Where both are the same, so would be the set.
+struct Made {
+    place: Weak<Endpoints>,
+    from: Vec<Option<Arc<[Member]>>>,
+}
+
+impl Made {
+    fn is_of(&self, place: &Arc<Endpoints>, from: &[Option<Arc<[Member]>>]) -> bool {
+        let is_same = |(one, other): (&Option<Arc<[Member]>>, &Option<Arc<[Member]>>)| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        let is_there = Weak::as_ptr(&self.place) == Arc::as_ptr(place) && self.place.strong_count() > 0;
+        is_there && self.from.len() == from.len() && self.from.iter().zip(from).all(is_same)
+    }
 }
 
 /// What was counted since the start.
@@ -97,6 +117,7 @@ impl Discovery {
             lookups: BTreeMap::new(),
             changed: BTreeSet::new(),
             users: Users::default(),
+            made: AHashMap::new(),
             events: Events::default(),
             counts: Counts::default(),
             random,
@@ -137,6 +158,7 @@ impl Discovery {
                 stays
             });
             state.users = Users::of(snapshot);
+            state.made.retain(|_, made| made.place.strong_count() > 0);
         }
         if !self.fill(snapshot, None).is_empty() {
             fleet.endpoints_changed(ChangedServices::All).await;
@@ -166,11 +188,10 @@ impl Discovery {
             state.names = Names::new(&snapshot.discovery.dns);
         }
         for lookup in wanted {
+            if state.lookups.contains_key(lookup) && is_same(lookup, &before, &snapshot.discovery) {
+                continue;
+            }
             let known = match state.lookups.remove(lookup) {
-                Some(running) if is_same(lookup, &before, &snapshot.discovery) => {
-                    state.lookups.insert(lookup.clone(), running);
-                    continue;
-                }
                 // It is asked elsewhere from now on; what is known is not worth less for that.
                 Some(running) => {
                     running.task.abort();
@@ -232,8 +253,12 @@ impl Discovery {
             if service.sources.iter().all(|source| source.lookup.is_none()) {
                 continue;
             }
-            let known = |lookup: &Lookup| state.lookups.get(lookup)?.known.members.clone();
-            let mut endpoints = endpoints(&service.sources, known);
+            let from = state.found(service);
+            if state.has_made(service, &from) && !self.orders.concern(&service.label) {
+                continue;
+            }
+            let mut endpoints = endpoints(&service.sources, &from);
+            state.made.insert(service.name.clone(), Made { place: Arc::downgrade(&service.endpoints), from });
             endpoints.retain(|endpoint| endpoint.says(&service.subset));
             let before = service.endpoints.get().endpoints.len();
             let orders = self.orders.of_service(&service.label);
@@ -363,6 +388,16 @@ impl State {
         }
     }
 
+    /// What is known now of each source of a service, in their order.
+    fn found(&self, service: &Service) -> Vec<Option<Arc<[Member]>>> {
+        let known = |lookup: &Lookup| self.lookups.get(lookup)?.known.members.clone();
+        service.sources.iter().map(|source| source.lookup.as_ref().and_then(known)).collect()
+    }
+
+    fn has_made(&self, service: &Service, from: &[Option<Arc<[Member]>>]) -> bool {
+        self.made.get(&service.name).is_some_and(|made| made.is_of(&service.endpoints, from))
+    }
+
     /// The services that lookups with news belong to.
     fn take_concerned(&mut self, snapshot: &Snapshot) -> Vec<u32> {
         if self.users.generation != snapshot.generation {
@@ -429,15 +464,15 @@ fn lookups(snapshot: &Snapshot) -> BTreeSet<Lookup> {
 
 /// The endpoints of a service. An endpoint that was written as a name and is not known yet is there without an address,
 /// so that it is seen to be missing. None is there twice.
-fn endpoints(sources: &[Source], known: impl Fn(&Lookup) -> Option<Arc<[Member]>>) -> Vec<Endpoint> {
+fn endpoints(sources: &[Source], found: &[Option<Arc<[Member]>>]) -> Vec<Endpoint> {
     let mut all: Vec<Endpoint> = Vec::new();
-    for source in sources {
+    for (source, found) in sources.iter().zip(found) {
         let written = &source.endpoint;
-        let Some(lookup) = &source.lookup else {
+        if source.lookup.is_none() {
             all.push(written.clone());
             continue;
-        };
-        match known(lookup) {
+        }
+        match found {
             Some(members) => all.extend(members.iter().map(|member| join(written, member, members.len()))),
             None if written.authority.is_empty() => {}
             None => all.push(written.clone()),

@@ -11,7 +11,7 @@ use super::super::admin::backend::{
     ReadyStatus, ReloadOutcome, UpgradeOutcome,
 };
 use super::super::{acme, limits, operator, survival};
-use super::facts::{certificate_facts, list_facts, memory_check, memory_facts, stable_hash, worker_reports};
+use super::facts::{certificate_facts, list_facts, memory_check, memory_facts, worker_reports};
 use super::{Gateway, READY, STARTING, Wish};
 use crate::policy;
 use crate::snapshot::{Listener, Service};
@@ -77,7 +77,7 @@ impl AdminBackend for Gateway {
             let facts = ControlFacts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 commit: option_env!("RINGWAY_COMMIT").unwrap_or_default().to_owned(),
-                config_hash: format!("{:016x}", stable_hash(&snapshot.effective.to_string())),
+                config_hash: self.config_hash(&snapshot),
                 generation: snapshot.generation,
                 last_reload_ok: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
                 last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
@@ -106,7 +106,7 @@ impl AdminBackend for Gateway {
     fn config_json(&self) -> Value {
         let snapshot = self.fleet.snapshot();
         let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.effective })
+        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.written.effective() })
     }
 
     fn reload(&self) -> Answer<'_, ReloadOutcome> {

@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use self::access_logs::AccessLogs;
-use self::changes::{changes, needs_restart};
+use self::changes::changes;
+use self::facts::stable_hash;
 use super::acme::Acme;
 use super::activation::Inherited;
 use super::admin::backend::{EndpointOrder, EndpointOutcome, ReloadOutcome, UpgradeOutcome};
@@ -27,6 +28,7 @@ use super::listening::{Listening, Shares};
 use super::operator;
 use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
+use crate::config::Present;
 use crate::limits::{LET_GO_LOOK_MS, LET_GO_MS_MAX};
 use crate::policy::CompileEnv;
 use crate::schema::Diagnostics;
@@ -74,6 +76,8 @@ pub struct Gateway {
     last_failure: Mutex<Option<Value>>,
     last_success_seconds: AtomicU64,
     exposition: Mutex<Exposition>,
+    /// Of which generation, and what: all of a configuration is written out for it.
+    config_hash: Mutex<(u64, String)>,
     drivers: Vec<String>,
     memory: Arc<Memory>,
     discovery: Arc<Discovery>,
@@ -119,6 +123,7 @@ impl Gateway {
             last_failure: Mutex::default(),
             last_success_seconds: AtomicU64::new(time::unix_seconds()),
             exposition: Mutex::new(Exposition::new(compat_names)),
+            config_hash: Mutex::default(),
             drivers,
             memory,
             discovery,
@@ -206,9 +211,9 @@ impl Gateway {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
             let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
-            let mut changes = changes(&previous.effective, &ready.snapshot.effective);
-            changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
-            Ok((ready, changes))
+            let before = Present::in_snapshot(&previous);
+            let changes = before.map(|before| changes(&before.config, &ready.loaded.config));
+            Ok((ready, changes.unwrap_or_default()))
         })
     }
 
@@ -313,6 +318,16 @@ impl Gateway {
             None => Vec::new(),
         };
         done.told(&order.service, shown, persisted)
+    }
+
+    /// A fingerprint of the configuration, the same one after a restart.
+    fn config_hash(&self, snapshot: &Snapshot) -> String {
+        let mut known = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != snapshot.generation {
+            let text = snapshot.written.effective().to_string();
+            *known = (snapshot.generation, format!("{:016x}", stable_hash(&text)));
+        }
+        known.1.clone()
     }
 
     async fn endpoints_of(&self, service: &Service) -> Vec<Value> {

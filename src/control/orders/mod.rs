@@ -182,6 +182,11 @@ impl Orders {
         OfService(self.state().by_service.get(label).cloned().unwrap_or_default())
     }
 
+    /// Whether there are orders about endpoints of this service.
+    pub fn concern(&self, label: &str) -> bool {
+        self.state().by_service.contains_key(label)
+    }
+
     /// Makes all orders hold for a snapshot. Returns the services whose tables are others now.
     pub fn apply(&self, snapshot: &Snapshot) -> Vec<u32> {
         let labels = self.state().by_service.keys().cloned().collect();

@@ -52,7 +52,7 @@ impl Decode for Secret {
             }
             return Some(Secret(scalar.text.clone()));
         };
-        match cx.env.read_file(path, SECRET_BYTES_MAX) {
+        match cx.read_file(path, SECRET_BYTES_MAX) {
             Ok(text) => Some(Secret(without_newline(text))),
             Err(reason) => {
                 let shown = scalar.shown();

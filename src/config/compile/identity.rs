@@ -1,0 +1,90 @@
+//! What goes on over reloads, found by name: in the snapshot before, and among the services that are compiled already.
+//! With thousands of services a look through all of them for each would be most of a reload.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+
+use crate::concurrency::Gate;
+use crate::snapshot::{Service, Snapshot};
+use crate::upstream::breaker::{Breaker, BreakerSpec};
+use crate::upstream::state::ServiceState;
+
+/// Everything that has an identity.
+pub(super) struct Identities<'a> {
+    services: AHashMap<&'a str, &'a Service>,
+    before: AHashMap<&'a str, Shared>,
+    compiled: AHashMap<String, Shared>,
+    route_breakers: AHashMap<&'a str, &'a BreakerSpec>,
+}
+
+/// What all variants of a service share: that of the first one that has it.
+#[derive(Default)]
+struct Shared {
+    state: Option<Arc<ServiceState>>,
+    gate: Option<Arc<Gate>>,
+    breaker: Option<Arc<Breaker>>,
+}
+
+impl Shared {
+    fn take(&mut self, service: &Service) {
+        self.state.get_or_insert_with(|| service.state.clone());
+        let gate = service.limits.as_ref().map(|limits| &limits.gate);
+        self.gate = self.gate.take().or_else(|| gate.cloned());
+        let breaker = service.breaker.as_ref().map(|breaker| &breaker.shared);
+        self.breaker = self.breaker.take().or_else(|| breaker.cloned());
+    }
+}
+
+impl<'a> Identities<'a> {
+    pub(super) fn of(previous: Option<&'a Snapshot>) -> Self {
+        let services = previous.map_or(&[][..], |snapshot| &snapshot.services);
+        let routes = previous.map_or(&[][..], |snapshot| &snapshot.routes);
+        let breakers = routes.iter().filter_map(|route| Some(&**route.breaker.as_ref()?.as_ref()?));
+        let mut all = Self {
+            services: AHashMap::with_capacity(services.len()),
+            before: AHashMap::with_capacity(services.len()),
+            compiled: AHashMap::with_capacity(services.len()),
+            route_breakers: breakers.map(|breaker| (&*breaker.name, breaker)).collect(),
+        };
+        for service in services {
+            all.services.entry(&service.name).or_insert(service);
+            all.before.entry(&service.label).or_default().take(service);
+        }
+        all
+    }
+
+    /// A service is compiled: its variants share what it has.
+    pub(super) fn add(&mut self, service: &Service) {
+        self.compiled.entry(service.label.clone()).or_default().take(service);
+    }
+
+    /// The service of this identity in the snapshot before.
+    pub(super) fn service(&self, identity: &str) -> Option<&'a Service> {
+        self.services.get(identity).copied()
+    }
+
+    /// What is known of the endpoints of services with this label.
+    pub(super) fn state(&self, label: &str) -> Option<Arc<ServiceState>> {
+        self.find(label, |shared| shared.state.clone())
+    }
+
+    /// Their limit.
+    pub(super) fn gate(&self, label: &str) -> Option<Arc<Gate>> {
+        self.find(label, |shared| shared.gate.clone())
+    }
+
+    /// Their breaker.
+    pub(super) fn breaker(&self, label: &str) -> Option<Arc<Breaker>> {
+        self.find(label, |shared| shared.breaker.clone())
+    }
+
+    /// The breaker of a route alone.
+    pub(super) fn route_breaker(&self, name: &str) -> Option<Arc<Breaker>> {
+        self.route_breakers.get(name).map(|breaker| breaker.shared.clone())
+    }
+
+    fn find<T>(&self, label: &str, of: impl Fn(&Shared) -> Option<T>) -> Option<T> {
+        self.compiled.get(label).and_then(&of).or_else(|| self.before.get(label).and_then(&of))
+    }
+}
