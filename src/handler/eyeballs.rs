@@ -27,10 +27,10 @@ use crate::upstream::endpoint::{Endpoint, Visit};
 use crate::upstream::passive::LATE;
 
 /// A connection for one request alone, or None where its endpoint has one to share or has to be asked as ever.
-type Given<I> = Result<Option<Box<ClientConnection<I>>>, Failure>;
+pub type Given<I> = Result<Option<Box<ClientConnection<I>>>, Failure>;
 
 /// That, and whose it is.
-type First<I> = (Given<I>, u32, Visit<I>);
+pub type First<I> = (Given<I>, u32, Visit<I>);
 
 /// An address that is being tried, by a task of its own.
 struct Leg<I: Io> {
@@ -57,19 +57,23 @@ enum Event<I: Io> {
 impl<C: Connect> Proxy<'_, C> {
     /// Whether other addresses of the endpoint's name may be asked too, since a connection has to be opened.
     #[inline]
-    pub(super) fn has_choice(&self, visit: &Visit<C::Io>) -> bool {
+    pub fn has_choice(&self, visit: &Visit<C::Io>) -> bool {
         visit.has_twins() && self.needs_connection(visit)
     }
 
     #[cold]
     fn needs_connection(&self, visit: &Visit<C::Io>) -> bool {
-        let own = self.upgrade.is_some() || self.spec.proxy_protocol.is_some();
+        let own = self.is_alone() || self.spec.proxy_protocol.is_some();
         let idle = || !visit.pool.is_empty() || !visit.streams.is_empty();
         self.spec.rules.next_address_ms > 0 && (own || !idle())
     }
 
+    fn is_alone(&self) -> bool {
+        self.is_stream || self.upgrade.is_some()
+    }
+
     /// Connects to the endpoint, or to another address of its name.
-    pub(super) async fn connect_first(
+    pub async fn connect_first(
         &self,
         x: &mut Exchange,
         (at, visit): (u32, Visit<C::Io>),
@@ -169,8 +173,9 @@ impl<C: Connect> Proxy<'_, C> {
             timers: self.timers.clone(),
             rules: self.spec.rules.clone(),
             due: now.plus_ms(left_ms),
-            is_upgrade: self.upgrade.is_some(),
-            is_kept: self.upgrade.is_none() && self.spec.proxy_protocol.is_none(),
+            is_upgrade: self.is_alone(),
+            is_stream: self.is_stream,
+            is_kept: !self.is_alone() && self.spec.proxy_protocol.is_none(),
             end: end.clone(),
         };
         // A task from the beginning on: the runtime's timers wake the task that polled them first, and no other.
@@ -217,7 +222,10 @@ struct Way<C: Connect> {
     timers: Rc<Timers>,
     rules: ServiceRules,
     due: Now,
+    /// It is for one client alone, so that nobody else is waited for.
     is_upgrade: bool,
+    /// Whatever TLS agrees on is right.
+    is_stream: bool,
     /// Its connection may serve other requests.
     is_kept: bool,
     end: Rc<End<C::Io>>,
@@ -264,7 +272,7 @@ impl<C: Connect> Way<C> {
         }
         self.end.opens.set(true);
         let left_ms = self.due.since_ns(self.timers.known_now()) / 1_000_000;
-        let io = endpoint.open(&self.connector, left_ms, self.is_upgrade).await?;
+        let io = endpoint.open(&self.connector, left_ms, self.is_upgrade && !self.is_stream).await?;
         if !self.is_upgrade {
             endpoint.remember(&io, &self.rules);
             if endpoint.protocol(&self.rules) == Some(Protocol::Http2) {

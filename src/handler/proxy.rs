@@ -47,6 +47,8 @@ pub struct Proxy<'a, C: Connect> {
     pub retries: &'a RetryRules,
     /// What the request needs to become a tunnel, where it asks for one and may.
     pub upgrade: Option<&'a Upgrade<C::Io>>,
+    /// The connection is for one client alone, and its bytes are no requests.
+    pub is_stream: bool,
     /// Who gets a copy of the request's body, where it is mirrored.
     pub tap: Option<&'a Rc<Tap>>,
 }

@@ -380,6 +380,7 @@ async fn proxy<D: Downstream, C: Connect>(
         body_bytes_max: body_bytes_max(route, listener),
         retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
         upgrade: upgrade.as_deref(),
+        is_stream: false,
         tap: tap.as_ref(),
     };
     let timers = &env.timers;

@@ -185,6 +185,7 @@ impl<C: Connect> Copied<C> {
             body_bytes_max: u64::MAX,
             retries: &RetryRules { attempts_max: 1, ..RetryRules::default() },
             upgrade: None,
+            is_stream: false,
             tap: None,
         };
         let mut down = Nobody::new(body, x.request.body);

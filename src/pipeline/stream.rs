@@ -13,6 +13,7 @@ use super::tunnel::Tunnel;
 use super::wait;
 use crate::error::{Failure, Reason, Retry};
 use crate::handler::forward;
+use crate::handler::proxy::Proxy;
 use crate::handler::tunnel::Times;
 use crate::handler::upgrade::Opened;
 use crate::http::exchange::{EndpointTag, Exchange, RequestId, Scheme};
@@ -29,6 +30,7 @@ use crate::sys::buf::Buf;
 use crate::telemetry::access_log::Names;
 use crate::upstream::balance::TriedSet;
 use crate::upstream::passive::Outcome;
+use crate::upstream::rules::RetryRules;
 
 /// Serves a connection of a listener without requests until it ends. `x` knows its peer.
 pub async fn serve<I: Io, C: Connect>(env: &Env<C>, io: I, mut x: Box<Exchange>, listener: Rc<Listener>) {
@@ -118,7 +120,7 @@ async fn open<I: Io, C: Connect>(
         upstream_timeout_ms: plan.snapshot.services[x.service as usize].rules.send_timeout_ms,
         ping: None,
     };
-    connect(env, plan, client, x, times).await
+    connect(env, plan, client, x, listener, times).await
 }
 
 /// Takes a place under the service's limit, which the connection keeps until it ends.
@@ -143,10 +145,27 @@ async fn connect<I: Io, C: Connect>(
     plan: &Plan<C::Io>,
     client: &Client<I>,
     x: &mut Exchange,
+    listener: &Listener,
     times: Times,
 ) -> Result<Opened<C::Io>, Failure> {
     let spec = &plan.snapshot.services[x.service as usize];
     let service = &plan.services[x.service as usize];
+    let retries = RetryRules::default();
+    let proxy = Proxy {
+        connector: &env.connector,
+        timers: &env.timers,
+        listener,
+        spec,
+        service,
+        host: &spec.host,
+        // Each try has the time of a connection, and there are few.
+        due: env.timers.known_now().plus_ms(crate::limits::TUNNEL_DURATION_MS_MAX),
+        body_bytes_max: 0,
+        retries: &retries,
+        upgrade: None,
+        is_stream: true,
+        tap: None,
+    };
     let mut tried = TriedSet::default();
     let mut failed = None;
     loop {
@@ -155,10 +174,19 @@ async fn connect<I: Io, C: Connect>(
             Ok(chosen) => chosen,
             Err(failure) => return Err(failed.unwrap_or(failure)),
         };
-        x.endpoint = Some(visit.tag.clone());
         x.attempts += 1;
         let asked = env.timers.now();
-        let connected = visit.connect(&env.connector, &env.timers, spec.rules.connect_timeout_ms).await;
+        // Where its name has other addresses, they race (RFC 8305).
+        let (given, at, visit) = match proxy.has_choice(&visit) {
+            true => Box::pin(proxy.connect_first(x, (at, visit), &mut tried)).await,
+            false => (Ok(None), at, visit),
+        };
+        x.endpoint = Some(visit.tag.clone());
+        let connected = match given {
+            Ok(Some(connection)) => Ok(connection),
+            Ok(None) => visit.connect(&env.connector, &env.timers, spec.rules.connect_timeout_ms).await,
+            Err(failure) => Err(failure),
+        };
         let failure = match connected {
             Ok(mut upstream) => {
                 x.upstream_ns = env.timers.now().since_ns(asked);

@@ -8,7 +8,9 @@ use socket2::{Domain, Socket, Type};
 use crate::support::dns::NameServer;
 use crate::support::h2_origin::{Answer, H2Origin};
 use crate::support::load::Load;
+use crate::support::tls::Authority;
 use crate::support::{Client, Gateway, Origin, eventually};
+use crate::upstream_tls::{Secure, plain};
 
 const NAME: &str = "users.test";
 const HOLE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -112,6 +114,43 @@ fn over_http2_those_that_wait_for_a_connection_do_not_wait_for_that_one() {
     load.finish();
     both_methods(&gateway, 10);
     eventually("one connection to each", || (hole.knocking() - before == 1 && origin.connections() == 1).then_some(()));
+}
+
+#[test]
+fn over_tls_no_request_waits_for_it_either() {
+    let authority = Authority::new("ours");
+    let issued = authority.issue("up", &[NAME]);
+    let (server, hole, origin) = bed(|address| Secure::start_at(address, plain(&issued)));
+    let before = hole.knocking();
+    let gateway =
+        Gateway::start(&yaml(&server, &hole, 1, &format!("tls: {{ca: [{}]}}, {ENDLESS}", authority.ca().display())));
+    let mut clients: Vec<_> = (0..6).map(|_| Client::connect(gateway.address)).collect();
+    for _ in 0..10 {
+        for client in &mut clients {
+            assert_eq!(client.get("/").status, 200);
+        }
+    }
+    assert!(!origin.met().is_empty());
+    eventually("one finds out", || ((hole.knocking() - before) <= 1).then_some(()));
+    assert_eq!(gateway.metric("gateway_errors_total", &[]), 0.0);
+}
+
+/// A connection that is passed on as it is goes to whichever address is there.
+#[test]
+fn connections_that_are_passed_on_do_not_wait_for_it() {
+    let (server, hole, origin) = bed(|address| Origin::fixed_at(address, "up"));
+    let yaml = yaml(&server, &hole, 1, ENDLESS).replace("routes:\n- {path: /*, service: up}\n", "");
+    let yaml = format!("{yaml}listeners: [{{address: \"127.0.0.1:0\", protocol: tcp, service: up}}]\n");
+    let gateway = Gateway::start(&yaml);
+    assert_eq!(gateway.resolved().len(), 2);
+    let before = hole.knocking();
+    let ask = || assert_eq!(Client::connect(gateway.address).get("/").status, 200);
+    // One of two begins with the hole, finds that it takes long, and is served by the other address all the same.
+    (0..2).for_each(|_| ask());
+    assert_eq!(hole.knocking() - before, 1);
+    (0..8).for_each(|_| ask());
+    assert_eq!(hole.knocking() - before, 1, "it is known to be late, and others begin elsewhere");
+    assert_eq!(origin.connections(), 10);
 }
 
 /// What becomes of connections that nobody waits for is learned: after three the address is left alone.

@@ -16,7 +16,7 @@ use crate::support::{Gateway, PATIENCE, Response, eventually};
 
 /// What an endpoint saw of one connection.
 #[derive(Clone, Debug, Default)]
-struct Met {
+pub struct Met {
     resumed: bool,
     name: Option<String>,
     alpn: Option<Vec<u8>>,
@@ -32,7 +32,11 @@ pub struct Secure {
 
 impl Secure {
     fn start(config: ServerConfig) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), config)
+    }
+
+    pub fn start_at(address: SocketAddr, config: ServerConfig) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let address = listener.local_addr().expect("an address");
         let (met, config) = (Arc::<Mutex<Vec<Met>>>::default(), Arc::new(config));
         let seen = met.clone();
@@ -46,7 +50,7 @@ impl Secure {
         Self { address, met }
     }
 
-    fn met(&self) -> Vec<Met> {
+    pub fn met(&self) -> Vec<Met> {
         self.met.lock().expect("unharmed").clone()
     }
 }
@@ -112,7 +116,7 @@ fn serving(one: &Issued, clients: Option<&Authority>, versions: &[&'static Suppo
     config
 }
 
-fn plain(one: &Issued) -> ServerConfig {
+pub fn plain(one: &Issued) -> ServerConfig {
     serving(one, None, rustls::ALL_VERSIONS)
 }
 
