@@ -68,8 +68,8 @@ pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<
     load_file_after(None, path, env, policies)
 }
 
-/// The same, with what an earlier reading kept. Where there is anything to report, places are those of earlier files: read
-/// it once more without.
+/// The same, with what an earlier reading kept. Where there is anything to report, places are those of earlier files:
+/// read it once more without.
 ///
 /// # Errors
 /// As above.

@@ -1,8 +1,8 @@
 //! A real Kubernetes API server (R227): lists and watches, permissions, tokens that are replaced, a server that is
 //! started again, versions that have expired.
 //!
-//! `tests/external/build_kube` builds the server, which takes long; the tests say that they are skipped where it is not.
-//! What it answered is played back where it is not there, in [`crate::recorded`]. No controller runs beside it: the
+//! `tests/external/build_kube` builds the server, which takes long; the tests say that they are skipped where it is
+//! not. What it answered is played back where it is not there, in [`crate::recorded`]. No controller runs beside it: the
 //! slices are the tests' own. The API takes no address of 127.0.0.0/8 for an endpoint, so origins are asked at this
 //! machine's own address, which is the loopback too.
 
@@ -202,7 +202,7 @@ fn a_real_api_server_that_goes_and_comes_back_is_believed_meanwhile() {
     let verbs = || cluster.asked()[before..].iter().map(|(verb, _)| verb.clone()).collect::<Vec<_>>();
     eventually("it watches again", || (verbs().last().is_some_and(|verb| verb == "watch")).then_some(()));
     assert_eq!(verbs(), ["watch", "list", "watch"], "one that has expired, and no pause: {:?}", cluster.asked());
-    // Its account is another one of the same name: the old token is nobody's, and the next one is read when it is there.
+    // Its account is another one of the same name: the old token is nobody's, and the next one is read when it comes.
     cluster.ask("DELETE", "/api/v1/namespaces/shop/serviceaccounts/gateway", &Value::Null);
     cluster.account("shop", "gateway");
     cluster.make("kill");

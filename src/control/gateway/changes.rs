@@ -26,8 +26,8 @@ pub(super) fn changes(old: &Config, new: &Config) -> Value {
     let name = |listener: &Spanned<Listener>| listener.name();
     json!({
         "listeners": of_list(&old.listeners, &new.listeners, name, |old, new| old.dump() == new.dump()),
-        "services": of_list(&old.services, &new.services, |service| service.name.as_str().to_owned(), |a, b| is_same(a, b)),
-        "routes": of_list(&old.routes, &new.routes, |route| route.name().to_owned(), |a, b| is_same(a, b)),
+        "services": of_list(&old.services, &new.services, |service| service.name.as_str().to_owned(), is_same),
+        "routes": of_list(&old.routes, &new.routes, |route| route.name().to_owned(), is_same),
         "needs_restart": needs_restart(old, new),
     })
 }
