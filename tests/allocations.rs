@@ -1,5 +1,5 @@
-//! How often the allocator is asked for one proxied request on kept-alive connections, once everything is warm; and what
-//! a route takes.
+//! How often the allocator is asked for one proxied request on kept-alive connections, once everything is warm; and
+//! what a route takes.
 
 #[path = "support/bed.rs"]
 mod bed;

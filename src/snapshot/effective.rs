@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// A configuration with every default written out and secrets masked (C60), as JSON text: the tree of a route takes nine
-/// times the room, and nobody looks at it but an operator now and then.
+/// A configuration with every default written out and secrets masked (C60), as JSON text: the tree of a route takes
+/// nine times the room, and nobody looks at it but an operator now and then.
 pub struct Effective(Box<str>);
 
 impl Effective {
