@@ -2,8 +2,8 @@
 //! started again, versions that have expired.
 //!
 //! `tests/external/build_kube` builds the server, which takes long; the tests say that they are skipped where it is
-//! not. What it answered is played back where it is not there, in [`crate::recorded`]. No controller runs beside it: the
-//! slices are the tests' own. The API takes no address of 127.0.0.0/8 for an endpoint, so origins are asked at this
+//! not. What it answered is played back where it is not there, in [`crate::recorded`]. No controller runs beside it:
+//! the slices are the tests' own. The API takes no address of 127.0.0.0/8 for an endpoint, so origins are asked at this
 //! machine's own address, which is the loopback too.
 
 use std::net::{IpAddr, UdpSocket};
