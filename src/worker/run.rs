@@ -23,7 +23,9 @@ use super::mailbox::{ChangedServices, Command, Drain, ListeningSocket, Mailbox, 
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
 use crate::concurrency::bell;
-use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
+use crate::limits::{
+    BUF_SPARE, LAST_WORDS_MS, QUIET_TICK_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX,
+};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::Timers;
 use crate::pipeline::env::Env;
@@ -306,16 +308,21 @@ async fn end_when_idle(shared: Rc<Shared>) {
     }
 }
 
+/// How often policies' slots are tended, and the access log's lines passed on.
+const SLOTS_MS: u64 = 100;
+const SECOND_MS: u64 = 1_000;
+
 /// The worker's heartbeat: deadlines at each tick, the rest less often.
 ///
 /// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
 /// are judged: an answer that is there is not a late one (F18).
 async fn tick_all(shared: Rc<Shared>) {
     let mut due = shared.env.timers.now();
-    let mut count: u64 = 0;
+    let (mut since_slots_ms, mut since_second_ms) = (0, 0);
     loop {
-        due = due.plus_ms(TICK_MS).max(shared.env.timers.known_now());
-        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        let tick_ms = if shared.env.active.get() == 0 { QUIET_TICK_MS } else { TICK_MS };
+        due = due.plus_ms(tick_ms).max(shared.env.timers.known_now());
+        monoio::time::sleep(Duration::from_millis(tick_ms)).await;
         if shared.died.get() {
             return;
         }
@@ -327,12 +334,15 @@ async fn tick_all(shared: Rc<Shared>) {
         shared.env.set_wall_clock(time::unix_ms());
         shared.env.waiting.tick(now);
         shared.pressure.on_tick(&shared);
-        count += 1;
-        if count.is_multiple_of(5) {
+        since_slots_ms += tick_ms;
+        since_second_ms += tick_ms;
+        if since_slots_ms >= SLOTS_MS {
+            since_slots_ms = 0;
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
             shared.env.access_log.borrow_mut().flush();
         }
-        if count.is_multiple_of(50) {
+        if since_second_ms >= SECOND_MS {
+            since_second_ms = 0;
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
