@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -233,7 +233,7 @@ async fn serve(
     // The starter waits for this answer; if it is gone, so is the process.
     let _ = started.send(Ok(as_what));
     shared.beat(shared.env.timers.now());
-    monoio::spawn(tick_all(shared.clone()));
+    monoio::spawn(tick_all(Rc::downgrade(&shared)));
     monoio::spawn(super::bell::listen(shared.clone(), index, on_ring));
     obey(&shared, mailbox).await;
     shared.env.access_log.borrow_mut().flush();
@@ -316,16 +316,16 @@ const SECOND_MS: u64 = 1_000;
 ///
 /// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
 /// are judged: an answer that is there is not a late one (F18).
-async fn tick_all(shared: Rc<Shared>) {
-    let mut due = shared.env.timers.now();
+///
+/// Between two ticks it holds nothing: a worker that dies may be gone before the next, and what a task still holds
+/// then stays for ever, descriptors too.
+async fn tick_all(shared: Weak<Shared>) {
+    let (mut tick_ms, mut due) = (TICK_MS, Now::read());
     let (mut since_slots_ms, mut since_second_ms) = (0, 0);
     loop {
-        let tick_ms = if shared.env.active.get() == 0 { QUIET_TICK_MS } else { TICK_MS };
-        due = due.plus_ms(tick_ms).max(shared.env.timers.known_now());
+        due = due.plus_ms(tick_ms);
         monoio::time::sleep(Duration::from_millis(tick_ms)).await;
-        if shared.died.get() {
-            return;
-        }
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.died.get()) else { return };
         let now = shared.env.timers.now();
         shared.beat(now);
         if now.since_ns(due) < STOOD_STILL_MS * 1_000_000 {
@@ -346,6 +346,8 @@ async fn tick_all(shared: Rc<Shared>) {
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
+        tick_ms = if shared.env.active.get() == 0 { QUIET_TICK_MS } else { TICK_MS };
+        due = due.max(shared.env.timers.known_now());
     }
 }
 
