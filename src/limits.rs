@@ -370,10 +370,6 @@ pub const H2_FLOOD_MS: u64 = 10_000;
 pub const H2_RESETS_MAX: u32 = 200;
 /// HTTP/2: streams that a peer may make the gateway reset in [`H2_FLOOD_MS`] (F43).
 pub const H2_RESETS_MADE_MAX: u32 = 100;
-/// HTTP/2: how many of them a breach counts for: a frame that no state of its stream and no timing makes right, such
-/// as WINDOW_UPDATE by 0 or PRIORITY on itself. No client sends these by accident (NGINX ends the connection at the
-/// first of most).
-pub const H2_BREACH_RESETS: u32 = 10;
 /// HTTP/2: a block whose lines together are so many times longer than `header_bytes_max` (and than its default) is a
 /// bomb: one long line is referred to again and again. Less ends with 431, this with the connection (F44).
 pub const H2_BOMB_FACTOR: usize = 4;

@@ -260,6 +260,7 @@ def revive(options) -> int:
             "routes": [{"path": "/*", "service": "up"}],
         }, admin)
         whole_s = options.before + options.dead + options.after
+        print(f"revive: {whole_s:.0f} s of load, then all are killed", flush=True)
         wrk = bed.supervisor.start(load.Wrk(16).command(port, whole_s), bed.cores.load,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         begin_s, samples, marks = time.monotonic(), [], []
@@ -405,10 +406,10 @@ def main(arguments: list) -> int:
     one.add_argument("--rounds", type=int, default=5)
     one.add_argument("--reloads", action="store_true", help="a third kind of phase: with as many reloads besides")
     other = verbs.add_parser("revive", help="one endpoint of three is killed and started again")
-    other.add_argument("--before", type=float, default=8)
-    other.add_argument("--dead", type=float, default=12)
-    other.add_argument("--after", type=float, default=40)
-    other.add_argument("--slow-start", type=int, default=20)
+    other.add_argument("--before", type=float, default=5)
+    other.add_argument("--dead", type=float, default=6)
+    other.add_argument("--after", type=float, default=24)
+    other.add_argument("--slow-start", type=int, default=12)
     other.add_argument("--step", type=float, default=0.5)
     other.add_argument("--svg", type=Path)
     options = parser.parse_args(arguments)

@@ -117,6 +117,12 @@ pub trait Interrupt {
         None
     }
 
+    /// Says that connections are to end soon. Returns whether there is somebody who does something about it now, and
+    /// not with the next response.
+    fn announce_end(&self) -> bool {
+        false
+    }
+
     /// Whether an idle connection is open and silent: one that was closed, or that brings unasked bytes, is not.
     fn is_quiet(&self) -> bool;
 

@@ -6,7 +6,7 @@
 
 mod closing;
 
-pub use closing::Waits;
+pub use closing::{Untold, Waits};
 
 use std::cell::{Cell, RefCell};
 use std::net::Shutdown;

@@ -85,6 +85,8 @@ pub struct Listener {
     pub proofs: Option<Arc<Proofs>>,
     /// Requests without TLS are sent to https at this port.
     pub https_redirect: Option<u16>,
+    /// A reload has dropped it: its connections end with what they have under way.
+    pub is_closed: bool,
 }
 
 impl Listener {
@@ -104,6 +106,7 @@ impl Listener {
             tls: None,
             proofs: None,
             https_redirect: None,
+            is_closed: false,
         }
     }
 }

@@ -116,6 +116,13 @@ impl Socket {
         self.listener.replace(Rc::new(listener.clone()));
     }
 
+    /// A reload has dropped it: it accepts no more, and its connections end with what they have under way.
+    pub fn end(self: &Rc<Self>) {
+        let listener = Listener { is_closed: true, ..(*self.listener()).clone() };
+        self.update(&listener);
+        self.close(Closing::TakeQueue);
+    }
+
     /// Accepts no more. The socket is closed when nobody else has it; it is never shut down, as that would end it for
     /// other processes too.
     pub fn close(self: &Rc<Self>, how: Closing) {

@@ -301,7 +301,7 @@ async fn answer_request<I: Io, C: Connect>(
         return Next::Close;
     }
     let strain = env.strain.get();
-    if env.draining.get() || strain != Strain::None {
+    if env.draining.get() || listener.is_closed || strain != Strain::None {
         connection.close_after();
     }
     #[cfg(any(debug_assertions, feature = "faults"))]

@@ -94,7 +94,7 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
                 }
             }
             for _ in 0..ROUNDS_MAX {
-                while let Some(arrived) = next(&arrivals) {
+                while let Some(arrived) = next(env, &link, &arrivals) {
                     let at = arrived.key.slot as usize;
                     link.set_rules(&listener().rules);
                     rooms.enter(at, &link.ready, serve_stream(env, link.clone(), arrived, listener()));
@@ -104,7 +104,7 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
                     marks => rooms.poll(marks),
                 }
             }
-            if closing == Closing::No && link.end_turn(env.draining.get()) {
+            if closing == Closing::No && link.end_turn(env.draining.get() || listener().is_closed) {
                 closing = Closing::Flush;
                 link.end_streams();
                 rooms.poll(link.ready.take());
@@ -202,8 +202,15 @@ enum Closing {
 
 type Arrivals = RefCell<VecDeque<Arrived<Box<Request>>>>;
 
-fn next(arrivals: &Arrivals) -> Option<Arrived<Box<Request>>> {
-    arrivals.borrow_mut().pop_front()
+/// The next request that is to be served: one that came with its own reset is not.
+fn next<C: Connect>(env: &Env<C>, link: &Link, arrivals: &Arrivals) -> Option<Arrived<Box<Request>>> {
+    loop {
+        let arrived = arrivals.borrow_mut().pop_front()?;
+        if !link.forget_withdrawn(arrived.key) {
+            return Some(arrived);
+        }
+        env.give_request(arrived.item);
+    }
 }
 
 /// Serves one request.

@@ -27,7 +27,7 @@ use crate::limits::{
     BUF_SPARE, LAST_WORDS_MS, QUIET_TICK_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX,
 };
 use crate::net::tcp::TcpConnect;
-use crate::net::timer::Timers;
+use crate::net::timer::{Timers, Untold};
 use crate::pipeline::env::Env;
 use crate::pipeline::plan::{Plan, Preparing};
 use crate::policy::slots::Slots;
@@ -280,6 +280,20 @@ async fn end_tunnels(shared: &Rc<Shared>) {
     }
 }
 
+/// Tells connections that they are to end, some at each tick.
+fn tell_all(mut untold: Untold) {
+    if untold.tell_some() {
+        monoio::spawn(async move {
+            loop {
+                monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+                if !untold.tell_some() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
 /// Answers when accepting has ended.
 async fn tell_let_go(shared: Rc<Shared>, done: oneshot::Sender<()>) {
     while shared.accepting.get() > 0 {
@@ -482,8 +496,9 @@ impl Shared {
     }
 
     fn drain(self: &Rc<Self>, step: Drain) {
-        self.env.draining.set(true);
-        self.env.timers.end_soon();
+        if !self.env.draining.replace(true) {
+            tell_all(self.env.timers.end_soon());
+        }
         let (closing, idle) = match step {
             Drain::Announce => return,
             Drain::Close => (Closing::TakeQueue, true),
@@ -517,14 +532,21 @@ impl Shared {
             let old = self.env.access_log.replace(log);
             self.env.access_log.borrow_mut().succeed(old);
         }
+        let mut is_dropped = false;
         self.sockets.borrow_mut().retain(|socket| {
             let listener = work.snapshot.listeners.iter().find(|l| l.address == socket.address);
             match listener {
                 Some(listener) => socket.update(listener),
-                None => socket.close(Closing::TakeQueue),
+                None => {
+                    socket.end();
+                    is_dropped = true;
+                }
             }
             listener.is_some()
         });
+        if is_dropped {
+            tell_all(self.env.timers.untold());
+        }
         // What cannot be opened was opened by the control thread; handing it over fails only without descriptors.
         if self.open_sockets(&work.snapshot, work.sockets).is_err() {
             self.refused(Refusal::Descriptors);

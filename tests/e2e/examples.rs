@@ -1,12 +1,13 @@
 //! The configurations in `config/`: each is loaded as it stands and does what its comments say (acceptance 3).
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 
 use crate::support::gateway::{Plan, example_path};
 use crate::support::h2_origin::{Answer, H2Origin};
-use crate::support::tls::{Authority, Issued, ask};
+use crate::support::tls::{self, Authority, Issued, ask};
 use crate::support::{Gateway, Origin, Step, eventually, ok};
 
 /// What this file exercises. `demo` is what runs without a configuration, and has its own tests.
@@ -26,6 +27,7 @@ const EXERCISED: &[&str] = &[
     "minimal",
     "mirror",
     "observability",
+    "one_port",
     "operations",
     "proxy_protocol",
     "rate_limit",
@@ -539,6 +541,54 @@ fn tls() {
     let (answer, _) = ask(secure, &member, "admin.example.com", "admin.example.com").expect("served");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(app.last().header("x-client-cert-subject"), Some("CN=root"));
+}
+
+#[test]
+fn one_port() {
+    use crate::http2::wire::{H2, PREFACE, SETTINGS, get, raw};
+    let (site, app) = (Site::new(), Origin::fixed("app"));
+    let mut plan = Plan::example("one_port").env("APP", app.address).env("BALANCERS", "127.0.0.0/8");
+    for (name, value) in site.environment() {
+        plan = plan.env(name, value);
+    }
+    let gateway = plan.start();
+    let named = |scheme: &str| {
+        let last = app.last();
+        assert_eq!(last.header("x-forwarded-for"), Some("203.0.113.9"));
+        assert_eq!(last.header("x-forwarded-proto"), Some(scheme));
+    };
+    let header = &b"PROXY TCP4 203.0.113.9 127.0.0.1 9 443\r\n"[..];
+    let mut http1 = gateway.connect();
+    http1.send([header, b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"].concat());
+    assert_eq!(http1.response().text(), "app");
+    named("http");
+    let mut http2 = H2::silent(gateway.address);
+    assert!(http2.send(&[header, PREFACE, &raw(SETTINGS, 0, 0, b""), &get(1, "/")].concat()));
+    assert_eq!(http2.answer(1).body, b"app");
+    named("http");
+    for offered in ["h2", "http/1.1"] {
+        let mut config = site.ca.client(None);
+        config.alpn_protocols = vec![offered.as_bytes().to_vec()];
+        let mut secured = tls::connect(gateway.address, &Arc::new(config), "www.example.com", false);
+        secured.sock.stream.write_all(header).expect("sent");
+        if offered == "h2" {
+            secured.write_all(&[PREFACE, &raw(SETTINGS, 0, 0, b""), &get(1, "/")].concat()).expect("sent");
+            let (mut seen, mut bytes) = (Vec::new(), [0; 1_024]);
+            while !seen.ends_with(b"app") {
+                let count = secured.read(&mut bytes).expect("an answer");
+                assert!(count > 0, "closed after {seen:?}");
+                seen.extend(&bytes[..count]);
+            }
+        } else {
+            let answer = tls::get(&mut secured, "www.example.com", "").expect("served");
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("app"), "{answer}");
+        }
+        assert_eq!(secured.conn.alpn_protocol(), Some(offered.as_bytes()));
+        named("https");
+    }
+    // Whoever comes past the load balancer is closed.
+    let stranger = Arc::new(site.ca.client(None));
+    assert!(tls::ask(gateway.address, &stranger, "www.example.com", "www.example.com").is_err());
 }
 
 #[test]

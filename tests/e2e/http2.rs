@@ -83,6 +83,31 @@ fn a_listener_without_h2c_does_not_speak_it() {
     assert_eq!(client.response().status, 505);
 }
 
+/// A listener that a reload drops: who has nothing but a quiet stream there is told at once.
+#[test]
+fn a_listener_that_is_dropped_says_so_on_its_quiet_connections() {
+    let origin = Origin::start(|_| vec![crate::support::Step::Hang]);
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("an address");
+    let config = |more: &str| {
+        format!(
+            "listeners: [\"127.0.0.1:0\"{more}]\nservices: [{{name: up, endpoints: [\"{}\"]}}]\n\
+             routes: [{{path: /*, service: up}}]\n",
+            origin.address
+        )
+    };
+    let gateway = Gateway::start(&config(&format!(", {{address: \"{spare}\", protocols: [h2c]}}")));
+    let mut client = H2::connect(spare);
+    client.send(&wire::get(1, "/hangs"));
+    origin.wait(1);
+    assert!(client.ping());
+    assert_eq!(gateway.reload(&config("")).status, 200);
+    while client.goaway.is_none() {
+        assert!(client.step(), "it goes on with its stream");
+    }
+    assert_eq!(client.goaway.as_ref().map(wire::Frame::code), Some(0));
+    assert!(client.ping(), "it goes on with its stream");
+}
+
 /// A stop: first GOAWAY that leaves room for what is on its way, then the last stream, then the close.
 #[test]
 fn a_stop_is_announced_and_what_is_under_way_is_served() {

@@ -35,17 +35,23 @@ fn opened(n: u32, flags: u8) -> Vec<u8> {
     raw(Kind::Headers, END_HEADERS | flags, 2 * n + 1, GET)
 }
 
-/// Name, what stands first, the n-th piece.
-type Flood = (&'static str, Vec<u8>, fn(u32) -> Vec<u8>);
+/// Name, how it ends, what stands first, the n-th piece.
+type Flood = (&'static str, Code, Vec<u8>, fn(u32) -> Vec<u8>);
 
 fn floods() -> [Flood; 6] {
     [
-        ("resets", vec![], |n| [opened(n, END_STREAM), raw(Kind::Reset, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()),
-        ("windows of zero", vec![], |n| [opened(n, 0), raw(Kind::WindowUpdate, 0, 2 * n + 1, &[0; 4])].concat()),
-        ("malformed heads", vec![], |n| raw(Kind::Headers, END_HEADERS | END_STREAM, 2 * n + 1, b"\0\x01x\x01y")),
-        ("pings", vec![], |_| raw(Kind::Ping, 0, 0, &[0; 8])),
-        ("settings", vec![], |_| raw(Kind::Settings, 0, 0, b"")),
-        ("CONTINUATION", raw(Kind::Headers, 0, 1, GET), |_| raw(Kind::Continuation, 0, 1, b"\0\x01a\x01b")),
+        ("resets", Code::Calm, vec![], |n| {
+            [opened(n, END_STREAM), raw(Kind::Reset, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
+        }),
+        ("windows of zero", Code::Protocol, vec![], |n| {
+            [opened(n, 0), raw(Kind::WindowUpdate, 0, 2 * n + 1, &[0; 4])].concat()
+        }),
+        ("malformed heads", Code::Calm, vec![], |n| {
+            raw(Kind::Headers, END_HEADERS | END_STREAM, 2 * n + 1, b"\0\x01x\x01y")
+        }),
+        ("pings", Code::Calm, vec![], |_| raw(Kind::Ping, 0, 0, &[0; 8])),
+        ("settings", Code::Calm, vec![], |_| raw(Kind::Settings, 0, 0, b"")),
+        ("CONTINUATION", Code::Calm, raw(Kind::Headers, 0, 1, GET), |_| raw(Kind::Continuation, 0, 1, b"\0\x01a\x01b")),
     ]
 }
 
@@ -78,7 +84,7 @@ fn goaway(bytes: &[u8]) -> Option<Code> {
 
 /// Floods one connection, which the client never closes. Returns what it was told, when the gateway was done with it.
 fn run(seed: u64, flood: &Flood, capacity: usize, reads: bool) -> (Option<Code>, u64) {
-    let (what, first, piece) = flood;
+    let (what, _, first, piece) = flood;
     let taken = pool_taken();
     let mut rng = Rng::of(&[seed, 41]);
     let mut exec = Exec::new(seed);
@@ -137,7 +143,7 @@ fn who_floods_is_told_why_and_is_gone_at_once() {
     for flood in &floods() {
         for seed in 0..30 {
             let (code, ended_ms) = run(seed, flood, 1 << 16, true);
-            assert_eq!((code, ended_ms), (Some(Code::Calm), 0), "{}, seed {seed}", flood.0);
+            assert_eq!((code, ended_ms), (Some(flood.1), 0), "{}, seed {seed}", flood.0);
         }
     }
 }

@@ -229,7 +229,10 @@ impl Gateway {
         let deadline_ms = if rng.one_in(2) { rng.below(200) as u64 } else { u64::MAX };
         let begun_ms = self.handle.now_ms();
         self.env.draining.set(true);
-        self.env.timers.end_soon();
+        let mut untold = self.env.timers.end_soon();
+        while untold.tell_some() {
+            self.handle.sleep(20).await;
+        }
         // As between the announcement and the closing of what is idle.
         self.handle.sleep(rng.pick(&[0, 0, 100])).await;
         while self.open.get() > 0 {

@@ -1,4 +1,4 @@
-//! A connection of HTTP/2 that holds quiet tunnels alone holds no buffer, as an idle one does.
+//! A connection of HTTP/2 that holds quiet tunnels alone holds no buffer, as an idle one does, and hears of a drain.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -9,6 +9,7 @@ use ringway::http::name::Name;
 use ringway::net::io::{Connect, Io, ReadHalf, send_all};
 use ringway::net::mem::{Faults, Mem, pair};
 use ringway::proto::h1::parse::HeadLimits;
+use ringway::proto::h2::code::Code;
 use ringway::proto::h2::core::{Core, Event, Key, Sent};
 use ringway::proto::websocket;
 use ringway::sys::buf::{Buf, pool_taken};
@@ -67,6 +68,8 @@ struct Chat {
     /// What is to be said in each.
     words: Cell<Option<&'static [u8]>>,
     got: RefCell<Vec<u8>>,
+    /// GOAWAY has come.
+    told: Cell<bool>,
 }
 
 impl Peer for Chat {
@@ -87,6 +90,7 @@ impl Peer for Chat {
                 self.wire.give(&mut core, key, data.len());
                 self.got.borrow_mut().extend_from_slice(data.as_slice());
             }
+            Event::GoAway { code: Code::NoError, .. } => self.told.set(true),
             Event::Reset { .. } | Event::GoAway { .. } => panic!("{event:?}"),
             _ => {}
         }
@@ -94,7 +98,7 @@ impl Peer for Chat {
 
     fn act(&self) {
         let (mut core, mut keys) = (self.wire.core.borrow_mut(), self.keys.borrow_mut());
-        while core.is_connected() && keys.len() < 2 {
+        while core.is_connected() && keys.len() < 2 && !self.told.get() {
             let key = core.open(false, |encoder, out| {
                 encoder.method(out, b"CONNECT");
                 encoder.protocol(out, b"websocket");
@@ -124,15 +128,17 @@ fn quiet_tunnels_alone_hold_no_buffer() {
     let snapshot = bed::snapshot(CONFIG, 1, None);
     let echo = Echo(exec.handle());
     let (env, _published) = bed::env(echo, &exec.timers, &snapshot, AccessLog::off(), 1);
+    let env = Rc::new(env);
+    let serving = env.clone();
     let (theirs, ours) = pair(1 << 16, &Faults::NONE);
     let mut wire = Wire::new(Core::client(HeadLimits::default(), Now::from_ms(0)), Rng::new(1), usize::MAX);
     wire.is_narrow = false;
-    let (keys, agreed, words, got) = Default::default();
-    let chat = Rc::new(Chat { wire, keys, agreed, words, got });
+    let (keys, agreed, words, got, told) = Default::default();
+    let chat = Rc::new(Chat { wire, keys, agreed, words, got, told });
     h2wire::start(chat.clone(), theirs, &exec.handle(), "client");
     exec.handle().spawn("gateway".into(), async move {
         let listener = bed::listener(&snapshot);
-        serve_http1(&env, ours, bed::origin("192.0.2.1:40000"), || listener.clone()).await;
+        serve_http1(&serving, ours, bed::origin("192.0.2.1:40000"), || listener.clone()).await;
     });
     let mut until_ms = 0;
     for words in [&b""[..], b"hello", b"and again"] {
@@ -143,6 +149,11 @@ fn quiet_tunnels_alone_hold_no_buffer() {
         // One in the hand of the client's reader and of each endpoint's, and two in what the log lines will be made of.
         assert_eq!(pool_taken() - taken, 5, "buffers behind {words:?}");
     }
-    drop((chat, exec));
+    // A drain is told at once, though nothing happens on the connection.
+    env.draining.set(true);
+    assert!(!exec.timers.end_soon().tell_some(), "there is one to be told");
+    exec.run(until_ms, |_| false);
+    assert!(chat.told.get(), "the client has heard nothing of the drain");
+    drop((chat, exec, env));
     assert_eq!(pool_taken(), taken, "buffers are left");
 }

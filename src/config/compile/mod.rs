@@ -169,6 +169,7 @@ fn listener(
         https_redirect: written.https_redirect.map(|port| port.get() as u16),
         per_client: limits.connections_per_client_max.map(|max| client_bound(max.get(), before)),
         stream: None,
+        is_closed: false,
     }
 }
 

@@ -64,9 +64,17 @@ const SEARCH_AGE_MS_MAX: u64 = 1_000;
 const SEARCH_ENTRIES_PER_MS: usize = 256;
 
 impl Timers {
-    /// Says that connections are to end: from now on each response announces its close.
-    pub fn end_soon(&self) {
+    /// Says that connections are to end: from now on each response announces its close. Those that can say it before
+    /// are to be told so.
+    #[must_use = "somebody is to be told"]
+    pub fn end_soon(&self) -> Untold {
         self.ending.set(true);
+        self.untold()
+    }
+
+    /// All connections, to be told that they are to end if that is so.
+    pub fn untold(&self) -> Untold {
+        Untold(self.slots.borrow().iter().flatten().cloned().collect())
     }
 
     /// Interrupts connections that wait for their next request, so that a drain ends soon: a slice of them, to be
@@ -140,6 +148,21 @@ impl Timers {
             entry.target.shutdown(Shutdown::Both);
         }
         entries.len()
+    }
+}
+
+/// Connections that were not told yet that they are to end.
+pub struct Untold(Vec<Weak<Entry>>);
+
+impl Untold {
+    /// Tells some of them; to be called at each tick until it returns false, as each may write.
+    pub fn tell_some(&mut self) -> bool {
+        let mut told = 0;
+        while told < CLOSES_PER_TICK {
+            let Some(entry) = self.0.pop() else { return false };
+            told += usize::from(entry.upgrade().is_some_and(|entry| entry.target.announce_end()));
+        }
+        true
     }
 }
 

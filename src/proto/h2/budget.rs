@@ -5,8 +5,8 @@
 
 use super::code::Fatal;
 use crate::limits::{
-    H2_BREACH_RESETS, H2_CONTROLS_MAX, H2_CONTROLS_PER_DATA, H2_CONTROLS_PER_STREAM, H2_CONTROLS_SAVED_MAX,
-    H2_EMPTY_DATA_MAX, H2_FLOOD_MS, H2_RESETS_MADE_MAX, H2_RESETS_MAX, H2_TINY_DATA_BYTES, H2_TINY_DATA_MAX,
+    H2_CONTROLS_MAX, H2_CONTROLS_PER_DATA, H2_CONTROLS_PER_STREAM, H2_CONTROLS_SAVED_MAX, H2_EMPTY_DATA_MAX,
+    H2_FLOOD_MS, H2_RESETS_MADE_MAX, H2_RESETS_MAX, H2_TINY_DATA_BYTES, H2_TINY_DATA_MAX,
 };
 use crate::time::Now;
 
@@ -23,8 +23,6 @@ pub struct Budget {
     /// What tiny DATA frames lack, as long as nobody has taken their payload.
     tiny: u32,
 }
-
-const STREAM_ERRORS: &str = "too many stream errors";
 
 /// `count` goes up by one, within `most`.
 #[inline]
@@ -65,17 +63,7 @@ impl Budget {
     /// # Errors
     /// One too many.
     pub fn reset_made(&mut self, now: Now) -> Result<(), Fatal> {
-        count(&mut self.at(now).resets_made, H2_RESETS_MADE_MAX, STREAM_ERRORS)
-    }
-
-    /// The same, by a frame that can never be right: it counts for several.
-    ///
-    /// # Errors
-    /// One too many.
-    pub fn breach(&mut self, now: Now) -> Result<(), Fatal> {
-        let made = &mut self.at(now).resets_made;
-        *made += H2_BREACH_RESETS;
-        if *made > H2_RESETS_MADE_MAX { Err(Fatal::flood(STREAM_ERRORS)) } else { Ok(()) }
+        count(&mut self.at(now).resets_made, H2_RESETS_MADE_MAX, "too many stream errors")
     }
 
     /// A frame came that moves nothing on (F45).
@@ -156,12 +144,6 @@ mod tests {
         let now = Now::from_ms(5);
         let mut budget = Budget::new(now);
         assert_eq!(times(|| budget.reset_made(now)), 100);
-        assert!(budget.breach(now).is_err());
-        assert_eq!(times(|| Budget::breach(&mut budget, now.plus_ms(20_000))), 10);
-        let mut budget = Budget::new(now);
-        (0..91).for_each(|_| budget.reset_made(now).expect("within"));
-        assert!(budget.breach(now).is_err(), "ten at once are more than nine");
-        let mut budget = Budget::new(now);
         assert_eq!(times(|| budget.reset(now)), 200);
         assert_eq!(times(|| budget.control(now)), 200);
         assert_eq!(times(|| budget.empty_data(now)), 100);

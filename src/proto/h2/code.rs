@@ -62,12 +62,14 @@ pub struct Fatal {
     pub code: Code,
     /// Why, in a few words.
     pub why: &'static str,
+    /// It is told so once, and not listened to any more.
+    at_once: bool,
 }
 
 impl Fatal {
     /// An end with this code.
     pub const fn new(code: Code, why: &'static str) -> Self {
-        Self { code, why }
+        Self { code, why, at_once: false }
     }
 
     /// The label of the metric.
@@ -87,9 +89,10 @@ impl Fatal {
         }
     }
 
-    /// Whether the peer has overdone it: it is told so once, and not listened to any more.
-    pub fn is_flood(&self) -> bool {
-        self.code == Code::Calm
+    /// Whether the peer has overdone it, or does what nobody does by accident: it is told so once, and not listened to
+    /// any more.
+    pub fn is_at_once(&self) -> bool {
+        self.at_once
     }
 
     /// The usual one: PROTOCOL_ERROR.
@@ -99,7 +102,13 @@ impl Fatal {
 
     /// A flood (F41 to F45): ENHANCE_YOUR_CALM.
     pub const fn flood(why: &'static str) -> Self {
-        Self::new(Code::Calm, why)
+        Self { code: Code::Calm, why, at_once: true }
+    }
+
+    /// A frame that no state of its stream and no timing makes right (F43). RFC 9113 lets its stream's error be the
+    /// connection's (section 5.4.1).
+    pub const fn breach(code: Code, why: &'static str) -> Self {
+        Self { code, why, at_once: true }
     }
 }
 

@@ -6,6 +6,8 @@ use super::wire::*;
 use super::{bed, before};
 use crate::support::e2e::{Gateway, Origin, PATIENCE, Step};
 
+const PROTOCOL: u32 = 1;
+const FLOW: u32 = 3;
 const CALM: u32 = 11;
 
 /// Bytes of the process that are resident.
@@ -36,44 +38,45 @@ fn floods_end_within_their_budgets_and_others_are_served() {
     let malformed = |n: u32| raw(HEADERS, 5, 2 * n + 1, &block(&[("x", "y")]));
     let beyond = |n: u32| [get(2 * n + 1, "/fixed"), raw(DATA, 0, 2 * n + 1, b"late")].concat();
     let open = raw(HEADERS, 0, 1, &block(&pseudo("POST", "/a")));
-    type Flood<'a> = (&'a str, Vec<u8>, &'a dyn Fn(u32) -> Vec<u8>);
+    type Flood<'a> = (&'a str, u32, Vec<u8>, &'a dyn Fn(u32) -> Vec<u8>);
     let floods: [Flood; 16] = [
-        ("F41 rapid reset", vec![], &reset),
-        ("F42 CONTINUATION", open.clone(), &|_| raw(CONTINUATION, 0, 1, &block(&[("a", "b")]))),
-        ("F42 empty CONTINUATION", open.clone(), &|_| raw(CONTINUATION, 0, 1, b"")),
-        ("F42 large CONTINUATION", open, &|_| raw(CONTINUATION, 0, 1, &[0; 16_000])),
-        ("F43 window overflow", vec![], &overflow),
-        ("F43 window of zero", vec![], &zero),
-        ("F43 PRIORITY on itself", vec![], &itself),
-        ("F43 malformed heads", vec![], &malformed),
-        ("F43 DATA behind the end", vec![], &beyond),
-        ("F45 SETTINGS", vec![], &|_| raw(SETTINGS, 0, 0, b"")),
-        ("F45 PING", vec![], &|_| raw(PING, 0, 0, &[0; 8])),
-        ("F45 PRIORITY", vec![], &|n| raw(PRIORITY, 0, 2 * n + 1, &[0; 5])),
-        ("F45 WINDOW_UPDATE", vec![], &|_| raw(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
-        ("F45 empty DATA", post(1, "/a"), &|_| raw(DATA, 0, 1, b"")),
-        ("F45 tiny DATA", post(1, "/a"), &|_| raw(DATA, 0, 1, b"x")),
-        ("F45 unknown frames", vec![], &|_| raw(0x77, 0, 0, b"")),
+        ("F41 rapid reset", CALM, vec![], &reset),
+        ("F42 CONTINUATION", CALM, open.clone(), &|_| raw(CONTINUATION, 0, 1, &block(&[("a", "b")]))),
+        ("F42 empty CONTINUATION", CALM, open.clone(), &|_| raw(CONTINUATION, 0, 1, b"")),
+        ("F42 large CONTINUATION", CALM, open, &|_| raw(CONTINUATION, 0, 1, &[0; 16_000])),
+        ("F43 window overflow", FLOW, vec![], &overflow),
+        ("F43 window of zero", PROTOCOL, vec![], &zero),
+        ("F43 PRIORITY on itself", PROTOCOL, vec![], &itself),
+        ("F43 malformed heads", CALM, vec![], &malformed),
+        ("F43 DATA behind the end", CALM, vec![], &beyond),
+        ("F45 SETTINGS", CALM, vec![], &|_| raw(SETTINGS, 0, 0, b"")),
+        ("F45 PING", CALM, vec![], &|_| raw(PING, 0, 0, &[0; 8])),
+        ("F45 PRIORITY", CALM, vec![], &|n| raw(PRIORITY, 0, 2 * n + 1, &[0; 5])),
+        ("F45 WINDOW_UPDATE", CALM, vec![], &|_| raw(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("F45 empty DATA", CALM, post(1, "/a"), &|_| raw(DATA, 0, 1, b"")),
+        ("F45 tiny DATA", CALM, post(1, "/a"), &|_| raw(DATA, 0, 1, b"x")),
+        ("F45 unknown frames", CALM, vec![], &|_| raw(0x77, 0, 0, b"")),
     ];
     let mut bystander = H2::connect(gateway.address);
     let mut stream = 1;
     ask(&mut bystander, &mut stream);
     let before = resident(&gateway);
-    for (what, first, flood) in floods {
+    for (what, code, first, flood) in floods {
         let mut client = H2::connect(gateway.address);
         client.gives_room = false;
         let bytes: Vec<u8> = first.into_iter().chain((0..20_000).flat_map(flood)).collect();
         let mut writer = client.stream.try_clone().expect("a descriptor");
         let sending = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes));
         let end = client.end();
-        assert_eq!(end.as_ref().map(|(code, _)| *code), Some(CALM), "{what}: {end:?}");
+        assert_eq!(end.as_ref().map(|(code, _)| *code), Some(code), "{what}: {end:?}");
         let _ = client.stream.shutdown(std::net::Shutdown::Both);
         let _ = sending.join();
         ask(&mut bystander, &mut stream);
     }
     let grown = resident(&gateway).saturating_sub(before);
     assert!(grown < 24 << 20, "{grown} bytes");
-    for reason in ["resets", "stream_errors", "continuation", "control", "data"] {
+    for reason in ["resets", "stream_errors", "protocol_error", "flow_control_error", "continuation", "control", "data"]
+    {
         assert!(gateway.metric("ringway_worker_h2_goaway_total", &[reason]) >= 1.0, "{reason}");
     }
 }
@@ -177,6 +180,26 @@ fn heads_must_end_in_time() {
     silent.end();
     assert!(silent.closed);
     assert!(gateway.metric("ringway_worker_h2_goaway_total", &["header_timeout"]) >= 1.0);
+}
+
+/// F41: what comes together with its own reset is not begun: no endpoint sees it, and no flood of it fills the log.
+#[test]
+fn a_request_that_comes_with_its_own_reset_is_not_begun() {
+    let origin = Origin::fixed("");
+    let gateway = before(&origin, "");
+    let mut client = H2::connect(gateway.address);
+    assert!(client.ping(), "what follows comes alone");
+    client.send(&[get(1, "/withdrawn"), raw(RESET, 0, 1, &[0, 0, 0, 8])].concat());
+    client.send(&get(3, "/a"));
+    assert_eq!(client.answer(3).status, 200);
+    let lines = crate::support::e2e::eventually("the log line of the other", || {
+        let lines = gateway.stdout();
+        lines.iter().any(|line| line.contains("/a")).then_some(lines)
+    });
+    assert!(!lines.iter().any(|line| line.contains("/withdrawn")), "{lines:?}");
+    assert_eq!(origin.seen().len(), 1, "no endpoint has seen it");
+    assert_eq!(gateway.metric("ringway_worker_h2_resets_total", &[]), 1.0);
+    assert_eq!(gateway.metric("ringway_worker_h2_streams_total", &[]), 2.0);
 }
 
 /// A client that gives up a request costs its endpoint nothing more.

@@ -4,6 +4,7 @@ pub mod client;
 pub mod dns;
 pub mod gateway;
 pub mod h2_origin;
+pub mod kubernetes;
 pub mod load;
 pub mod origin;
 pub mod pebble;

@@ -12,6 +12,7 @@ use super::link::{Link, Rules};
 use crate::error::{Failure, Reason};
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::timer::{OnExpiry, Timers};
+use crate::proto::h2::input::Input;
 use crate::sys::buf::Buf;
 
 /// Takes over a connected stream. Returns the connection, and the task that must run for it. `on_room` is called
@@ -64,20 +65,17 @@ async fn run<R: ReadHalf, W: WriteHalf>(link: &Link, mut read: R, mut write: W) 
 }
 
 async fn read_all<R: ReadHalf>(read: &mut R, link: &Link) {
-    let mut input = Buf::empty();
-    let mut large = false;
+    let mut input = Input::new(Buf::empty());
     loop {
-        make_room(&mut input, link.wanted_bytes(), large);
-        let asked = input.spare();
-        let (count, back) = read.recv_idle(std::mem::take(&mut input)).await;
-        input = back;
+        let (count, back) = read.recv_idle(input.lend(link.wanted_bytes())).await;
+        input.buf = back;
         match count {
             Ok(0) => return link.die(Reason::UpstreamClosed.into()),
-            Ok(count) => large = count == asked || (large && count > asked / 4),
+            Ok(count) => input.filled(count),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                if input.is_empty() && link.is_idle() {
+                if input.buf.is_empty() && link.is_idle() {
                     // Idle: no buffer until there is something to read.
-                    input = Buf::empty();
+                    input.buf = Buf::empty();
                     link.stay_on_wheel();
                     if read.readable().await.is_err() {
                         return link.die(Reason::UpstreamReset.into());
@@ -87,27 +85,9 @@ async fn read_all<R: ReadHalf>(read: &mut R, link: &Link) {
             }
             Err(_) => return link.die(Reason::UpstreamReset.into()),
         }
-        if !link.take_input(&mut input) {
+        if !link.take_input(&mut input.buf) {
             return;
         }
-    }
-}
-
-/// Makes room for what is wanted next: a whole frame at most.
-fn make_room(input: &mut Buf, wanted: usize, large: bool) {
-    if input.is_empty() {
-        if !input.has_storage() || input.spare() == 0 {
-            *input = if large { Buf::large() } else { Buf::small() };
-        }
-        input.clear();
-        return;
-    }
-    let more = wanted.saturating_sub(input.len()).max(1);
-    if input.spare() < more {
-        input.compact();
-    }
-    if input.spare() < more {
-        input.reserve(more);
     }
 }
 

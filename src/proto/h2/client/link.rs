@@ -12,17 +12,17 @@ use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::fields::Fields;
 use crate::http::message::{BodyLength, Method, ResponseHead};
-use crate::limits::{
-    BUF_LARGE_BYTES, H2_OUT_BYTES_MAX, H2_PING_AFTER_MS, H2_PING_TIMEOUT_MS, IDLE_RELEASE_MS, INTERIM_RESPONSES_MAX,
-};
+use crate::limits::{H2_OUT_BYTES_MAX, H2_PING_AFTER_MS, H2_PING_TIMEOUT_MS, IDLE_RELEASE_MS, INTERIM_RESPONSES_MAX};
 use crate::net::io::Interrupt;
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h2::code::{Code, Fatal};
-use crate::proto::h2::core::{Core, Event, Key, Sent};
+use crate::proto::h2::core::{Core, Event, Key};
 use crate::proto::h2::head::trailers;
 use crate::proto::h2::hpack::decode::Fault;
 use crate::proto::h2::hpack::encode::Encoder;
+use crate::proto::h2::pieces::Pieces;
+use crate::proto::h2::turn::{Sending, Turn};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 
@@ -110,9 +110,7 @@ struct Slot {
     interims: u32,
     /// The final head has come.
     answered: bool,
-    bodies: VecDeque<Buf>,
-    ended: bool,
-    trailers: Option<Box<Fields>>,
+    body: Pieces,
     /// Nothing more will come.
     gone: Option<Failure>,
     bell: Rc<Bell>,
@@ -129,9 +127,7 @@ impl Slot {
             heads: VecDeque::new(),
             interims: 0,
             answered: false,
-            bodies: VecDeque::new(),
-            ended: false,
-            trailers: None,
+            body: Pieces::default(),
             gone: None,
             receiving: timers.deadline(bell.clone()),
             sending: Rc::new(timers.deadline(bell.clone())),
@@ -149,14 +145,13 @@ impl Slot {
         self.sending.disarm();
         self.bell.shut.set(false);
         self.heads.clear();
-        self.bodies.clear();
-        (self.id, self.interims, self.answered, self.ended) = (0, 0, false, false);
-        (self.trailers, self.gone) = (None, None);
+        self.body.clear();
+        (self.id, self.interims, self.answered, self.gone) = (0, 0, false, None);
     }
 
     /// Nothing more comes. What a client has seen a part of is cut.
     fn end_early(&mut self, before_head: Failure) {
-        if self.id == 0 || self.ended || self.gone.is_some() {
+        if self.id == 0 || self.body.is_ended() || self.gone.is_some() {
             return;
         }
         let cut = Failure::with(Reason::UpstreamTruncated, before_head.detail);
@@ -169,8 +164,7 @@ impl Slot {
 pub(super) struct Inner {
     core: Core,
     slots: Vec<Slot>,
-    /// Streams that wait with data for room, first come first served.
-    turn: VecDeque<Key>,
+    turn: Turn,
     #[allow(clippy::vec_box, reason = "a head is large: taken and given back as a pointer")]
     spare_heads: Vec<Box<ResponseHead>>,
 }
@@ -205,7 +199,7 @@ impl Link {
     pub(super) fn new(interrupt: Rc<dyn Interrupt>, timers: &Rc<Timers>, rules: Rules, on_room: Box<dyn Fn()>) -> Self {
         let now = timers.known_now();
         let core = Core::client(rules.head, now);
-        let inner = Inner { core, slots: Vec::new(), turn: VecDeque::new(), spare_heads: Vec::new() };
+        let inner = Inner { core, slots: Vec::new(), turn: Turn::default(), spare_heads: Vec::new() };
         let link = Self {
             inner: RefCell::new(inner),
             timers: timers.clone(),
@@ -327,17 +321,11 @@ impl Link {
     pub(super) fn take_body(&self, key: Key) -> Result<Option<Chunk>, Failure> {
         let mut inner = self.inner.borrow_mut();
         let Some(slot) = inner.slot(key) else { return Err(Reason::UpstreamTruncated.into()) };
-        let data = slot.bodies.pop_front();
-        let end = slot.ended && slot.bodies.is_empty();
-        if data.is_none() && !end {
-            return slot.gone.map_or(Ok(None), Err);
-        }
-        let trailers = if end { slot.trailers.take() } else { None };
-        let data = data.unwrap_or_default();
-        inner.core.taken(key, data.len());
+        let Some(chunk) = slot.body.take() else { return slot.gone.map_or(Ok(None), Err) };
+        inner.core.taken(key, chunk.data.len());
         drop(inner);
         self.wake_writer();
-        Ok(Some(Chunk { data, end, trailers }))
+        Ok(Some(chunk))
     }
 
     /// Sends what there is room for of a piece of a body, when it is this stream's turn. Returns whether all is sent.
@@ -406,7 +394,8 @@ impl Link {
         let mut inner = self.inner.borrow_mut();
         if let Some(output) = inner.core.take_output() {
             if inner.core.output_bytes() <= H2_OUT_BYTES_MAX / 2 {
-                wake_first(&mut inner);
+                let first = inner.turn.first();
+                wake(&mut inner, first);
             }
             return Poll::Ready(Some(output));
         }
@@ -522,7 +511,10 @@ fn on_head(inner: &mut Inner, key: Key, end: bool, fault: Option<Fault>, now: No
         return inner.core.refuse(key, Code::Protocol, now);
     }
     if is_final {
-        (slot.answered, slot.ended) = (true, end);
+        slot.answered = true;
+        if end {
+            slot.body.end();
+        }
         inner.core.head_done(key);
         match head.body {
             BodyLength::None if !end => inner.core.expect_bytes(key, 0),
@@ -552,16 +544,7 @@ fn on_trailers(inner: &mut Inner, key: Key, fault: Option<Fault>, now: Now) -> R
 
 fn on_data(inner: &mut Inner, key: Key, data: Buf, end: bool, trailers: Option<Box<Fields>>) {
     let Some(slot) = inner.slot(key) else { return };
-    match slot.bodies.back_mut() {
-        // Small pieces are put together, so that many of them are one for whom they are for.
-        Some(last) if data.len() <= last.spare() && last.len() + data.len() <= BUF_LARGE_BYTES => {
-            last.extend(data.as_slice());
-        }
-        _ if data.is_empty() => {}
-        _ => slot.bodies.push_back(data),
-    }
-    slot.ended |= end;
-    slot.trailers = trailers;
+    slot.body.push(data, end, trailers);
     slot.bell.ring_receiver();
 }
 
@@ -583,58 +566,22 @@ fn turn_of(inner: &mut Inner, key: Key, data: &mut Buf, end: bool) -> Result<boo
         leave_turn(inner, key);
         return Err(failure);
     }
-    if !data.is_empty() && inner.turn.front().is_some_and(|first| *first != key) {
-        wait_for_turn(inner, key);
-        return Ok(false);
-    }
-    loop {
-        match inner.core.data(key, data, end) {
-            Sent::All => {
-                leave_turn(inner, key);
-                return Ok(true);
-            }
-            Sent::Some if inner.turn.len() > 1 => {
-                // A frame for each, in turn.
-                inner.turn.retain(|other| *other != key);
-                inner.turn.push_back(key);
-                wake_first(inner);
-                return Ok(false);
-            }
-            Sent::Some => {}
-            Sent::NoStreamWindow => {
-                // It keeps nobody else waiting.
-                leave_turn(inner, key);
-                return Ok(false);
-            }
-            Sent::NoConnectionWindow | Sent::NoRoom => {
-                wait_for_turn(inner, key);
-                return Ok(false);
-            }
-            Sent::Closed => {
-                leave_turn(inner, key);
-                return Err(over);
-            }
-        }
-    }
-}
-
-fn wait_for_turn(inner: &mut Inner, key: Key) {
-    if !inner.turn.contains(&key) {
-        inner.turn.push_back(key);
+    let (sent, next) = inner.turn.send(key, data.is_empty(), || inner.core.data(key, data, end));
+    wake(inner, next);
+    match sent {
+        Sending::Done => Ok(true),
+        Sending::Waits => Ok(false),
+        Sending::Closed => Err(over),
     }
 }
 
 fn leave_turn(inner: &mut Inner, key: Key) {
-    if !inner.turn.is_empty() {
-        inner.turn.retain(|other| *other != key);
-        wake_first(inner);
-    }
+    let next = inner.turn.leave(key);
+    wake(inner, next);
 }
 
-fn wake_first(inner: &mut Inner) {
-    if let Some(first) = inner.turn.front().copied()
-        && let Some(slot) = inner.slot(first)
-    {
+fn wake(inner: &mut Inner, key: Option<Key>) {
+    if let Some(slot) = key.and_then(|key| inner.slot(key)) {
         slot.bell.ring_sender();
     }
 }

@@ -158,6 +158,32 @@ impl Receiver {
     fn cut(&self, otherwise: Reason) -> Failure {
         if self.deadline.fired() { Reason::UpstreamTimeout.into() } else { otherwise.into() }
     }
+
+    /// What `take` has, once it has something. `cut` is the failure of an exchange that was broken off from this side.
+    fn receive<'a, T: 'a>(
+        &'a self,
+        due: Now,
+        cut: Reason,
+        mut take: impl FnMut() -> Result<Option<T>, Failure> + 'a,
+    ) -> impl Future<Output = Result<T, Failure>> + 'a {
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        async move {
+            let received = poll_fn(|cx| match take() {
+                Ok(Some(taken)) => Poll::Ready(Ok(taken)),
+                Ok(None) if self.bell.shut.get() => Poll::Ready(Err(self.cut(cut))),
+                Ok(None) => {
+                    self.bell.wait_to_receive(cx);
+                    Poll::Pending
+                }
+                Err(failure) => Poll::Ready(Err(failure)),
+            })
+            .await;
+            if received.is_ok() {
+                self.deadline.disarm();
+            }
+            received
+        }
+    }
 }
 
 impl ResponseSource for Receiver {
@@ -168,21 +194,8 @@ impl ResponseSource for Receiver {
         _limits: &HeadLimits,
         due: Now,
     ) -> Result<(), Failure> {
-        self.deadline.arm(due, OnExpiry::ShutBoth);
-        let received = poll_fn(|cx| match self.link.take_head(self.key, head) {
-            Ok(true) => Poll::Ready(Ok(())),
-            Ok(false) if self.bell.shut.get() => Poll::Ready(Err(self.cut(Reason::UpstreamReset))),
-            Ok(false) => {
-                self.bell.wait_to_receive(cx);
-                Poll::Pending
-            }
-            Err(failure) => Poll::Ready(Err(failure)),
-        })
-        .await;
-        if received.is_ok() {
-            self.deadline.disarm();
-        }
-        received
+        let take = || self.link.take_head(self.key, head).map(|taken| taken.then_some(()));
+        self.receive(due, Reason::UpstreamReset, take).await
     }
 
     /// Never late: what is sent is looked after by the connection.
@@ -202,21 +215,7 @@ impl ResponseSource for Receiver {
     }
 
     async fn next_body(&mut self, due: Now) -> Result<Chunk, Failure> {
-        self.deadline.arm(due, OnExpiry::ShutBoth);
-        let received = poll_fn(|cx| match self.link.take_body(self.key) {
-            Ok(Some(chunk)) => Poll::Ready(Ok(chunk)),
-            Ok(None) if self.bell.shut.get() => Poll::Ready(Err(self.cut(Reason::UpstreamTruncated))),
-            Ok(None) => {
-                self.bell.wait_to_receive(cx);
-                Poll::Pending
-            }
-            Err(failure) => Poll::Ready(Err(failure)),
-        })
-        .await;
-        if received.is_ok() {
-            self.deadline.disarm();
-        }
-        received
+        self.receive(due, Reason::UpstreamTruncated, || self.link.take_body(self.key)).await
     }
 
     fn waiting(&self) -> Deadline {

@@ -58,6 +58,9 @@ const BLOCK_EXTRA_BYTES: usize = 1024;
 /// A piece of a body that is at least so long leaves with the buffer that it was read into.
 const MOVED_BYTES_MIN: usize = 1024;
 
+/// Why a stream that depends on itself ends its connection.
+const ON_ITSELF: &str = "priority of a stream on itself";
+
 type Received = Result<Option<Event>, Fatal>;
 
 impl Core {
@@ -300,7 +303,7 @@ impl Core {
         });
         let fault = decoded.map_err(BadBlock::fatal)?;
         match self.streams.find(id) {
-            Some(key) if depends_on == Some(id) => self.breach(key, Code::Protocol, now),
+            Some(key) if depends_on == Some(id) => self.breach(key, Code::Protocol, ON_ITSELF, now),
             Some(key) => self.block_on_stream(key, end, fault, now),
             None if self.role == Role::Server && id > self.highest => {
                 self.open_by_peer(id, end, depends_on, fault, now)
@@ -323,9 +326,7 @@ impl Core {
             return self.budget.control(now).map(|()| None);
         }
         if on == Some(id) {
-            self.budget.breach(now)?;
-            self.write_reset(id, Code::Protocol);
-            return Ok(None);
+            return Err(Fatal::breach(Code::Protocol, ON_ITSELF));
         }
         if self.streams.len() >= H2_STREAMS_MAX {
             return self.error_on_closed(id, Code::Refused, now);
@@ -405,8 +406,8 @@ impl Core {
             return Ok(None);
         };
         match (by, stream.send.change(i64::from(by))) {
-            (0, _) => self.breach(key, Code::Protocol, now),
-            (_, Err(Overflow)) => self.breach(key, Code::FlowControl, now),
+            (0, _) => self.breach(key, Code::Protocol, "WINDOW_UPDATE by 0", now),
+            (_, Err(Overflow)) => self.breach(key, Code::FlowControl, "window too wide", now),
             _ => Ok(Some(Event::Window(Some(key)))),
         }
     }
@@ -444,16 +445,15 @@ impl Core {
     /// Deprecated (RFC 9113 section 5.3.2), and ignored but for what may never have been right.
     fn priority(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
         self.budget.control(now)?;
-        let code = match payload.len() {
+        let (code, why) = match payload.len() {
             5 if frame::number(payload) & frame::INT31_MAX != head.stream => return Ok(None),
-            5 => Code::Protocol,
-            _ => Code::FrameSize,
+            5 => (Code::Protocol, ON_ITSELF),
+            _ => (Code::FrameSize, "PRIORITY of a wrong size"),
         };
         match self.streams.find(head.stream) {
-            Some(key) => self.breach(key, code, now),
-            // An idle stream cannot be reset.
-            None if self.is_idle(head.stream) => Err(Fatal::new(code, "PRIORITY")),
-            None => self.budget.breach(now).map(|()| None),
+            Some(key) => self.breach(key, code, why, now),
+            // What is not there cannot be reset.
+            None => Err(Fatal::breach(code, why)),
         }
     }
 
@@ -462,20 +462,18 @@ impl Core {
     /// The peer has made a mistake on a stream: it is reset, which is counted (F43).
     fn stream_error(&mut self, key: Key, code: Code, now: Now) -> Received {
         self.budget.reset_made(now)?;
-        self.reset_for_peer(key, code)
-    }
-
-    /// The same for a frame that can never be right. The connection might end at once for it (RFC 9113 section 5.4.1);
-    /// a client with a defect in it shall find out which.
-    fn breach(&mut self, key: Key, code: Code, now: Now) -> Received {
-        self.budget.breach(now)?;
-        self.reset_for_peer(key, code)
-    }
-
-    fn reset_for_peer(&mut self, key: Key, code: Code) -> Received {
         let was_open = self.streams.get(key).is_some_and(|stream| stream.state != State::Closed);
         self.reset(key, code);
         Ok(was_open.then_some(Event::Reset { key, code, by_peer: false }))
+    }
+
+    /// The same for a frame that can never be right: it ends a client's connection (RFC 9113 section 5.4.1), since
+    /// whoever sends one is at fault or up to no good, and the next costs as much. An endpoint's other streams go on.
+    fn breach(&mut self, key: Key, code: Code, why: &'static str, now: Now) -> Received {
+        match self.role {
+            Role::Server => Err(Fatal::breach(code, why)),
+            Role::Client => self.stream_error(key, code, now),
+        }
     }
 
     /// The same for a stream that is not in the table.

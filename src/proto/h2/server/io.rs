@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::task::Poll;
 
-use super::link::{Arrived, Inner, Link};
+use super::link::{Arrived, Inner, Link, RESET_BY_CLIENT};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::Exchange;
 use crate::limits::DRAIN_BODY_BYTES_MAX;
@@ -16,6 +16,7 @@ use crate::proto::h2::code::Code;
 use crate::proto::h2::core::{Event, Key};
 use crate::proto::h2::head::{self, Refusal};
 use crate::proto::h2::hpack::decode::Fault;
+use crate::proto::h2::input::Input;
 use crate::sys::buf::Buf;
 
 /// How reading or writing ended.
@@ -42,35 +43,33 @@ pub async fn read_all<R: ReadHalf, T>(
     new: impl Fn() -> T,
     exchange: impl Fn(&mut T) -> &mut Exchange,
 ) -> End {
-    let mut input = early;
-    let mut large = false;
+    let mut input = Input::new(early);
     let mut dropped = None;
     loop {
-        if !input.is_empty() {
+        if !input.buf.is_empty() {
             match &mut dropped {
-                None if take_events(link, &mut input, arrivals, &new, &exchange).is_ok() => {}
+                None if take_events(link, &mut input.buf, arrivals, &new, &exchange).is_ok() => {}
                 None if link.is_flooded() => return End::Broken,
                 // It is over: what still comes is dropped, so that the client can read why.
                 None => dropped = Some(0),
                 Some(bytes) if *bytes > DRAIN_BODY_BYTES_MAX => return End::Broken,
-                Some(bytes) => *bytes += input.len() as u64,
+                Some(bytes) => *bytes += input.buf.len() as u64,
             }
             if dropped.is_some() {
-                input.clear();
+                input.buf.clear();
             }
         }
-        make_room(link, &mut input, large);
         link.look_after_tunnels();
-        let asked = input.spare();
-        let (count, back) = read.recv_idle(std::mem::take(&mut input)).await;
-        input = back;
+        let wanted = link.inner.borrow().core.wanted_bytes();
+        let (count, back) = read.recv_idle(input.lend(wanted)).await;
+        input.buf = back;
         match count {
             Ok(0) => return End::Closed,
-            Ok(count) => large = count == asked || (large && count > asked / 4),
+            Ok(count) => input.filled(count),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                if input.is_empty() && link.is_quiet() {
+                if input.buf.is_empty() && link.is_quiet() {
                     // Idle: no buffer until there is something to read.
-                    input = Buf::empty();
+                    input.buf = Buf::empty();
                     link.set_released();
                     if read.readable().await.is_err() {
                         return End::Closed;
@@ -80,25 +79,6 @@ pub async fn read_all<R: ReadHalf, T>(
             Err(_) => return End::Closed,
         }
         link.timers.now();
-    }
-}
-
-/// Makes room for what is wanted next: a whole frame at most.
-fn make_room(link: &Link, input: &mut Buf, large: bool) {
-    if input.is_empty() {
-        if !input.has_storage() || input.spare() == 0 {
-            *input = if large { Buf::large() } else { Buf::small() };
-        }
-        input.clear();
-        return;
-    }
-    let wanted = link.inner.borrow().core.wanted_bytes();
-    let more = wanted.saturating_sub(input.len()).max(1);
-    if input.spare() < more {
-        input.compact();
-    }
-    if input.spare() < more {
-        input.reserve(more);
     }
 }
 
@@ -200,7 +180,7 @@ fn reset(link: &Link, key: Key, code: Code, by_peer: bool) {
         let count = if by_peer { &mut counts.resets } else { &mut counts.resets_made };
         *count += 1;
     }
-    let detail = if by_peer { "stream reset by the client" } else { "stream error" };
+    let detail = if by_peer { RESET_BY_CLIENT } else { "stream error" };
     let reason = if by_peer || code != Code::Protocol { Reason::ClientClosed } else { Reason::BadFraming };
     link.set_gone(key, Failure::with(reason, detail));
 }

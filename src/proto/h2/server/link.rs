@@ -1,7 +1,6 @@
 //! What the parts of one connection share: the codec, and what waits for each stream.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,18 +9,23 @@ use std::task::Waker;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::fields::Fields;
-use crate::limits::{BUF_LARGE_BYTES, H2_END_WAIT_MS, H2_OUT_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
+use crate::limits::{H2_END_WAIT_MS, H2_OUT_BYTES_MAX, IDLE_RELEASE_MS, LINGER_MS};
 use crate::net::io::Interrupt;
 use crate::net::timer::{Deadline, OnExpiry, Timers, Waits};
 use crate::proto::h1::server::ServerRules;
 use crate::proto::h2::code::{Code, Fatal};
 use crate::proto::h2::core::{Core, Key, SLOTS, Sent};
+use crate::proto::h2::pieces::Pieces;
 use crate::proto::h2::ready::Ready;
+use crate::proto::h2::turn::{Sending, Turn};
 use crate::sys::buf::Buf;
 use crate::time::Now;
 
 /// The bit of the connection itself.
 const CONNECTION: usize = SLOTS - 1;
+
+/// Why a stream is gone that its client has reset.
+pub(super) const RESET_BY_CLIENT: &str = "stream reset by the client";
 
 /// A request whose head has come.
 pub struct Arrived<T> {
@@ -41,9 +45,7 @@ pub struct Arrived<T> {
 #[derive(Default)]
 struct Slot {
     id: u32,
-    bodies: VecDeque<Buf>,
-    ended: bool,
-    trailers: Option<Box<Fields>>,
+    body: Pieces,
     /// An extended CONNECT: nothing but DATA may follow.
     is_tunnel: bool,
     /// The client has given it up, or made it be given up.
@@ -81,12 +83,18 @@ pub struct Counts {
 /// Ends waits by waking: the deadline of something that is no socket.
 pub(super) struct Alarm {
     waker: Waker,
+    /// The connection's own, not a stream's.
+    is_connections: bool,
     shut: Cell<Option<Shutdown>>,
 }
 
 impl Alarm {
     pub(super) fn new(waker: Waker) -> Rc<Self> {
-        Rc::new(Self { waker, shut: Cell::new(None) })
+        Rc::new(Self { waker, is_connections: false, shut: Cell::new(None) })
+    }
+
+    fn of_connection(waker: Waker) -> Rc<Self> {
+        Rc::new(Self { waker, is_connections: true, shut: Cell::new(None) })
     }
 }
 
@@ -98,6 +106,14 @@ impl Interrupt for Alarm {
 
     fn release(&self) {
         self.waker.wake_by_ref();
+    }
+
+    fn announce_end(&self) -> bool {
+        if self.is_connections {
+            // GOAWAY follows from the turn.
+            self.waker.wake_by_ref();
+        }
+        self.is_connections
     }
 
     fn is_quiet(&self) -> bool {
@@ -112,8 +128,7 @@ impl Interrupt for Alarm {
 pub(super) struct Inner {
     pub(super) core: Core,
     slots: Vec<Slot>,
-    /// Streams that wait with data for room, first come first served.
-    turn: VecDeque<Key>,
+    turn: Turn,
     times: Times,
     pub(super) counts: Counts,
     pub(super) fatal: Option<Fatal>,
@@ -148,12 +163,12 @@ impl Link {
     /// A connection that has begun. `interrupt` is its socket's.
     pub fn new(interrupt: Rc<dyn Interrupt>, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Rc<Self> {
         let ready = Arc::<Ready>::default();
-        let alarm = Alarm::new(ready.waker(CONNECTION));
+        let alarm = Alarm::of_connection(ready.waker(CONNECTION));
         let now = timers.known_now();
         let inner = Inner {
             core: Core::server(rules.head, true, now),
             slots: Vec::new(),
-            turn: VecDeque::new(),
+            turn: Turn::default(),
             times: Times { idle_due: Some(now.plus_ms(rules.header_timeout_ms)), ..Times::default() },
             counts: Counts::default(),
             fatal: None,
@@ -226,7 +241,7 @@ impl Link {
 
     /// Whether the client has overdone it. What waits to be sent is left to [`Self::last_words`] then.
     pub fn is_flooded(&self) -> bool {
-        self.inner.borrow().fatal.is_some_and(|fatal| fatal.is_flood())
+        self.inner.borrow().fatal.is_some_and(|fatal| fatal.is_at_once())
     }
 
     /// Sends what waits, with the reason for the end behind it, as far as the socket takes it at once. Returns false
@@ -280,7 +295,10 @@ impl Link {
         if inner.slots.len() <= at {
             inner.slots.resize_with(at + 1, Slot::default);
         }
-        inner.slots[at] = Slot { id: key.id, ended: end, is_tunnel, ..Slot::default() };
+        inner.slots[at] = Slot { id: key.id, is_tunnel, ..Slot::default() };
+        if end {
+            inner.slots[at].body.end();
+        }
         drop(inner);
         self.requests.set(self.requests.get() + 1);
         self.ready.mark(at);
@@ -289,16 +307,7 @@ impl Link {
     pub(super) fn push_body(&self, key: Key, data: Buf, end: bool, trailers: Option<Box<Fields>>) {
         let mut inner = self.inner.borrow_mut();
         let Some(slot) = inner.slot(key) else { return };
-        match slot.bodies.back_mut() {
-            // Small pieces are put together, so that many of them are one for whom they are for.
-            Some(last) if data.len() <= last.spare() && last.len() + data.len() <= BUF_LARGE_BYTES => {
-                last.extend(data.as_slice());
-            }
-            _ if data.is_empty() => {}
-            _ => slot.bodies.push_back(data),
-        }
-        slot.ended |= end;
-        slot.trailers = trailers;
+        slot.body.push(data, end, trailers);
         self.ready.mark(key.slot as usize);
     }
 
@@ -333,6 +342,15 @@ impl Link {
         }
     }
 
+    /// Forgets a stream that its client has reset before anything was done for it. Returns whether it is such a one.
+    pub fn forget_withdrawn(&self, key: Key) -> bool {
+        let is_withdrawn = self.gone(key).is_some_and(|failure| failure.detail == RESET_BY_CLIENT);
+        if is_withdrawn {
+            self.finish_stream(key, Code::Cancel);
+        }
+        is_withdrawn
+    }
+
     /// The next piece of a body that has come; None when none has.
     pub(super) fn take_body(&self, key: Key) -> Result<Option<Chunk>, Failure> {
         let mut inner = self.inner.borrow_mut();
@@ -340,21 +358,15 @@ impl Link {
         if let Some(failure) = slot.gone {
             return Err(failure);
         }
-        let data = slot.bodies.pop_front();
-        let end = slot.ended && slot.bodies.is_empty();
-        if data.is_none() && !end {
-            return Ok(None);
-        }
-        let trailers = if end { slot.trailers.take() } else { None };
-        let data = data.unwrap_or_default();
-        inner.core.taken(key, data.len());
-        Ok(Some(Chunk { data, end, trailers }))
+        let Some(chunk) = slot.body.take() else { return Ok(None) };
+        inner.core.taken(key, chunk.data.len());
+        Ok(Some(chunk))
     }
 
     /// Whether a `take_body` would bring something, an end or a failure.
     pub(super) fn has_body(&self, key: Key) -> bool {
         let mut inner = self.inner.borrow_mut();
-        inner.slot(key).is_none_or(|slot| slot.ended || slot.gone.is_some() || !slot.bodies.is_empty())
+        inner.slot(key).is_none_or(|slot| slot.body.is_ended() || slot.gone.is_some() || !slot.body.is_empty())
     }
 
     /// Streams that have become tunnels, and hold what is not theirs alone until they have ended.
@@ -384,38 +396,12 @@ impl Link {
             self.leave_turn(inner, key);
             return Err(failure);
         }
-        if !is_empty && inner.turn.front().is_some_and(|first| *first != key) {
-            inner.wait_for_turn(key);
-            return Ok(false);
-        }
-        loop {
-            match send(&mut inner.core) {
-                Sent::All => {
-                    self.leave_turn(inner, key);
-                    return Ok(true);
-                }
-                Sent::Some if inner.turn.len() > 1 => {
-                    // A frame for each, in turn.
-                    inner.turn.retain(|other| *other != key);
-                    inner.turn.push_back(key);
-                    self.wake_first(inner);
-                    return Ok(false);
-                }
-                Sent::Some => {}
-                Sent::NoStreamWindow => {
-                    // It keeps nobody else waiting.
-                    self.leave_turn(inner, key);
-                    return Ok(false);
-                }
-                Sent::NoConnectionWindow | Sent::NoRoom => {
-                    inner.wait_for_turn(key);
-                    return Ok(false);
-                }
-                Sent::Closed => {
-                    self.leave_turn(inner, key);
-                    return Err(Reason::ClientClosed.into());
-                }
-            }
+        let (sent, next) = inner.turn.send(key, is_empty, || send(&mut inner.core));
+        self.wake(next);
+        match sent {
+            Sending::Done => Ok(true),
+            Sending::Waits => Ok(false),
+            Sending::Closed => Err(Reason::ClientClosed.into()),
         }
     }
 
@@ -425,15 +411,12 @@ impl Link {
     }
 
     fn leave_turn(&self, inner: &mut Inner, key: Key) {
-        if !inner.turn.is_empty() {
-            inner.turn.retain(|other| *other != key);
-            self.wake_first(inner);
-        }
+        self.wake(inner.turn.leave(key));
     }
 
-    fn wake_first(&self, inner: &Inner) {
-        if let Some(first) = inner.turn.front() {
-            self.ready.mark(first.slot as usize);
+    fn wake(&self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.ready.mark(key.slot as usize);
         }
     }
 
@@ -448,18 +431,18 @@ impl Link {
                 }
             }),
         }
-        self.wake_first(&inner);
+        self.wake(inner.turn.first());
     }
 
     /// What is to be sent next.
     pub(super) fn take_output(&self) -> Option<Buf> {
         let mut inner = self.inner.borrow_mut();
-        if inner.fatal.is_some_and(|fatal| fatal.is_flood()) {
+        if inner.fatal.is_some_and(|fatal| fatal.is_at_once()) {
             return None;
         }
         let taken = inner.core.take_output()?;
         if inner.core.output_bytes() <= H2_OUT_BYTES_MAX / 2 {
-            self.wake_first(&inner);
+            self.wake(inner.turn.first());
         }
         Some(taken)
     }
@@ -500,10 +483,9 @@ impl Link {
     }
 
     fn arm(&self) {
-        match self.inner.borrow().times.first() {
-            Some(due) => self.alarm_deadline.arm(due, OnExpiry::ShutBoth),
-            None => self.alarm_deadline.disarm(),
-        }
+        // Also where nothing is due it is found by those that end connections.
+        let due = self.inner.borrow().times.first().unwrap_or(Now(u64::MAX / 2));
+        self.alarm_deadline.arm(due, OnExpiry::ShutBoth);
     }
 
     /// What follows from the turn that ends: to be called before what it has written leaves. Returns whether the
@@ -605,12 +587,6 @@ const END_PING: u64 = u64::from_be_bytes(*b"ringway!");
 impl Inner {
     fn slot(&mut self, key: Key) -> Option<&mut Slot> {
         self.slots.get_mut(key.slot as usize).filter(|slot| slot.id == key.id)
-    }
-
-    fn wait_for_turn(&mut self, key: Key) {
-        if !self.turn.contains(&key) {
-            self.turn.push_back(key);
-        }
     }
 
     pub(super) fn give_up(&mut self, fatal: Fatal) {
