@@ -23,9 +23,7 @@ use super::mailbox::{ChangedServices, Command, Drain, ListeningSocket, Mailbox, 
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
 use crate::concurrency::bell;
-use crate::limits::{
-    BUF_SPARE, LAST_WORDS_MS, QUIET_TICK_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX,
-};
+use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
 use crate::net::timer::{Timers, Untold};
 use crate::pipeline::env::Env;
@@ -33,7 +31,7 @@ use crate::pipeline::plan::{Plan, Preparing};
 use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
-use crate::sys::ring::{Driver, WorkerRuntime};
+use crate::sys::ring::{self, Driver, WorkerRuntime};
 use crate::sys::{buf, memory, pipe, room, stream, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -128,6 +126,8 @@ pub struct Shared {
     cpu_ns: Cell<(Now, u64)>,
     /// For so many seconds more memory is given back to the kernel.
     freed: Cell<u8>,
+    /// There is a new configuration, and what was freed for it has not been given back.
+    renewed: Cell<bool>,
     /// The worker died: it ticks no more.
     died: Cell<bool>,
 }
@@ -223,6 +223,7 @@ async fn serve(
         taken_up: Cell::new(0),
         cpu_ns: Cell::default(),
         freed: Cell::new(0),
+        renewed: Cell::new(false),
         died: Cell::new(false),
     });
     place.replace(Some(shared.clone()));
@@ -230,6 +231,8 @@ async fn serve(
         drop(started.send(Err(error)));
         return;
     }
+    // The next configuration is to find nobody who still has the first.
+    drop(snapshot);
     // The starter waits for this answer; if it is gone, so is the process.
     let _ = started.send(Ok(as_what));
     shared.beat(shared.env.timers.now());
@@ -323,8 +326,8 @@ async fn end_when_idle(shared: Rc<Shared>) {
 }
 
 /// How often policies' slots are tended, and the access log's lines passed on.
-const SLOTS_MS: u64 = 100;
-const SECOND_MS: u64 = 1_000;
+const SLOTS: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The worker's heartbeat: deadlines at each tick, the rest less often.
 ///
@@ -334,11 +337,11 @@ const SECOND_MS: u64 = 1_000;
 /// Between two ticks it holds nothing: a worker that dies may be gone before the next, and what a task still holds
 /// then stays for ever, descriptors too.
 async fn tick_all(shared: Weak<Shared>) {
-    let (mut tick_ms, mut due) = (TICK_MS, Now::read());
-    let (mut since_slots_ms, mut since_second_ms) = (0, 0);
+    let (mut pause, mut due) = (Duration::from_millis(TICK_MS), Now::read());
+    let (mut since_slots, mut since_second) = (Duration::ZERO, Duration::ZERO);
     loop {
-        due = due.plus_ms(tick_ms);
-        monoio::time::sleep(Duration::from_millis(tick_ms)).await;
+        due = due.plus_ns(pause.as_nanos() as u64);
+        monoio::time::sleep(pause).await;
         let Some(shared) = shared.upgrade().filter(|shared| !shared.died.get()) else { return };
         let now = shared.env.timers.now();
         shared.beat(now);
@@ -348,19 +351,19 @@ async fn tick_all(shared: Weak<Shared>) {
         shared.env.set_wall_clock(time::unix_ms());
         shared.env.waiting.tick(now);
         shared.pressure.on_tick(&shared);
-        since_slots_ms += tick_ms;
-        since_second_ms += tick_ms;
-        if since_slots_ms >= SLOTS_MS {
-            since_slots_ms = 0;
+        since_slots += pause;
+        since_second += pause;
+        if since_slots >= SLOTS {
+            since_slots = Duration::ZERO;
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
             shared.env.access_log.borrow_mut().flush();
         }
-        if since_second_ms >= SECOND_MS {
-            since_second_ms = 0;
+        if since_second >= SECOND {
+            since_second = Duration::ZERO;
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
-        tick_ms = if shared.env.active.get() == 0 { QUIET_TICK_MS } else { TICK_MS };
+        pause = if shared.env.active.get() == 0 { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
         due = due.max(shared.env.timers.known_now());
     }
 }
@@ -527,6 +530,7 @@ impl Shared {
     fn commit(self: &Rc<Self>) {
         let Some(work) = self.prepared.take() else { return };
         drop(self.env.pin());
+        self.renewed.set(true);
         self.env.metrics.borrow().own.generation.set(work.snapshot.generation as i64);
         if let Some(log) = work.access_log {
             let old = self.env.access_log.replace(log);
@@ -589,7 +593,10 @@ impl Shared {
         self.env.pin().expire(now);
         room::trim();
         pipe::trim();
-        if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
+        // After a new configuration only once nothing is under way: a load of requests is not held up for it.
+        let is_renewed = self.renewed.get() && self.env.active.get() == 0;
+        if buf::pool_trim(BUF_SPARE) >= BUF_SPARE || is_renewed {
+            self.renewed.set(self.renewed.get() && !is_renewed);
             self.freed.set(FREED_SECONDS);
         }
         if self.freed.get() > 0 {
