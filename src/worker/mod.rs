@@ -12,3 +12,4 @@ pub mod pressure;
 pub mod run;
 pub mod secure;
 mod turn_away;
+mod turns;
