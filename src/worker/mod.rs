@@ -12,4 +12,3 @@ pub mod pressure;
 pub mod run;
 pub mod secure;
 mod turn_away;
-mod turns;

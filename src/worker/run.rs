@@ -22,7 +22,6 @@ use super::accept::{self, Closing, Socket};
 use super::mailbox::{ChangedServices, Command, Drain, ListeningSocket, Mailbox, Preparation, Report};
 use super::placement::{Handed, Member, Seat};
 use super::pressure::{Allowance, Pressure, upstream_room};
-use super::turns::Turns;
 use crate::concurrency::bell;
 use crate::limits::{BUF_SPARE, LAST_WORDS_MS, STOOD_STILL_MS, TICK_MS, TUNNEL_STOP_MS, UNSENT_BYTES_MAX};
 use crate::net::tcp::TcpConnect;
@@ -104,8 +103,6 @@ pub struct Shared {
     pub connections: Cell<usize>,
     /// TLS handshakes under way.
     pub handshakes: Cell<usize>,
-    /// Whose handshake is computed.
-    pub turns: Turns,
     /// What is done when descriptors or memory run short.
     pub pressure: Pressure,
     sockets: RefCell<Vec<Rc<Socket>>>,
@@ -209,7 +206,6 @@ async fn serve(
         env,
         connections: Cell::new(0),
         handshakes: Cell::new(0),
-        turns: Turns::default(),
         pressure: Pressure::new(allowance, index, count),
         sockets: RefCell::default(),
         prepared: RefCell::default(),

@@ -169,7 +169,7 @@ async fn handshake(
         });
         return None;
     }
-    let accepted = fresh.accept(|hello| tls.choose(hello), shared.turns.take()).await;
+    let accepted = fresh.accept(|hello| tls.choose(hello)).await;
     let metrics = shared.env.metrics.borrow();
     match accepted {
         Ok((io, agreed)) => {

@@ -118,20 +118,17 @@ impl<I: Io> Fresh<I> {
         (self.read, self.write, self.interrupt, self.incoming)
     }
 
-    /// Shakes hands as the server. `choose` finds the rules for what the client says; None refuses the name. `turn` is
-    /// waited for before the dear part, and what it gives is kept meanwhile.
+    /// Shakes hands as the server. `choose` finds the rules for what the client says; None refuses the name.
     ///
     /// # Errors
     /// Why there is no connection; the peer has been told as far as it can be.
-    pub async fn accept<T>(
+    pub async fn accept(
         mut self,
         choose: impl FnOnce(&ClientHello<'_>) -> Option<Arc<ServerConfig>>,
-        turn: impl Future<Output = T>,
     ) -> Result<(Tls<I>, Agreed), HandshakeError> {
         let (server_name, config) = self.hello(choose).await?;
         let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Tls)?;
-        let turn = turn.await;
-        self.shake(Engine::Server(connection), server_name, turn).await
+        self.shake(Engine::Server(connection), server_name).await
     }
 
     /// Shakes hands as the client. The configuration must have `enable_secret_extraction` set.
@@ -148,7 +145,7 @@ impl<I: Io> Fresh<I> {
             _ => None,
         };
         let connection = UnbufferedClientConnection::new(config, name).map_err(HandshakeError::Tls)?;
-        self.shake(Engine::Client(connection), server_name, ()).await
+        self.shake(Engine::Client(connection), server_name).await
     }
 
     /// Reads the client's first message and chooses by it. The bytes stay: the connection reads them again, by the same
@@ -214,14 +211,12 @@ impl<I: Io> Fresh<I> {
         }
     }
 
-    /// Drives rustls to the end of the handshake. Its first messages are what costs: `turn` is kept until they are made.
-    async fn shake<T>(
+    /// Drives rustls to the end of the handshake.
+    async fn shake(
         mut self,
         mut engine: Engine,
         server_name: Option<Box<str>>,
-        turn: T,
     ) -> Result<(Tls<I>, Agreed), HandshakeError> {
-        let mut turn = Some(turn);
         let mut out = Vec::new();
         // Whole records are given one by one: what stands behind the last message of the handshake is not for rustls.
         let mut given = 0;
@@ -235,7 +230,6 @@ impl<I: Io> Fresh<I> {
                 Ok(Step::Read) => match record::record_bytes(&self.incoming.as_slice()[given..]) {
                     Ok(Some(length)) if given + length <= self.incoming.len() => given += length,
                     Ok(_) => {
-                        drop(turn.take());
                         self.flush(&mut out).await?;
                         self.check_room()?;
                         self.fill().await.map_err(HandshakeError::Io)?;
@@ -251,7 +245,6 @@ impl<I: Io> Fresh<I> {
                 }
             }
         }
-        drop(turn);
         self.flush(&mut out).await?;
         self.finish(engine, server_name)
     }

@@ -83,13 +83,10 @@ fn connected(
     let (client, server) = mem::pair(20_000, faults);
     let (client, server) = both(
         Fresh::new(client).connect(client_config, name()),
-        Fresh::new(server).accept(
-            |hello| {
-                assert_eq!(hello.server_name(), Some("example.test"));
-                Some(server_config)
-            },
-            async {},
-        ),
+        Fresh::new(server).accept(|hello| {
+            assert_eq!(hello.server_name(), Some("example.test"));
+            Some(server_config)
+        }),
     );
     (client.expect("the client's side"), server.expect("the server's side"))
 }
@@ -231,7 +228,7 @@ fn rustls_as_the_peer_reads_our_records_and_renews_keys() {
         let mut peer = Peer { tls, read, write };
         let data = noise(90_000);
         let ours = async {
-            let (tls, _) = Fresh::new(server).accept(|_| Some(server_config), async {}).await.expect("accepted");
+            let (tls, _) = Fresh::new(server).accept(|_| Some(server_config)).await.expect("accepted");
             let (mut read, mut write, _interrupt) = tls.split();
             for _ in 0..3 {
                 let mut got = Vec::new();
@@ -366,7 +363,7 @@ fn garbage_never_panics_and_never_opens() {
                 let _ = send_all(&mut write, Buf::copy_of(&bytes)).await;
                 drop(write);
             },
-            Fresh::new(server).accept(|_| Some(config), async {}),
+            Fresh::new(server).accept(|_| Some(config)),
         );
         assert!(accepted.is_err());
     }
@@ -378,10 +375,8 @@ fn a_handshake_cut_anywhere_is_an_error_for_both() {
         let (server_config, client_config) = configs(&[&version::TLS13]);
         let faults = Faults { reset_after_bytes: Some(cut), ..torn(cut as u64 + 1) };
         let (client, server) = mem::pair(20_000, &faults);
-        let (client, server) = both(
-            Fresh::new(client).connect(client_config, name()),
-            Fresh::new(server).accept(|_| Some(server_config), async {}),
-        );
+        let (client, server) =
+            both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| Some(server_config)));
         assert!(client.is_err() || server.is_err() || cut > 300, "cut at {cut}");
     }
 }
@@ -414,7 +409,7 @@ fn a_handshake_that_fails_late_is_told_so() {
                     let (mut read, ..) = tls.split();
                     read_to_end(&mut read).await.1.map_err(HandshakeError::Io)
                 },
-                Fresh::new(server).accept(|_| Some(server_config.clone()), async {}),
+                Fresh::new(server).accept(|_| Some(server_config.clone())),
             );
             assert!(matches!(server.err(), Some(HandshakeError::Tls(Error::NoCertificatesPresented))));
         }
@@ -428,10 +423,8 @@ fn a_client_whose_protocols_nobody_speaks_is_told_so() {
         let (server_config, mut client_config) = configs(&[version]);
         Arc::get_mut(&mut client_config).expect("nobody else has it").alpn_protocols = vec![b"spdy/3".to_vec()];
         let (client, server) = mem::pair(20_000, &Faults::NONE);
-        let (client, server) = both(
-            Fresh::new(client).connect(client_config, name()),
-            Fresh::new(server).accept(|_| Some(server_config), async {}),
-        );
+        let (client, server) =
+            both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| Some(server_config)));
         assert!(matches!(server.err(), Some(HandshakeError::Tls(Error::NoApplicationProtocol))));
         let error = client.err().expect("refused").to_string();
         assert!(error.contains("NoApplicationProtocol"), "{error}");
@@ -442,8 +435,7 @@ fn a_client_whose_protocols_nobody_speaks_is_told_so() {
 fn a_name_that_is_refused_is_told_so() {
     let (_, client_config) = configs(&[&version::TLS13]);
     let (client, server) = mem::pair(20_000, &Faults::NONE);
-    let (client, server) =
-        both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| None, async {}));
+    let (client, server) = both(Fresh::new(client).connect(client_config, name()), Fresh::new(server).accept(|_| None));
     assert!(matches!(server.err(), Some(HandshakeError::UnknownName)));
     let error = client.err().expect("refused").to_string();
     assert!(error.contains("UnrecognisedName"), "{error}");
@@ -463,7 +455,7 @@ fn a_client_that_only_promises_a_message_is_cut_at_the_bound() {
     }
     let (_, accepted) = both(
         async { drop(send_all(&mut write, Buf::copy_of(&bytes)).await) },
-        Fresh::new(server).accept(|_| Some(server_config), async {}),
+        Fresh::new(server).accept(|_| Some(server_config)),
     );
     assert!(matches!(accepted.err(), Some(HandshakeError::TooLong | HandshakeError::Tls(_))));
 }
