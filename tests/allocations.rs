@@ -1,4 +1,5 @@
-//! How often the allocator is asked for one proxied request on kept-alive connections, once everything is warm.
+//! How often the allocator is asked for one proxied request on kept-alive connections, once everything is warm; and
+//! what a route takes.
 
 #[path = "support/bed.rs"]
 mod bed;
@@ -12,25 +13,33 @@ use whole::{CONFIG, Whole};
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that this thread has and has not given back.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator unchanged; the counter does not allocate.
+fn count(bytes: isize) {
+    COUNT.with(|count| count.set(count.get() + 1));
+    BYTES.with(|all| all.set(all.get() + bytes));
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged; the counters do not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
+        count(layout.size() as isize);
         // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        BYTES.with(|bytes| bytes.set(bytes.get() - layout.size() as isize));
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
+        count(size as isize - layout.size() as isize);
         // SAFETY: as above.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -77,4 +86,24 @@ fn policies_allocate_no_more_than_they_did() {
     );
     let count = allocations_of(&config, 1_024);
     assert!(count <= ALLOCATIONS_MAX * REQUESTS, "{count} for {REQUESTS} requests");
+}
+
+/// What one more route takes in a gateway with one worker, in bytes: a ceiling that may only be lowered.
+const ROUTE_BYTES_MAX: isize = 1_500;
+
+#[test]
+fn a_route_takes_no_more_than_it_did() {
+    let bytes_of = |count: usize| {
+        let before = BYTES.get();
+        let route = |at| format!("  - {{name: r{at}, prefix: /team-{}/service-{at}/v1/, service: up}}\n", at % 37);
+        let routes: String = (0..count).map(route).collect();
+        let services = "services: [{name: up, endpoints: [\"127.0.0.1:9000\"]}]";
+        let whole = Whole::new(&format!("listeners: [\"127.0.0.1:8080\"]\n{services}\nroutes:\n{routes}"), 0);
+        let bytes = BYTES.get() - before;
+        drop(whole);
+        bytes
+    };
+    let bytes = (bytes_of(1_500) - bytes_of(500)) / 1_000;
+    println!("{bytes} bytes for a route");
+    assert!((1..=ROUTE_BYTES_MAX).contains(&bytes), "{bytes} bytes for a route");
 }

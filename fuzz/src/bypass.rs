@@ -11,7 +11,7 @@ use ringway::policy::{self, CompileEnv};
 use ringway::proto::h1::parse::Parsed;
 use ringway::proto::h1::request::parse_lines;
 use ringway::schema::FixedEnv;
-use ringway::snapshot::{Action, Snapshot};
+use ringway::snapshot::Snapshot;
 use ringway::sys::buf::Buf;
 
 /// How a model reads the bytes that it gets for a path, before it resolves dot segments.
@@ -224,8 +224,8 @@ impl Judge {
         drive::decide(&self.snapshot, table, listener.rules.path_policy, &mut request).ok()?;
         let x = &request.x;
         let route = &self.snapshot.routes[x.route as usize];
-        let refused = route.name == "address.test";
-        let proxied = matches!(route.action, Action::Proxy { .. }) && !refused;
+        let refused = &*route.name == "address.test";
+        let proxied = !route.action.services().is_empty() && !refused;
         proxied.then(|| x.request.fields.text(x.request.forward_path.unwrap_or(x.request.path)).to_vec())
     }
 }

@@ -88,6 +88,7 @@ impl Running {
         drop(tokio::spawn(async {
             sleep(START_OVER).await;
             memory::let_go_of_code();
+            memory::give_back();
         }));
         let fleet = self.gateway.clone();
         loop {

@@ -10,6 +10,7 @@ use super::request::Request;
 use super::{Kind, STREAM_MS_MAX, STREAM_PAUSE_MS};
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
+use crate::http::decimal::Decimal;
 use crate::http::message::BodyLength;
 use crate::http::name::Name;
 use crate::net::io::send_all;
@@ -134,7 +135,7 @@ impl Connection {
     async fn received(&mut self, request: &Request, received: u64) -> io::Result<()> {
         let mut body = Buf::small();
         body.extend(b"{\"received\":");
-        serialise::decimal(&mut body, received);
+        body.extend(Decimal::of(received).as_bytes());
         body.extend(b"}\n");
         self.respond(request, 200, JSON, body.as_slice()).await
     }

@@ -4,6 +4,7 @@
 //! stand in a section is checked when it enters: [`Fields::append`] refuses bytes that would change the message's
 //! meaning (F48), so that whatever is serialised from it is one unambiguous section (D5).
 
+use super::decimal::Decimal;
 use super::name::{Name, NameSet};
 use crate::sys::buf::Buf;
 
@@ -63,6 +64,34 @@ pub struct Field {
     removed: bool,
 }
 
+/// A field line that was checked once, to be added to many sections: what a configuration has them say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// `name: value CRLF`.
+    raw: Box<[u8]>,
+    name_bytes: usize,
+    id: Name,
+}
+
+impl Line {
+    /// The line of this field.
+    ///
+    /// # Errors
+    /// As [`Fields::append`].
+    pub fn new(name: &[u8], value: &[u8]) -> Result<Self, InvalidField> {
+        if !is_token(name) || !is_field_value(value) {
+            return Err(InvalidField);
+        }
+        let raw = [name, b": ", value, b"\r\n"].concat().into();
+        Ok(Self { raw, name_bytes: name.len(), id: Name::of(name) })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &[u8] {
+        &self.raw[..self.name_bytes]
+    }
+}
+
 /// Why a field was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidField;
@@ -116,6 +145,7 @@ impl Fields {
     }
 
     /// Copies bytes into the arena.
+    #[inline]
     pub fn keep(&mut self, bytes: &[u8]) -> Text {
         let offset = self.arena.len();
         self.arena.extend_from_slice(bytes);
@@ -138,11 +168,49 @@ impl Fields {
         if !is_token(name) || !is_field_value(value) {
             return Err(InvalidField);
         }
-        let id = Name::of(name);
-        let (name, value) = (self.keep(name), self.keep(value));
-        self.seen = self.seen.with(id);
-        self.lines.push(Field { name, value, id, removed: false });
+        self.write_line(name, value, Name::of(name));
         Ok(())
+    }
+
+    /// Adds a line that was checked before.
+    #[inline]
+    pub fn append_line(&mut self, line: &Line) {
+        let at = self.arena.len();
+        self.arena.extend_from_slice(&line.raw);
+        self.push_own(at, line.name_bytes, line.id);
+    }
+
+    /// Adds a field of the gateway's own whose value is a number. `head` is its name with what stands before the value:
+    /// `X-Name: `; to the gateway itself the name means nothing.
+    #[inline]
+    pub fn append_number(&mut self, head: &'static str, number: u64) {
+        debug_assert!(head.strip_suffix(": ").is_some_and(|name| is_token(name.as_bytes())));
+        let (at, name_bytes) = (self.arena.len(), head.len() - 2);
+        debug_assert_eq!(Name::of(&head.as_bytes()[..name_bytes]), Name::Other);
+        self.arena.extend_from_slice(head.as_bytes());
+        self.arena.extend_from_slice(Decimal::of(number).as_bytes());
+        self.arena.extend_from_slice(b"\r\n");
+        self.push_own(at, name_bytes, Name::Other);
+    }
+
+    /// Writes a checked line into the arena as it will leave, so that it can be passed on in one piece.
+    fn write_line(&mut self, name: &[u8], value: &[u8], id: Name) {
+        let at = self.arena.len();
+        self.arena.reserve(name.len() + value.len() + 4);
+        self.arena.extend_from_slice(name);
+        self.arena.extend_from_slice(b": ");
+        self.arena.extend_from_slice(value);
+        self.arena.extend_from_slice(b"\r\n");
+        self.push_own(at, name.len(), id);
+    }
+
+    /// The line that was just written at `at` of the arena, `name: value CRLF`.
+    #[inline]
+    fn push_own(&mut self, at: usize, name_bytes: usize, id: Name) {
+        let value_at = at + name_bytes + 2;
+        let name = Text::in_arena(at, name_bytes);
+        let value = Text::in_arena(value_at, self.arena.len() - 2 - value_at);
+        self.push_parsed(name, value, id);
     }
 
     /// Replaces every line of this name by one.
@@ -161,7 +229,9 @@ impl Fields {
     pub fn remove(&mut self, name: &[u8]) -> usize {
         let mut removed = 0;
         for at in 0..self.lines.len() {
-            if !self.lines[at].removed && self.text(self.lines[at].name).eq_ignore_ascii_case(name) {
+            let line = self.lines[at];
+            let alike = line.name.len() == name.len() && !line.removed;
+            if alike && self.text(line.name).eq_ignore_ascii_case(name) {
                 self.lines[at].removed = true;
                 removed += 1;
             }
@@ -240,17 +310,19 @@ impl Fields {
         self.lines().next().is_none()
     }
 
-    /// The raw line as it arrived, `name: value CRLF`, if its bytes are just what the serialiser would write. Then they
-    /// are passed on as they are (D5).
+    /// The raw line as it arrived or was added, `name: value CRLF`, if its bytes are just what the serialiser would
+    /// write. Then they are passed on as they are (D5).
     #[inline]
     pub fn verbatim(&self, line: Field) -> Option<&[u8]> {
-        let name_end = line.name.offset + line.name.len;
-        if line.name.offset & ARENA != 0 || line.value.offset != name_end.wrapping_add(2) {
+        // Both in the same place, and one behind the other.
+        if line.value.offset != line.name.offset.wrapping_add(line.name.len + 2) {
             return None;
         }
-        let (start, end) = (line.name.offset as usize, (line.value.offset + line.value.len) as usize + 2);
-        let raw = self.buffer.as_slice().get(start..end)?;
         let name_len = line.name.len();
+        let raw = self.text(Text { offset: line.name.offset, len: line.name.len + line.value.len + 4 });
+        if raw.len() < name_len + 4 {
+            return None;
+        }
         (raw[name_len] == b':' && raw[name_len + 1] == b' ' && raw.ends_with(b"\r\n")).then_some(raw)
     }
 }
@@ -320,6 +392,22 @@ mod tests {
         }
         assert_eq!(sample().append(b"bad name", b"v"), Err(InvalidField));
         assert_eq!(sample().append(b"", b"v"), Err(InvalidField));
+    }
+
+    #[test]
+    fn checked_lines_and_numbers_are_as_if_appended() {
+        let mut fields = sample();
+        assert_eq!(Line::new(b"x-one", b"a\r\nb"), Err(InvalidField));
+        let line = Line::new(b"Server", b"mine").expect("legal");
+        fields.append_line(&line);
+        fields.append_number("X-Left: ", 1_250);
+        let mut other = sample();
+        other.append(b"Server", b"mine").expect("legal");
+        other.append(b"X-Left", b"1250").expect("legal");
+        assert!(fields.iter().eq(other.iter()));
+        assert_eq!((line.name(), fields.get(Name::Server)), (&b"Server"[..], Some(&b"mine"[..])));
+        let raw: Vec<_> = fields.lines().filter_map(|line| fields.verbatim(line)).collect();
+        assert_eq!(raw.concat(), b"Host: a.example\r\nX-One: 1\r\nx-one: 2\r\nServer: mine\r\nX-Left: 1250\r\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The message model, without I/O and without a wire: heads, fields, names, bodies, the exchange.
 
 pub mod body;
+pub mod decimal;
 pub mod downstream;
 pub mod exchange;
 pub mod fields;

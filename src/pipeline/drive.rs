@@ -32,7 +32,7 @@ use crate::net::io::Connect;
 use crate::policy::slots::Progress;
 use crate::policy::{Flow, Policy};
 use crate::route::{Miss, Rewrite, RouteInput, RouteTable, Spellings};
-use crate::snapshot::{self, Action, Fallback, Listener, RedirectTarget, Snapshot};
+use crate::snapshot::{self, Action, Fallback, Listener, Redirect, RedirectTarget, Respond, Snapshot};
 use crate::telemetry::access_log::Names;
 use crate::telemetry::metrics::instruments::{Deadline, Instruments};
 use crate::time::Now;
@@ -287,30 +287,29 @@ async fn serve<D: Downstream, C: Connect>(
         count_refusal(env, live, &reply, *progress);
         return answer(down, live, x, *reply, *progress).await.map(|()| None);
     }
-    match &route.action {
-        Action::Proxy { services, split } => {
-            let chosen = split.as_ref().map_or(0, |split| split.pick(x.random));
-            x.service = services[chosen];
-            check_body(x, route, listener)?;
-            let rules = route.mirror.as_deref();
-            let tap = rules.and_then(|rules| mirror::copy(env, plan, listener, rules, x));
-            let answered = proxy(down, env, plan, listener, x, route, live, *progress, tap).await;
-            let Err(failure) = answered else { return answered };
-            Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
+    x.service = match &route.action {
+        Action::Proxy(service) => *service,
+        Action::Split(split) => split.pick(x.random),
+        Action::Redirect(to) => {
+            let reply = redirect(x, captures, path, to)?;
+            return answer(down, live, x, reply, *progress).await.map(|()| None);
         }
-        Action::Redirect { status, to } => {
-            let reply = redirect(x, captures, path, *status, to)?;
-            answer(down, live, x, reply, *progress).await.map(|()| None)
-        }
-        Action::Respond { status, content_type, body, fields } => {
-            let mut fields = fields.clone();
-            if !content_type.is_empty() {
-                fields.push((Bytes::from_static(b"Content-Type"), content_type.clone()));
-            }
-            let reply = Reply { status: *status, reason: None, content_type: "", body: body.clone(), fields };
-            answer(down, live, x, reply, *progress).await.map(|()| None)
-        }
+        Action::Respond(respond) => return answer(down, live, x, fixed(respond), *progress).await.map(|()| None),
+    };
+    check_body(x, route, listener)?;
+    let tap = route.mirror.as_deref().and_then(|rules| mirror::copy(env, plan, listener, rules, x));
+    let answered = proxy(down, env, plan, listener, x, route, live, *progress, tap).await;
+    let Err(failure) = answered else { return answered };
+    Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
+}
+
+/// The answer of a route that has one of its own.
+fn fixed(respond: &Respond) -> Reply {
+    let mut fields = respond.fields.clone();
+    if !respond.content_type.is_empty() {
+        fields.push((Bytes::from_static(b"Content-Type"), respond.content_type.clone()));
     }
+    Reply { status: respond.status, body: respond.body.clone(), fields, ..Reply::default() }
 }
 
 /// A rate limiter's refusals are counted under its own word (R215).
@@ -375,7 +374,7 @@ async fn proxy<D: Downstream, C: Connect>(
         listener,
         spec,
         service: &plan.services[service],
-        host: route.host.as_ref().unwrap_or(&spec.host),
+        host: route.host.as_deref().unwrap_or(&spec.host),
         due,
         body_bytes_max: body_bytes_max(route, listener),
         retries: route.retries.as_deref().unwrap_or(&spec.resilience.retries),
@@ -441,10 +440,9 @@ pub fn redirect(
     x: &Exchange,
     captures: &crate::route::Captures,
     path: &mut Vec<u8>,
-    status: u16,
-    to: &RedirectTarget,
+    to: &Redirect,
 ) -> Result<Reply, Failure> {
-    let location = match to {
+    let location = match &to.to {
         RedirectTarget::Fixed(url) => url.clone(),
         RedirectTarget::Origin(origin) => {
             let path = x.request.forward_path.map_or(x.request.path(), |path| x.request.fields.text(path));
@@ -458,7 +456,7 @@ pub fn redirect(
             [&origin[..], path, query].concat().into()
         }
     };
-    Ok(Reply { status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() })
+    Ok(Reply { status: to.status, fields: vec![(Bytes::from_static(b"Location"), location)], ..Reply::default() })
 }
 
 /// Sends an answer of the gateway's own past the policies that the request has passed.

@@ -66,7 +66,10 @@ impl<'p, I: Io> Preparing<'p, I> {
         for (at, route) in self.snapshot.routes.iter().enumerate().skip(self.routes.len()).take(most) {
             let kept = self.previous.and_then(|plan| plan.stats_of(at, route, metrics));
             let stats = kept.unwrap_or_else(|| metrics.route(&route.name, &route.pattern));
-            self.routes.push(RoutePlan { chain: slots.prepare(&route.chain, tick), stats });
+            // Routes without policies of their own have one chain.
+            let before = at.checked_sub(1).filter(|before| self.snapshot.routes[*before].chain.is(&route.chain));
+            let chain = before.map_or_else(|| slots.prepare(&route.chain, tick), |at| self.routes[at].chain.clone());
+            self.routes.push(RoutePlan { chain, stats });
             most -= 1;
         }
         let worker = slots.worker();

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::{Compile, CompileEnv, Flow, Hooks, WorkerSeed};
 use crate::config_struct;
 use crate::http::exchange::Exchange;
-use crate::http::fields::{Fields, Text};
+use crate::http::fields::{Fields, Line, Text};
 use crate::http::name::{Name, NameSet};
 use crate::schema::Spanned;
 use crate::schema::types::{HeaderName, HeaderValue, Map};
@@ -72,8 +72,17 @@ struct Steps {
     remove: Vec<FieldName>,
     rename: Vec<(FieldName, FieldName)>,
     only: bool,
-    set: Vec<(FieldName, Template)>,
-    add: Vec<(FieldName, Template)>,
+    set: Vec<Written>,
+    add: Vec<Written>,
+}
+
+/// A field to be written.
+#[derive(Debug)]
+enum Written {
+    /// The same for all requests: checked by the compiler.
+    Fixed(Line),
+    /// Put together for each request, and checked then.
+    Made(FieldName, Template),
 }
 
 /// A name that is not [`OWNED`].
@@ -181,7 +190,7 @@ impl Steps {
             return Err(format!("more than {EDITS_MAX} edits"));
         }
         let written = |map: &Map<HeaderName, HeaderValue>| -> Result<Vec<_>, String> {
-            map.iter().map(|(n, v)| Ok((name(n)?, Template::parse(n.as_str(), v.as_str())?))).collect()
+            map.iter().map(|(name, value)| Written::compile(name, value)).collect()
         };
         let renamed = |(old, new): (&Spanned<HeaderName>, &HeaderName)| Ok((name(old)?, name(new)?));
         Ok(Self {
@@ -200,16 +209,12 @@ impl Steps {
         if self.only || !self.rename.is_empty() {
             self.rename(fields(x));
         }
-        for (name, value) in &self.set {
-            let value = value.bytes(&mut state.value, x);
-            if fields(x).set(name, value).is_err() {
-                fields(x).remove(name);
-            }
+        for written in &self.set {
+            fields(x).remove(written.name());
+            written.append(state, x, &fields);
         }
-        for (name, value) in &self.add {
-            let value = value.bytes(&mut state.value, x);
-            // A value that is refused is left out: there is no older one to hide behind.
-            let _ = fields(x).append(name, value);
+        for written in &self.add {
+            written.append(state, x, &fields);
         }
     }
 
@@ -248,6 +253,37 @@ impl Steps {
     }
 }
 
+impl Written {
+    fn compile(field: &HeaderName, value: &HeaderValue) -> Result<Self, String> {
+        let (name, template) = (name(field)?, Template::parse(field.as_str(), value.as_str())?);
+        match &*template.parts {
+            [Part::Literal(literal)] => Line::new(&name, literal)
+                .map(Written::Fixed)
+                .map_err(|_| format!("the value of `{}` has bytes that end a field", field.as_str())),
+            _ => Ok(Written::Made(name, template)),
+        }
+    }
+
+    fn name(&self) -> &[u8] {
+        match self {
+            Written::Fixed(line) => line.name(),
+            Written::Made(name, _) => name,
+        }
+    }
+
+    /// Adds the field. A value that is refused is left out: there is no older one to hide behind.
+    #[inline]
+    fn append(&self, state: &mut State, x: &mut Exchange, fields: impl Fn(&mut Exchange) -> &mut Fields) {
+        match self {
+            Written::Fixed(line) => fields(x).append_line(line),
+            Written::Made(name, template) => {
+                template.write(&mut state.value, x);
+                let _ = fields(x).append(name, &state.value);
+            }
+        }
+    }
+}
+
 impl Template {
     fn parse(name: &str, text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
@@ -266,11 +302,8 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The value for this request; put together in `room` unless it is one literal.
-    fn bytes<'a>(&'a self, room: &'a mut Vec<u8>, x: &Exchange) -> &'a [u8] {
-        if let [Part::Literal(literal)] = &*self.parts {
-            return literal;
-        }
+    /// Puts the value for this request together in `room`.
+    fn write(&self, room: &mut Vec<u8>, x: &Exchange) {
         room.clear();
         for part in &self.parts {
             match part {
@@ -278,7 +311,6 @@ impl Template {
                 Part::Known(variable) => variable.write(room, x),
             }
         }
-        room
     }
 }
 
@@ -403,10 +435,13 @@ mod tests {
     }
 
     #[test]
-    fn literals_are_not_copied_and_dollars_stay() {
+    fn literals_are_written_beforehand_and_dollars_stay() {
         let template = Template::parse("X", "costs $5 or $").expect("legal");
         assert_eq!(template.parts, [Part::Literal(b"costs $5 or $"[..].into())]);
         assert_eq!(Template::parse("X", "").expect("legal").parts, [Part::Literal(b""[..].into())]);
+        let policy = compile("request: {set: {a: costs $5}, add: {b: '', c: $path}}").expect("legal");
+        assert!(matches!(&policy.request.set[..], [Written::Fixed(_)]));
+        assert!(matches!(&policy.request.add[..], [Written::Fixed(_), Written::Made(..)]));
         let both = Template::parse("X", "${host}$path").expect("legal");
         assert_eq!(both.parts, [Part::Known(Variable::Host), Part::Known(Variable::Path)]);
     }

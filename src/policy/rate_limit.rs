@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use self::fields::Quota;
+use self::fields::{Lines, Quota};
 use self::key::Key;
 use self::lease::{Leases, SplitPlan};
 use self::node::{NODE_KEYS_MAX, NodeTable};
@@ -116,7 +116,6 @@ pub struct RateLimit {
     key: Key,
     cost: u32,
     label: Box<str>,
-    headers: bool,
     draft_headers: bool,
     dry_run: bool,
     hasher: RandomState,
@@ -126,6 +125,8 @@ pub struct RateLimit {
 /// One rate with what all workers share.
 struct Limit {
     quota: Quota,
+    /// What its responses say; None where they say nothing.
+    lines: Option<Lines>,
     table: Table,
 }
 
@@ -180,10 +181,10 @@ impl RateLimit {
         self.limits.iter().map(|limit| limit.table.evicted_live()).sum()
     }
 
-    /// Decides on all rates: the tightest verdict, with its quota. Tokens are taken from all or from none.
-    fn decide(&self, state: &mut State, key: u64, now: Ticks) -> Option<(Verdict, &Quota)> {
+    /// Decides on all rates: the tightest verdict, with its limit. Tokens are taken from all or from none.
+    fn decide(&self, state: &mut State, key: u64, now: Ticks) -> Option<(Verdict, &Limit)> {
         let count = self.limits.len().min(state.leases.len());
-        let mut tightest: Option<(Verdict, &Quota)> = None;
+        let mut tightest: Option<(Verdict, &Limit)> = None;
         for turn in 0..count {
             let at = (state.first + turn) % count;
             let (limit, leases) = (&self.limits[at], &mut state.leases[at]);
@@ -194,10 +195,10 @@ impl RateLimit {
                     self.limits[at].table.refund(state.leases[at].as_mut(), key, self.cost, now);
                 }
                 state.first = at;
-                return Some((verdict, &limit.quota));
+                return Some((verdict, limit));
             }
             if tightest.is_none_or(|(other, _)| verdict.remaining < other.remaining) {
-                tightest = Some((verdict, &limit.quota));
+                tightest = Some((verdict, limit));
             }
         }
         tightest
@@ -211,18 +212,21 @@ impl Compile for RateLimit {
         // A cost is at most a million.
         let cost = config.cost.get() as u32;
         let key = Key::of(&config.key);
-        let limits = rates(config)?.into_iter().map(|written| Limit::compile(config, &key, cost, written, env));
-        let label = config.limiter_type.as_ref().map_or(key.label(), Name::as_str).into();
+        let label = config.limiter_type.as_ref().map_or(key.label(), Name::as_str);
+        let limits = rates(config)?.into_iter().map(|written| {
+            let mut limit = Limit::compile(config, &key, cost, written, env)?;
+            limit.lines = if config.headers { Lines::of(&limit.quota, label) } else { None };
+            Ok(limit)
+        });
         let [a, b, c, d] =
             [1, 2, 3, 4].map(|turn: u64| env.random.wrapping_mul(2 * turn + 1).rotate_left(17 * turn as u32));
         Ok(Self {
             cost,
-            label,
-            headers: config.headers,
+            label: label.into(),
             draft_headers: config.draft_headers,
             dry_run: config.dry_run,
             hasher: RandomState::with_seeds(a, b, c, d),
-            limits: limits.collect::<Result<_, _>>()?,
+            limits: limits.collect::<Result<_, String>>()?,
             key,
         })
     }
@@ -264,7 +268,7 @@ impl Hooks for RateLimit {
 
     fn on_request(&self, state: &mut State, x: &mut Exchange, now: Now) -> Flow {
         let key = self.key.fingerprint(&self.hasher, x);
-        let Some((verdict, quota)) = self.decide(state, key, ticks(now)) else { return Flow::Continue };
+        let Some((verdict, limit)) = self.decide(state, key, ticks(now)) else { return Flow::Continue };
         let counted = match (verdict.admitted, self.dry_run) {
             (true, _) => &mut state.counts.admitted,
             (false, true) => &mut state.counts.dry_run,
@@ -274,12 +278,12 @@ impl Hooks for RateLimit {
         if self.dry_run {
             return Flow::Continue;
         }
-        if self.headers {
+        if let Some(lines) = &limit.lines {
             let full_at = fields::unix_seconds(verdict.full_at, state.unix_offset_ms);
-            fields::write(&mut x.late_fields, &verdict, quota, full_at, &self.label);
+            fields::write(&mut x.late_fields, &verdict, lines, full_at);
         }
         if self.draft_headers {
-            fields::write_draft(&mut x.late_fields, &verdict, quota, ticks(now));
+            fields::write_draft(&mut x.late_fields, &verdict, &limit.quota, ticks(now));
         }
         if verdict.admitted {
             return Flow::Continue;
@@ -383,7 +387,7 @@ impl Limit {
             }
             Algorithm::SlidingLog => Table::Log(window, Arc::new(Sharded::new(keys.min(LOG_KEYS_MAX)))),
         };
-        Ok(Self { quota: Quota { limit, requests, per_ns }, table })
+        Ok(Self { quota: Quota { limit, requests, per_ns }, lines: None, table })
     }
 }
 

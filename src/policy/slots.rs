@@ -64,9 +64,11 @@ pub fn slot_id(scope: &str, kind: &str, id: Option<&str>, ordinal: usize) -> Str
 
 /// The policies of one route, in the order in which a request passes them. A slot that is declared for many routes is
 /// the same slot in each of their chains, so that its limit holds for all of them together.
+///
+/// Clones are one: routes without policies of their own share a chain, and its state in each worker.
 #[derive(Clone, Default)]
 pub struct Chain {
-    slots: Box<[Arc<Slot>]>,
+    slots: Arc<[Arc<Slot>]>,
 }
 
 impl Chain {
@@ -79,6 +81,11 @@ impl Chain {
     /// The slots in order.
     pub fn slots(&self) -> &[Arc<Slot>] {
         &self.slots
+    }
+
+    /// Whether the two are clones of one.
+    pub fn is(&self, other: &Chain) -> bool {
+        Arc::ptr_eq(&self.slots, &other.slots)
     }
 }
 

@@ -51,14 +51,15 @@ struct Span {
 struct Node {
     /// The literal that leads here.
     text: Span,
-    /// Literal children: a list, or a hash table if there are more than [`SCAN_CHILDREN_MAX`].
+    /// Literal children: a list, or a hash table if there are more than [`SCAN_CHILDREN_MAX`]. The only one stands here
+    /// itself.
     edges: Span,
     /// The child for any one segment.
     one: u32,
     /// What else may follow, an index into `extras`.
     extra: u32,
     /// Routes that end here.
-    exact: Span,
+    exact: Routes,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,15 +72,19 @@ struct Edge {
 #[derive(Clone, Copy, Debug)]
 struct Extra {
     raws: Span,
-    below: Span,
-    tail: Span,
+    below: Routes,
+    tail: Routes,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Raw {
     text: Span,
-    routes: Span,
+    routes: Routes,
 }
+
+/// The routes of a place: a span of the array of routes; the only one, as nearly everywhere, stands here itself.
+#[derive(Clone, Copy, Debug)]
+struct Routes(Span);
 
 /// A place where the walk goes on when what it tried first was not taken.
 #[derive(Clone, Copy)]
@@ -138,9 +143,9 @@ impl Trie {
     ) -> ControlFlow<(), Next> {
         let node = &self.nodes[index as usize];
         if at > path.len() {
-            self.offer(node.exact, path.len(), visit)?;
+            self.offer(&node.exact, path.len(), visit)?;
             if node.extra != NONE {
-                self.offer(self.extras[node.extra as usize].tail, path.len(), visit)?;
+                self.offer(&self.extras[node.extra as usize].tail, path.len(), visit)?;
             }
             return ControlFlow::Continue(None);
         }
@@ -173,7 +178,7 @@ impl Trie {
             for raw in extra.map_or(&[][..], |extra| slice(&self.raws, extra.raws)) {
                 let text = slice(&self.text, raw.text);
                 if path[frame.at..end].starts_with(text) {
-                    self.offer(raw.routes, frame.at + text.len(), visit)?;
+                    self.offer(&raw.routes, frame.at + text.len(), visit)?;
                 }
             }
             if node.one != NONE && end > frame.at {
@@ -184,8 +189,8 @@ impl Trie {
             }
         }
         if let Some(extra) = extra {
-            self.offer(extra.below, frame.at - 1, visit)?;
-            self.offer(extra.tail, frame.at - 1, visit)?;
+            self.offer(&extra.below, frame.at - 1, visit)?;
+            self.offer(&extra.tail, frame.at - 1, visit)?;
         }
         ControlFlow::Continue(None)
     }
@@ -193,23 +198,28 @@ impl Trie {
     #[inline]
     fn offer<'t>(
         &'t self,
-        routes: Span,
+        routes: &'t Routes,
         prefix_bytes: usize,
         visit: &mut impl FnMut(Place<'t>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        if routes.length == 0 {
-            return ControlFlow::Continue(());
-        }
-        visit(Place { routes: slice(&self.routes, routes), prefix_bytes })
+        let routes = match routes.0.length {
+            0 => return ControlFlow::Continue(()),
+            1 => std::slice::from_ref(&routes.0.start),
+            _ => slice(&self.routes, routes.0),
+        };
+        visit(Place { routes, prefix_bytes })
     }
 
     /// The child for exactly this segment.
     #[inline]
     fn literal(&self, node: &Node, segment: &[u8]) -> Option<u32> {
+        if node.edges.length == 1 {
+            return self.leads(node.edges.start, segment).then_some(node.edges.start);
+        }
         let edges = slice(&self.edges, node.edges);
         if edges.len() <= SCAN_CHILDREN_MAX {
             let tag = scan_tag(segment);
-            let same = |edge: &&Edge| edge.tag == tag && self.leads(edge, segment);
+            let same = |edge: &&Edge| edge.tag == tag && self.leads(edge.child, segment);
             return edges.iter().find(same).map(|edge| edge.child);
         }
         let hash = self.hasher.hash_one(segment);
@@ -221,7 +231,7 @@ impl Trie {
             if edge.child == NONE {
                 return None;
             }
-            if edge.tag == hash_tag(hash) && self.leads(edge, segment) {
+            if edge.tag == hash_tag(hash) && self.leads(edge.child, segment) {
                 return Some(edge.child);
             }
             slot = (slot + 1) & mask;
@@ -229,8 +239,8 @@ impl Trie {
     }
 
     #[inline]
-    fn leads(&self, edge: &Edge, segment: &[u8]) -> bool {
-        slice(&self.text, self.nodes[edge.child as usize].text) == segment
+    fn leads(&self, child: u32, segment: &[u8]) -> bool {
+        slice(&self.text, self.nodes[child as usize].text) == segment
     }
 
     /// How many bytes it takes on the heap.
@@ -350,7 +360,7 @@ impl Flat {
             edges: Span { start: 0, length: 0 },
             one: node.one.unwrap_or(NONE),
             extra,
-            exact: append(&mut self.routes, &node.exact),
+            exact: self.list(&node.exact),
         }
     }
 
@@ -359,17 +369,24 @@ impl Flat {
         longest_first.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
         let raws: Vec<Raw> = longest_first
             .into_iter()
-            .map(|(text, routes)| Raw { text: append(&mut self.text, text), routes: append(&mut self.routes, routes) })
+            .map(|(text, routes)| Raw { text: append(&mut self.text, text), routes: self.list(routes) })
             .collect();
-        self.extras.push(Extra {
-            raws: append(&mut self.raws, &raws),
-            below: append(&mut self.routes, &node.below),
-            tail: append(&mut self.routes, &node.tail),
-        });
+        let (below, tail) = (self.list(&node.below), self.list(&node.tail));
+        self.extras.push(Extra { raws: append(&mut self.raws, &raws), below, tail });
         self.extras.len() as u32 - 1
     }
 
+    fn list(&mut self, routes: &[u32]) -> Routes {
+        Routes(match routes {
+            [only] => Span { start: *only, length: 1 },
+            _ => append(&mut self.routes, routes),
+        })
+    }
+
     fn edges(&mut self, literals: &BTreeMap<Vec<u8>, u32>) -> Span {
+        if let Some(child) = literals.values().next().filter(|_| literals.len() == 1) {
+            return Span { start: *child, length: 1 };
+        }
         if literals.len() <= SCAN_CHILDREN_MAX {
             let edges = literals.iter().map(|(text, child)| Edge { tag: scan_tag(text), child: *child });
             return append(&mut self.edges, &edges.collect::<Vec<_>>());

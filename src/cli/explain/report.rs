@@ -313,7 +313,7 @@ fn candidate(snapshot: &Snapshot, id: RouteId, verdict: &Verdict) -> Candidate {
 
 fn named(snapshot: &Snapshot, id: u32) -> (String, String) {
     let route = snapshot.routes.get(id as usize);
-    route.map(|route| (route.name.clone(), route.pattern.clone())).unwrap_or_default()
+    route.map(|route| (route.name.to_string(), route.pattern.to_string())).unwrap_or_default()
 }
 
 fn failed(table: &RouteTable, id: RouteId, failure: &route::Failure) -> String {
@@ -339,8 +339,8 @@ fn taken(snapshot: &Snapshot, listener: &Listener, request: &Request) -> Taken {
     let captures = request.captures.iter().map(|(name, range)| (text(name), text(&path[range])));
     Taken {
         id,
-        name: route.name.clone(),
-        pattern: route.pattern.clone(),
+        name: route.name.to_string(),
+        pattern: route.pattern.to_string(),
         is_default: snapshot.default_route == Some(id),
         captures: captures.collect(),
         rewritten: x.request.forward_path.map(|path| text(x.request.fields.text(path))),
@@ -375,20 +375,23 @@ fn serve(snapshot: &Snapshot, listener: &Listener, request: &mut Request, report
         return;
     }
     report.answer = match &route.action {
-        Action::Proxy { services, split } => {
-            let shares: Vec<f64> = split.as_ref().map_or_else(|| vec![100.0], |split| split.shares().collect());
-            let ids = services.iter().zip(shares);
+        Action::Proxy(_) | Action::Split(_) => {
+            let shares: Vec<f64> = match &route.action {
+                Action::Split(split) => split.shares.shares().collect(),
+                _ => vec![100.0],
+            };
+            let ids = route.action.services().iter().zip(shares);
             report.services = ids.map(|(id, share)| service((snapshot, route, live), *id, share, x)).collect();
             match drive::check_body(x, route, listener) {
                 Ok(()) => proxied(&report.services),
                 Err(failure) => Answer::refusal("route", failure, x),
             }
         }
-        Action::Redirect { status, to } => match drive::redirect(x, captures, path, *status, to) {
+        Action::Redirect(to) => match drive::redirect(x, captures, path, to) {
             Ok(reply) => Answer::reply("route", &reply),
             Err(failure) => Answer::reply("route", &Reply::failure(failure.reason)),
         },
-        Action::Respond { status, .. } => Answer { by: "route".into(), status: Some(*status), ..Answer::default() },
+        Action::Respond(respond) => Answer { by: "route".into(), status: Some(respond.status), ..Answer::default() },
     };
 }
 
@@ -424,7 +427,7 @@ fn service((snapshot, route, live): Around<'_>, id: u32, share_percent: f64, x: 
         Some(told) => pick::running(told, &spec.resilience.returning),
         None => pick::configured(pick::of_whole(snapshot, spec)),
     };
-    let rule = route.host.as_ref().unwrap_or(&spec.host);
+    let rule = route.host.as_deref().unwrap_or(&spec.host);
     let endpoint = |asked: pick::Asked| EndpointReport {
         host: text(forward::host(x, rule, &asked.known.endpoint.authority)),
         weight: asked.known.facts.weight.unwrap_or(asked.known.endpoint.weight),

@@ -24,7 +24,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{ClientBound, ConnectionBound, Listener, ServerNames, Snapshot, StreamRules};
+use crate::snapshot::{ClientBound, ConnectionBound, Effective, Listener, ServerNames, Snapshot, StreamRules};
 use crate::tls::managed::Plan;
 
 /// What the compiler needs beside the configuration.
@@ -78,7 +78,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         services: services.into_services(),
         discovery: Arc::new(discovery::settings(&config.discovery)),
         acme: plan,
-        effective: loaded.effective(),
+        effective: Effective::of(&loaded.effective()),
     };
     Ok((snapshot, diagnostics))
 }

@@ -13,7 +13,7 @@ use crate::schema::{Diagnostics, Policy, codes};
 pub(super) struct Chains {
     env: CompileEnv,
     previous: BTreeMap<String, Arc<Slot>>,
-    for_all: Vec<Arc<Slot>>,
+    for_all: Chain,
 }
 
 impl Chains {
@@ -21,14 +21,17 @@ impl Chains {
         let routes = inputs.previous.map_or(&[][..], |snapshot| &snapshot.routes);
         let slots = routes.iter().flat_map(|route| route.chain.slots());
         let previous = slots.map(|slot| (slot.id().to_owned(), slot.clone())).collect();
-        let mut chains = Self { env: inputs.policies, previous, for_all: Vec::new() };
-        chains.for_all = chains.slots("all", &config.policies, diagnostics);
+        let mut chains = Self { env: inputs.policies, previous, for_all: Chain::default() };
+        chains.for_all = Chain::new(chains.slots("all", &config.policies, diagnostics));
         chains
     }
 
     /// The chain of a route: the policies for all routes and its own.
     pub(super) fn of(&self, route: &str, own: &[Policy], diagnostics: &mut Diagnostics) -> Chain {
-        let mut slots = self.for_all.clone();
+        if own.is_empty() {
+            return self.for_all.clone();
+        }
+        let mut slots = self.for_all.slots().to_vec();
         slots.extend(self.slots(&format!("route:{route}"), own, diagnostics));
         Chain::new(slots)
     }

@@ -6,13 +6,14 @@ use super::policies::Chains;
 use super::resilience::retries;
 use super::service::{Services, host_rule};
 use crate::config::model::{self, Answer, MatchKind};
+use crate::http::exchange::Exchange;
 use crate::http::path::{self, PathPolicy};
 use crate::limits::{TUNNEL_DURATION_MS_MAX, TUNNEL_IDLE_TIMEOUT_MS};
 use crate::route::{
     HostPattern, MethodSet, PathPattern, Predicate, Rewrite, RouteId, RouteSpec, Segment, Test, WeightedSplit,
 };
 use crate::schema::{Diagnostics, Policy, Span, Spanned, codes};
-use crate::snapshot::{Action, MirrorRules, PingRules, RedirectTarget, Route, TunnelRules};
+use crate::snapshot::{Action, MirrorRules, PingRules, Redirect, RedirectTarget, Respond, Route, Split, TunnelRules};
 use crate::upstream::balance::hash_key;
 use crate::upstream::breaker::BreakerSpec;
 
@@ -142,8 +143,8 @@ pub(super) fn compile(
         policies: &written.policies,
     };
     let mut route = build(&parts, config, services, chains, diagnostics);
-    route.rewrite = rewrite(written, diagnostics);
-    route.host = written.host.as_ref().map(host_rule);
+    route.rewrite = rewrite(written, diagnostics).map(Box::new);
+    route.host = written.host.as_ref().map(|host| Box::new(host_rule(host)));
     route.breaker = breaker(written, &route, services);
     route.retries = written.retries.as_ref().map(|written| Box::new(retries(written)));
     route.tunnel = tunnel(written);
@@ -192,9 +193,9 @@ fn build(
     diagnostics: &mut Diagnostics,
 ) -> Route {
     Route {
-        name: parts.name.to_owned(),
+        name: parts.name.into(),
         key: hash_key(parts.name.as_bytes()),
-        pattern: parts.pattern.to_owned(),
+        pattern: parts.pattern.into(),
         chain: chains.of(parts.name, parts.policies, diagnostics),
         action: action(parts, services, diagnostics),
         rewrite: None,
@@ -254,36 +255,38 @@ fn action(parts: &Parts<'_>, services: &mut Services<'_>, diagnostics: &mut Diag
         Some(Answer::Service { name, url }) => {
             let name = name.map(|name| name.as_str());
             let id = services.id(name, url, parts.load_balancer, &parts.subset, diagnostics);
-            Action::Proxy { services: id.into_iter().collect(), split: None }
+            Action::Proxy(id.unwrap_or(Exchange::NO_SERVICE))
         }
         Some(Answer::Split(choices)) => {
             let mut id = |name| services.id(Some(name), None, parts.load_balancer, &parts.subset, diagnostics);
-            let ids = choices.iter().filter_map(|choice| id(choice.name.as_str())).collect();
+            let services = choices.iter().filter_map(|choice| id(choice.name.as_str())).collect();
             let weights: Vec<u32> = choices.iter().map(|choice| choice.weight.get() as u32).collect();
-            let split = WeightedSplit::new(&weights);
-            if let Err(what) = &split {
-                diagnostics.report(codes::BAD_VALUE, choices[0].name.span, what.clone());
+            match WeightedSplit::new(&weights) {
+                Ok(shares) => Action::Split(Box::new(Split { services, shares })),
+                Err(what) => {
+                    diagnostics.report(codes::BAD_VALUE, choices[0].name.span, what);
+                    Action::Proxy(Exchange::NO_SERVICE)
+                }
             }
-            Action::Proxy { services: ids, split: split.ok() }
         }
         Some(Answer::Redirect(redirect)) => {
             let to = RedirectTarget::of(redirect.to.as_str()).unwrap_or_else(|what| {
                 report(diagnostics, redirect.to.span, what);
                 RedirectTarget::Fixed(Bytes::new())
             });
-            Action::Redirect { status: redirect.status.get() as u16, to }
+            Action::Redirect(Box::new(Redirect { status: redirect.status.get() as u16, to }))
         }
         Some(Answer::Respond(respond)) => respond_action(respond),
         // Reported when the configuration was loaded.
-        None => Action::Proxy { services: Vec::new(), split: None },
+        None => Action::Proxy(Exchange::NO_SERVICE),
     }
 }
 
 /// Which breaker the route's requests go through.
 fn breaker(written: &model::Route, route: &Route, services: &Services<'_>) -> Option<Option<Box<BreakerSpec>>> {
     let first = match &route.action {
-        Action::Proxy { services, .. } => services.first().copied(),
-        _ => return None,
+        Action::Redirect(_) | Action::Respond(_) => return None,
+        action => action.services().first().copied(),
     };
     match written.circuit_breaker {
         model::BreakerChoice::Service => None,
@@ -305,12 +308,12 @@ pub(super) fn fixed_answer(respond: &model::Respond) -> (u16, Bytes, Vec<(Bytes,
 fn respond_action(respond: &model::Respond) -> Action {
     let fields = respond.headers.iter().map(|(name, value)| (bytes(name.as_str()), bytes(value.as_str())));
     let content_type = if respond.body.is_empty() { "" } else { respond.content_type.as_str() };
-    Action::Respond {
+    Action::Respond(Box::new(Respond {
         status: respond.status.get() as u16,
         content_type: bytes(content_type),
         body: bytes(&respond.body),
         fields: fields.collect(),
-    }
+    }))
 }
 
 fn bytes(text: &str) -> Bytes {

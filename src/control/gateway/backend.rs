@@ -77,7 +77,7 @@ impl AdminBackend for Gateway {
             let facts = ControlFacts {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 commit: option_env!("RINGWAY_COMMIT").unwrap_or_default().to_owned(),
-                config_hash: format!("{:016x}", stable_hash(&snapshot.effective.to_string())),
+                config_hash: format!("{:016x}", stable_hash(snapshot.effective.text())),
                 generation: snapshot.generation,
                 last_reload_ok: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
                 last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
@@ -106,7 +106,7 @@ impl AdminBackend for Gateway {
     fn config_json(&self) -> Value {
         let snapshot = self.fleet.snapshot();
         let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.effective })
+        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.effective.tree() })
     }
 
     fn reload(&self) -> Answer<'_, ReloadOutcome> {

@@ -206,8 +206,9 @@ impl Gateway {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
             let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
-            let mut changes = changes(&previous.effective, &ready.snapshot.effective);
-            changes["needs_restart"] = json!(needs_restart(&previous.effective, &ready.snapshot.effective));
+            let (old, new) = (previous.effective.tree(), ready.snapshot.effective.tree());
+            let mut changes = changes(&old, &new);
+            changes["needs_restart"] = json!(needs_restart(&old, &new));
             Ok((ready, changes))
         })
     }

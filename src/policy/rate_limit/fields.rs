@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::rate::{TICKS_PER_NS, Ticks, Verdict, ms_of_ticks};
-use crate::http::fields::Fields;
+use crate::http::decimal::Decimal;
+use crate::http::fields::{Fields, Line};
 
 /// A rate as clients read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,25 +30,48 @@ pub fn unix_seconds(at: Ticks, offset_ms: u64) -> u64 {
     ms_of_ticks(at).saturating_add(offset_ms).div_ceil(1_000)
 }
 
+const LIMIT: &str = "X-RateLimit-Limit";
+const REMAINING: &str = "X-RateLimit-Remaining: ";
+const RESET: &str = "X-RateLimit-Reset: ";
+const TYPE: &str = "X-RateLimit-Limit-Type";
+
+/// The lines of a limit that say the same in each response.
+#[derive(Clone, Debug)]
+pub struct Lines {
+    limit: Line,
+    label: Line,
+}
+
+impl Lines {
+    /// The lines of a limit that counts under `label`; None where that is no field value, which the schema refuses.
+    pub fn of(quota: &Quota, label: &str) -> Option<Self> {
+        let limit = Decimal::of(u64::from(quota.limit));
+        let line = |name: &str, value| Line::new(name.as_bytes(), value).ok();
+        Some(Self { limit: line(LIMIT, limit.as_bytes())?, label: line(TYPE, label.as_bytes())? })
+    }
+}
+
 /// Writes `X-RateLimit-Limit`, `-Remaining`, `-Reset` (Unix seconds at which the quota is whole again) and
 /// `-Limit-Type`. Of several limits the one with the fewest requests left speaks; a refusal always does.
-pub fn write(fields: &mut Fields, verdict: &Verdict, quota: &Quota, full_at: u64, label: &str) {
-    const NAMES: [&[u8]; 4] =
-        [b"X-RateLimit-Limit", b"X-RateLimit-Remaining", b"X-RateLimit-Reset", b"X-RateLimit-Limit-Type"];
-    if let Some(other) = fields.find(NAMES[1]) {
+#[inline]
+pub fn write(fields: &mut Fields, verdict: &Verdict, lines: &Lines, full_at: u64) {
+    if let Some(other) = fields.find(name(REMAINING)) {
         if verdict.admitted && number(other) <= u64::from(verdict.remaining) {
             return;
         }
-        for name in NAMES {
+        for name in [LIMIT.as_bytes(), name(REMAINING), name(RESET), TYPE.as_bytes()] {
             fields.remove(name);
         }
     }
-    let values = [u64::from(quota.limit), u64::from(verdict.remaining), full_at];
-    for (name, value) in NAMES.into_iter().zip(values) {
-        put(fields, name, value);
-    }
-    // The schema admits only visible characters in a label.
-    let _ = fields.append(NAMES[3], label.as_bytes());
+    fields.append_line(&lines.limit);
+    fields.append_number(REMAINING, u64::from(verdict.remaining));
+    fields.append_number(RESET, full_at);
+    fields.append_line(&lines.label);
+}
+
+/// The name of a line that is written as `name: `.
+const fn name(head: &'static str) -> &'static [u8] {
+    head.as_bytes().split_at(head.len() - 2).0
 }
 
 /// Writes `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): one item per limit.
@@ -66,8 +90,8 @@ pub fn write_draft(fields: &mut Fields, verdict: &Verdict, quota: &Quota, now: T
 
 /// Writes `Retry-After`: whole seconds, rounded up, at least 1 (C13). The longest one stays.
 pub fn write_retry_after(fields: &mut Fields, verdict: &Verdict) {
-    let _ = fields.remove(b"Retry-After");
-    put(fields, b"Retry-After", seconds(verdict.retry).max(1));
+    // Digits are a legal value.
+    let _ = fields.set(b"Retry-After", Decimal::of(seconds(verdict.retry).max(1)).as_bytes());
 }
 
 fn seconds(span: Ticks) -> u64 {
@@ -76,12 +100,6 @@ fn seconds(span: Ticks) -> u64 {
 
 fn number(digits: &[u8]) -> u64 {
     std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
-}
-
-fn put(fields: &mut Fields, name: &[u8], value: u64) {
-    let mut text = Short::default();
-    // Digits are a legal value.
-    let _ = fields.append(name, text.decimal(value).bytes());
 }
 
 /// A short value on the stack; what does not fit is cut.
@@ -105,17 +123,8 @@ impl Short {
         self
     }
 
-    fn decimal(&mut self, mut value: u64) -> &mut Self {
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (value % 10) as u8;
-            value /= 10;
-            if value == 0 {
-                return self.text(&digits[at..]);
-            }
-        }
+    fn decimal(&mut self, value: u64) -> &mut Self {
+        self.text(Decimal::of(value).as_bytes())
     }
 
     fn bytes(&self) -> &[u8] {
@@ -142,10 +151,11 @@ mod tests {
     #[test]
     fn the_tightest_limit_speaks() {
         let mut fields = Fields::default();
-        write(&mut fields, &verdict(true, 10), &QUOTA, 7, "ip");
-        write(&mut fields, &verdict(true, 20), &QUOTA, 8, "route");
+        let saying = |label| Lines::of(&QUOTA, label).expect("legal");
+        write(&mut fields, &verdict(true, 10), &saying("ip"), 7);
+        write(&mut fields, &verdict(true, 20), &saying("route"), 8);
         assert_eq!(fields.find(b"x-ratelimit-limit-type"), Some(&b"ip"[..]));
-        write(&mut fields, &verdict(false, 30), &QUOTA, u64::MAX, "user");
+        write(&mut fields, &verdict(false, 30), &saying("user"), u64::MAX);
         let want = ["Limit: 100", "Remaining: 30", "Reset: 18446744073709551615", "Limit-Type: user"];
         assert_eq!(lines(&fields), want.map(|line| format!("X-RateLimit-{line}")));
     }

@@ -4,6 +4,7 @@ use super::core::Section;
 use super::hpack::decode::{Fault, Kind, Line, Pseudo};
 use super::hpack::encode::Encoder;
 use crate::error::{Failure, Reason};
+use crate::http::decimal::Decimal;
 use crate::http::exchange::Exchange;
 use crate::http::fields::{Field, Fields, Text};
 use crate::http::hop;
@@ -277,8 +278,7 @@ pub fn write_response(encoder: &mut Encoder, out: &mut Buf, x: &Exchange, length
     write_fields(encoder, out, &x.late_fields, NOT_COPIED);
     encoder.field(out, b"x-request-id", x.id.as_bytes(), Name::XRequestId);
     if let Some(length) = length {
-        let mut digits = [0; 20];
-        encoder.field(out, b"content-length", decimal(length, &mut digits), Name::ContentLength);
+        encoder.field(out, b"content-length", Decimal::of(length).as_bytes(), Name::ContentLength);
     }
 }
 
@@ -307,18 +307,6 @@ pub fn write_fields(encoder: &mut Encoder, out: &mut Buf, section: &Fields, exce
                 encoder.field(out, lower, value, Name::Other);
             }
             None => encoder.field(out, &name.to_ascii_lowercase(), value, Name::Other),
-        }
-    }
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
         }
     }
 }

@@ -279,6 +279,7 @@ impl RouteRows {
 
     fn push(&mut self, key: u64) -> usize {
         let duration = self.duration(key & !STATUS_MASK);
+        grow(&mut self.requests);
         self.requests.push(RequestRow { key, duration, count: 0 });
         self.requests.len() - 1
     }
@@ -295,11 +296,19 @@ impl RouteRows {
         let at = match self.durations.iter().position(|row| row.key == key) {
             Some(at) => at,
             None => {
+                grow(&mut self.durations);
                 self.durations.push(DurationRow { key, durations: Durations::default() });
                 self.durations.len() - 1
             }
         };
         at as u32
+    }
+}
+
+/// Makes room for one more row. Most routes have one, for which a vector would make room for four.
+fn grow<T>(rows: &mut Vec<T>) {
+    if rows.len() < 4 {
+        rows.reserve_exact(1);
     }
 }
 
