@@ -107,8 +107,10 @@ pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
 pub const PREPARED_AT_ONCE: usize = 256;
 /// How long a snapshot that was replaced is kept, in milliseconds, so that no worker is the last to have it.
 pub const LET_GO_MS_MAX: u64 = 60_000;
-/// How often it is looked at meanwhile, in milliseconds.
+/// How soon it is looked at, in milliseconds; the pause doubles with each look.
 pub const LET_GO_LOOK_MS: u64 = 50;
+/// How long that pause becomes, in milliseconds: a stream may hold it for long.
+pub const LET_GO_LOOK_MS_MAX: u64 = 2_000;
 /// Accepts that wait on each listening socket of a ring: so many clients that come together are taken up in one turn of
 /// the worker's loop.
 pub const ACCEPTS_AT_ONCE: usize = 8;
@@ -200,8 +202,12 @@ pub const CHECK_ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub const CHECK_HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// Checks of the whole process at once; more wait.
 pub const CHECKS_AT_ONCE_MAX: usize = 64;
-/// How often the prober looks for checks that are due.
+/// The prober looks for checks that are due when the next one is, but no sooner than so long after its last look.
 pub const CHECKS_LOOK_MS: u64 = 20;
+/// How often the prober looks which endpoints there are to be checked: discovery changes them without a word to it.
+pub const CHECKS_TAKE_UP_MS: u64 = 200;
+/// The same while no service has checks. A new configuration that has some is looked at at once.
+pub const CHECKS_REST_MS: u64 = 5_000;
 /// Results that are remembered for each endpoint.
 pub const CHECK_HISTORY_MAX: usize = 10;
 /// Failures in a row that open a circuit breaker (`circuit_breaker.failure_threshold`; R118).
@@ -296,6 +302,10 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// Timer tick of a worker: deadlines are late by at most this.
 pub const TICK_MS: u64 = 20;
+/// The same while no request is under way: deadlines of connections that wait are seconds away, and a worker that has
+/// nothing to do is to be woken seldom (F60). A turn of the runtime's timer wheel, so that each tick is one wake-up;
+/// and below [`STUCK_WARN_MS`], as the tick is the worker's heartbeat too.
+pub const QUIET_TICK_MS: u64 = 64;
 /// Tunnels of one listener at once (`tunnels_max`).
 pub const TUNNELS_MAX: u64 = 10_000;
 /// A tunnel without a byte in either direction (`idle_timeout` of a route's `tunnel`).

@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::limits::{CHECK_HISTORY_MAX, CHECKS_AT_ONCE_MAX, CHECKS_LOOK_MS};
+use crate::limits::{CHECK_HISTORY_MAX, CHECKS_AT_ONCE_MAX, CHECKS_LOOK_MS, CHECKS_REST_MS, CHECKS_TAKE_UP_MS};
 use crate::random::next;
 use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::log;
@@ -24,13 +23,12 @@ use crate::upstream::check::{CheckRules, Row};
 use crate::upstream::health::Verdict;
 use crate::upstream::state::ServiceState;
 
-/// Endpoints are looked up anew after so many looks for checks that are due.
-const TAKE_UP_LOOKS: u64 = 10;
-
 /// What is known of the checks, for the admin API and metrics.
 #[derive(Debug, Default)]
 pub struct Checks {
     known: Mutex<Known>,
+    /// Wakes the prober for a new configuration.
+    anew: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -70,36 +68,40 @@ struct Done {
 }
 
 impl Checks {
-    /// Checks for ever what `snapshot` gives.
+    /// Checks for ever what `snapshot` gives. It is woken when a check is due, and seldom while there are none.
     pub async fn run(self: Arc<Self>, snapshot: impl Fn() -> Arc<Snapshot>, seed: u64) {
         let (sender, mut results) = mpsc::channel(CHECKS_AT_ONCE_MAX);
         let places = Arc::new(Semaphore::new(CHECKS_AT_ONCE_MAX));
-        let mut look = interval(Duration::from_millis(CHECKS_LOOK_MS));
-        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut random, mut looks) = (seed, 0_u64);
+        let mut random = seed;
+        let (mut take_up, mut look) = (Now::read(), Now::read());
         loop {
+            let next = take_up.min(look);
             tokio::select! {
-                _ = look.tick() => {
-                    let snapshot = snapshot();
-                    // Endpoints come and go without a new configuration, too.
-                    if looks.is_multiple_of(TAKE_UP_LOOKS) {
-                        self.take_up(&snapshot, &mut random);
+                () = sleep_until(next) => {
+                    let now = Now::read();
+                    if now >= take_up {
+                        let any = self.take_up(&snapshot(), &mut random);
+                        take_up = now.plus_ms(if any { CHECKS_TAKE_UP_MS } else { CHECKS_REST_MS });
                     }
-                    looks += 1;
-                    self.begin(&places, &sender, &mut random);
-                    if self.known().endpoints.is_empty() {
-                        // Nothing can be due before something is taken up: a process at rest is not woken for it.
-                        look.reset_after(Duration::from_millis(CHECKS_LOOK_MS * TAKE_UP_LOOKS));
-                        looks = 0;
+                    look = self.begin(&places, &sender, &mut random).max(now.plus_ms(CHECKS_LOOK_MS));
+                }
+                () = self.anew.notified() => take_up = Now::read(),
+                Some(done) = results.recv() => {
+                    if let Some(due) = self.finish(done, &mut random) {
+                        look = look.min(due.max(Now::read().plus_ms(CHECKS_LOOK_MS)));
                     }
                 }
-                Some(done) = results.recv() => self.finish(done, &mut random),
             }
         }
     }
 
-    /// Fits what is checked to a configuration.
-    fn take_up(&self, snapshot: &Snapshot, random: &mut u64) {
+    /// To be called when there is a new configuration.
+    pub fn look_anew(&self) {
+        self.anew.notify_one();
+    }
+
+    /// Fits what is checked to a configuration. Whether any service of it has checks.
+    fn take_up(&self, snapshot: &Snapshot, random: &mut u64) -> bool {
         let (now, mut known) = (Now::read(), self.known());
         let mut wanted = HashMap::new();
         for service in snapshot.services.iter().filter(|service| service.is_whole()) {
@@ -133,21 +135,26 @@ impl Checks {
         }
         let Known { endpoints, counts } = &mut *known;
         counts.retain(|service, _| endpoints.keys().any(|(name, _)| name == service));
+        snapshot.services.iter().any(|service| service.check.is_some())
     }
 
-    /// Begins the checks that are due. After a pause of the process they are spread anew (F18).
-    fn begin(&self, places: &Arc<Semaphore>, results: &mpsc::Sender<Done>, random: &mut u64) {
-        let (now, mut known) = (Now::read(), self.known());
+    /// Begins the checks that are due, and returns when the next one is. After a pause of the process they are spread
+    /// anew (F18).
+    fn begin(&self, places: &Arc<Semaphore>, results: &mpsc::Sender<Done>, random: &mut u64) -> Now {
+        let (now, mut known, mut soonest) = (Now::read(), self.known(), Now::NEVER);
         for (key, checked) in &mut known.endpoints {
-            if checked.under_way || now < checked.due {
+            if checked.under_way {
                 continue;
             }
             if now.since_ns(checked.due) / 1_000_000 > checked.rules.interval_ms {
                 checked.due = now.plus_ms(checked.rules.first_pause_ms(next(random)));
+            }
+            if now < checked.due {
+                soonest = soonest.min(checked.due);
                 continue;
             }
             // The others have their turn with the next look.
-            let Ok(place) = places.clone().try_acquire_owned() else { return };
+            let Ok(place) = places.clone().try_acquire_owned() else { return now };
             checked.under_way = true;
             let (key, rules, results) = (key.clone(), checked.rules.clone(), results.clone());
             let (mut address, tls) = (checked.address, checked.tls.clone());
@@ -162,14 +169,15 @@ impl Checks {
                 let _ = results.send(Done { key, outcome }).await;
             });
         }
+        soonest
     }
 
-    /// Takes a result in.
-    fn finish(&self, Done { key, outcome }: Done, random: &mut u64) {
+    /// Takes a result in, and returns when the endpoint's next check is due.
+    fn finish(&self, Done { key, outcome }: Done, random: &mut u64) -> Option<Now> {
         let mut known = self.known();
         let Known { endpoints, counts } = &mut *known;
         // It may have gone meanwhile.
-        let Some(checked) = endpoints.get_mut(&key) else { return };
+        let checked = endpoints.get_mut(&key)?;
         let count = counts.entry(key.0.clone()).or_default();
         count[usize::from(outcome.failure.is_some())] += 1;
         count[2] += outcome.us;
@@ -189,6 +197,7 @@ impl Checks {
                 [("service", &key.0), ("endpoint", &key.1), ("verdict", &verdict.word()), ("why", &why)];
             log::warn("endpoint judged by its checks", &fields);
         }
+        Some(checked.due)
     }
 
     /// The checks of a service's endpoints, the last results with their reasons.
@@ -231,4 +240,9 @@ impl Checks {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sleeps until then, but for an hour at most.
+async fn sleep_until(then: Now) {
+    tokio::time::sleep(Duration::from_nanos(then.since_ns(Now::read())).min(Duration::from_secs(3_600))).await;
 }

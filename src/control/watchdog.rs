@@ -3,7 +3,7 @@
 //! supervisor starts another.
 //!
 //! ```text
-//! worker: a tick each 20 ms stores the time ──► watchdog: a look each 50 ms ──► late? ─ signal ─ stack ─ log
+//! worker: a tick each 20 or 64 ms stores the time ──► watchdog: a look each 50 ms ──► late? ─ signal ─ stack ─ log
 //! ```
 //! Time in which nobody could run is nobody's fault. What the watchdog itself comes late (SIGSTOP, a suspended machine,
 //! a debugger, a quota that is used up) is taken off; or what the thread waited for a processor, where that is more,

@@ -14,8 +14,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
+
+use crate::limits::QUIET_TICK_MS;
+use crate::time::Now;
 
 /// Which driver a worker got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +95,9 @@ impl WorkerRuntime {
             Driver::Ring => &mut ring,
             Driver::Epoll => {
                 let builder = RuntimeBuilder::<LegacyDriver>::new().enable_timer();
-                return builder.build().map(|runtime| Self::Epoll(Box::new(runtime)));
+                let runtime = builder.build()?;
+                BUILT.set(Some(Now::read()));
+                return Ok(Self::Epoll(Box::new(runtime)));
             }
         };
         ring.dontfork();
@@ -103,6 +109,7 @@ impl WorkerRuntime {
         suffices(&ring)?;
         let before = ring_descriptors();
         let runtime = builder.build()?;
+        BUILT.set(Some(Now::read()));
         let mut new = ring_descriptors().into_iter().filter(|fd| !before.contains(fd));
         RING.set(new.next().filter(|_| new.next().is_none()));
         Ok(Self::Ring(Box::new(runtime)))
@@ -116,6 +123,17 @@ impl WorkerRuntime {
         }
     }
 }
+
+/// How long until the timer wheel of this thread's runtime turns by a slot of [`QUIET_TICK_MS`]: its first level has
+/// 64 places of a millisecond. A sleep beyond that wakes the thread there too; one that ends there wakes it once. The
+/// wheel rounds up: half a millisecond is for what passed between its beginning and [`BUILT`].
+pub fn until_wheel_turns() -> Duration {
+    let turn_ns = QUIET_TICK_MS * 1_000_000;
+    let passed_ns = BUILT.get().map_or(0, |built| Now::read().since_ns(built) + HALF_MS_NS);
+    Duration::from_nanos(turn_ns - passed_ns % turn_ns)
+}
+
+const HALF_MS_NS: u64 = 500_000;
 
 /// Operations that the workers use, with the kernel that brought them.
 const OPERATIONS: [(u8, &str); 7] = [
@@ -163,6 +181,8 @@ fn told(driver: Driver, error: io::Error) -> io::Error {
 thread_local! {
     /// Descriptor of this thread's ring, for what the runtime does not offer.
     static RING: Cell<Option<RawFd>> = const { Cell::new(None) };
+    /// When this thread's runtime was built: its timer wheel counts from there.
+    static BUILT: Cell<Option<Now>> = const { Cell::new(None) };
 }
 
 /// Descriptors of this process that are rings. Empty where /proc cannot be read.

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use crate::pipeline::plan::{Plan, Preparing};
 use crate::policy::slots::Slots;
 use crate::policy::{Tick, WorkerSeed};
 use crate::snapshot::Snapshot;
-use crate::sys::ring::{Driver, WorkerRuntime};
+use crate::sys::ring::{self, Driver, WorkerRuntime};
 use crate::sys::{buf, memory, pipe, room, stream, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -126,6 +126,8 @@ pub struct Shared {
     cpu_ns: Cell<(Now, u64)>,
     /// For so many seconds more memory is given back to the kernel.
     freed: Cell<u8>,
+    /// There is a new configuration, and what was freed for it has not been given back.
+    renewed: Cell<bool>,
     /// The worker died: it ticks no more.
     died: Cell<bool>,
 }
@@ -221,6 +223,7 @@ async fn serve(
         taken_up: Cell::new(0),
         cpu_ns: Cell::default(),
         freed: Cell::new(0),
+        renewed: Cell::new(false),
         died: Cell::new(false),
     });
     place.replace(Some(shared.clone()));
@@ -228,10 +231,12 @@ async fn serve(
         drop(started.send(Err(error)));
         return;
     }
+    // The next configuration is to find nobody who still has the first.
+    drop(snapshot);
     // The starter waits for this answer; if it is gone, so is the process.
     let _ = started.send(Ok(as_what));
     shared.beat(shared.env.timers.now());
-    monoio::spawn(tick_all(shared.clone()));
+    monoio::spawn(tick_all(Rc::downgrade(&shared)));
     monoio::spawn(super::bell::listen(shared.clone(), index, on_ring));
     obey(&shared, mailbox).await;
     shared.env.access_log.borrow_mut().flush();
@@ -320,19 +325,24 @@ async fn end_when_idle(shared: Rc<Shared>) {
     }
 }
 
+/// How often policies' slots are tended, and the access log's lines passed on.
+const SLOTS: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+
 /// The worker's heartbeat: deadlines at each tick, the rest less often.
 ///
 /// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
 /// are judged: an answer that is there is not a late one (F18).
-async fn tick_all(shared: Rc<Shared>) {
-    let mut due = shared.env.timers.now();
-    let mut count: u64 = 0;
+///
+/// Between two ticks it holds nothing: a worker that dies may be gone before the next, and what a task still holds
+/// then stays for ever, descriptors too.
+async fn tick_all(shared: Weak<Shared>) {
+    let (mut pause, mut due) = (Duration::from_millis(TICK_MS), Now::read());
+    let (mut since_slots, mut since_second) = (Duration::ZERO, Duration::ZERO);
     loop {
-        due = due.plus_ms(TICK_MS).max(shared.env.timers.known_now());
-        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
-        if shared.died.get() {
-            return;
-        }
+        due = due.plus_ns(pause.as_nanos() as u64);
+        monoio::time::sleep(pause).await;
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.died.get()) else { return };
         let now = shared.env.timers.now();
         shared.beat(now);
         if now.since_ns(due) < STOOD_STILL_MS * 1_000_000 {
@@ -341,15 +351,20 @@ async fn tick_all(shared: Rc<Shared>) {
         shared.env.set_wall_clock(time::unix_ms());
         shared.env.waiting.tick(now);
         shared.pressure.on_tick(&shared);
-        count += 1;
-        if count.is_multiple_of(5) {
+        since_slots += pause;
+        since_second += pause;
+        if since_slots >= SLOTS {
+            since_slots = Duration::ZERO;
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
             shared.env.access_log.borrow_mut().flush();
         }
-        if count.is_multiple_of(50) {
+        if since_second >= SECOND {
+            since_second = Duration::ZERO;
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
+        pause = if shared.env.active.get() == 0 { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
+        due = due.max(shared.env.timers.known_now());
     }
 }
 
@@ -515,6 +530,7 @@ impl Shared {
     fn commit(self: &Rc<Self>) {
         let Some(work) = self.prepared.take() else { return };
         drop(self.env.pin());
+        self.renewed.set(true);
         self.env.metrics.borrow().own.generation.set(work.snapshot.generation as i64);
         if let Some(log) = work.access_log {
             let old = self.env.access_log.replace(log);
@@ -577,7 +593,10 @@ impl Shared {
         self.env.pin().expire(now);
         room::trim();
         pipe::trim();
-        if buf::pool_trim(BUF_SPARE) >= BUF_SPARE {
+        // After a new configuration only once nothing is under way: a load of requests is not held up for it.
+        let is_renewed = self.renewed.get() && self.env.active.get() == 0;
+        if buf::pool_trim(BUF_SPARE) >= BUF_SPARE || is_renewed {
+            self.renewed.set(self.renewed.get() && !is_renewed);
             self.freed.set(FREED_SECONDS);
         }
         if self.freed.get() > 0 {

@@ -168,7 +168,7 @@ class Gateway:
         check(self.ready.wait(START_SECONDS) and self.running() and self.listening,
               lambda: "the gateway does not start:\n" + "".join(self.lines))
         self.get("/")
-        self.fds_before, self.memory_before = self.fds(), self.memory()
+        self.fds_before, self.memory_before = self.fds(), self.held()
 
     def _read(self, pipe):
         for line in pipe:
@@ -270,8 +270,8 @@ class Gateway:
         fds = until(held, lambda fds: fds <= self.fds_before)
         check(fds <= self.fds_before, f"F61: {fds} descriptors are open, {self.fds_before} were before")
         most = self.memory_before + self.memory_slack
-        grown = (until(self.memory, lambda bytes: bytes <= most) - self.memory_before) / 2**20
-        check(grown * 2**20 <= self.memory_slack, f"F61: {grown:.1f} MiB more are resident than before")
+        grown = (until(self.held, lambda bytes: bytes <= most) - self.memory_before) / 2**20
+        check(grown * 2**20 <= self.memory_slack, f"F61: {grown:.1f} MiB more are held than before")
         return f"idle at {share:.2%}, {fds} descriptors, {grown:+.1f} MiB"
 
     # What is done to it.

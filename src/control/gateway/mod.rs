@@ -29,11 +29,11 @@ use super::operator;
 use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
 use crate::config::Present;
-use crate::limits::{LET_GO_LOOK_MS, LET_GO_MS_MAX};
+use crate::limits::{LET_GO_LOOK_MS, LET_GO_LOOK_MS_MAX, LET_GO_MS_MAX};
 use crate::policy::CompileEnv;
 use crate::schema::Diagnostics;
 use crate::snapshot::{Service, Snapshot};
-use crate::sys::thread;
+use crate::sys::{memory, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::Exposition;
@@ -277,6 +277,7 @@ impl Gateway {
                 door.change(change, self);
                 self.discovery.settle(&snapshot, &self.fleet).await;
                 self.acme.follow(&snapshot.acme);
+                self.checks.look_anew();
                 logs.change(log_change);
                 Ok((snapshot.generation, changes))
             }
@@ -339,11 +340,12 @@ impl Gateway {
     }
 }
 
-/// Work on a thread that gives way to workers on the same core.
+/// Work on a thread that gives way to workers on the same core. It frees: what lay in the thread's own pages goes back.
 fn in_background(work: impl FnOnce() + Send + 'static) {
     tokio::task::spawn_blocking(|| {
         thread::give_way();
         work();
+        memory::give_back();
     });
 }
 
@@ -351,11 +353,11 @@ fn in_background(work: impl FnOnce() + Send + 'static) {
 /// from its requests if it were the last to have it. One that is in use for longer, by a stream, is left to the worker.
 fn let_go(previous: Arc<Snapshot>) {
     tokio::spawn(async move {
-        for _ in 0..LET_GO_MS_MAX / LET_GO_LOOK_MS {
-            if Arc::strong_count(&previous) == 1 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(LET_GO_LOOK_MS)).await;
+        let (mut waited_ms, mut pause_ms) = (0, LET_GO_LOOK_MS);
+        while Arc::strong_count(&previous) > 1 && waited_ms < LET_GO_MS_MAX {
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            waited_ms += pause_ms;
+            pause_ms = (2 * pause_ms).min(LET_GO_LOOK_MS_MAX);
         }
         in_background(move || drop(previous));
     });

@@ -122,8 +122,8 @@ def run(bed):
         for turn in range(1, SWAPS + 1):
             answer = gateway.reload(config(turn))
             check(answer.status == 200, lambda: f"swap {turn}: {answer.status} {answer.body[:300]}")
-            most = max(most, gateway.memory()) if turn > WARM else 0
-            warm = gateway.memory() if turn == WARM else warm
+            most = max(most, gateway.held()) if turn > WARM else 0
+            warm = gateway.held() if turn == WARM else warm
         took = time.monotonic() - begun
         check(asking.poll() is None, "wrk has ended before the swaps")
         check(gateway.get("/version").body == b"v%d" % SWAPS, "the last swap does not serve")
