@@ -82,15 +82,18 @@ struct Users {
     of: BTreeMap<Lookup, Vec<u32>>,
 }
 
+/// What a source of a service has found.
+type Found = Option<Arc<[Member]>>;
+
 /// What the present set of a service was made from. Where both are the same, so would be the set.
 struct Made {
     place: Weak<Endpoints>,
-    from: Vec<Option<Arc<[Member]>>>,
+    from: Vec<Found>,
 }
 
 impl Made {
-    fn is_of(&self, place: &Arc<Endpoints>, from: &[Option<Arc<[Member]>>]) -> bool {
-        let is_same = |(one, other): (&Option<Arc<[Member]>>, &Option<Arc<[Member]>>)| match (one, other) {
+    fn is_of(&self, place: &Arc<Endpoints>, from: &[Found]) -> bool {
+        let is_same = |(one, other): (&Found, &Found)| match (one, other) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
@@ -389,12 +392,12 @@ impl State {
     }
 
     /// What is known now of each source of a service, in their order.
-    fn found(&self, service: &Service) -> Vec<Option<Arc<[Member]>>> {
+    fn found(&self, service: &Service) -> Vec<Found> {
         let known = |lookup: &Lookup| self.lookups.get(lookup)?.known.members.clone();
         service.sources.iter().map(|source| source.lookup.as_ref().and_then(known)).collect()
     }
 
-    fn has_made(&self, service: &Service, from: &[Option<Arc<[Member]>>]) -> bool {
+    fn has_made(&self, service: &Service, from: &[Found]) -> bool {
         self.made.get(&service.name).is_some_and(|made| made.is_of(&service.endpoints, from))
     }
 
@@ -464,7 +467,7 @@ fn lookups(snapshot: &Snapshot) -> BTreeSet<Lookup> {
 
 /// The endpoints of a service. An endpoint that was written as a name and is not known yet is there without an address,
 /// so that it is seen to be missing. None is there twice.
-fn endpoints(sources: &[Source], found: &[Option<Arc<[Member]>>]) -> Vec<Endpoint> {
+fn endpoints(sources: &[Source], found: &[Found]) -> Vec<Endpoint> {
     let mut all: Vec<Endpoint> = Vec::new();
     for (source, found) in sources.iter().zip(found) {
         let written = &source.endpoint;
