@@ -14,7 +14,8 @@ def prefixes(count: int, generation: int = 0) -> list[str]:
 
 
 def paths(count: int) -> list[str]:
-    """One path under each prefix that is the same in all generations."""
+    """One path under each prefix that is the same in all generations. The one of a single route is as long as those of
+    10,000: a longer request line costs every proxy something, and rows are compared."""
     if count <= 1:
-        return ["/1k"]
+        return ["/team-1/service-5001/v1/items"]
     return [prefix + "items" for prefix in prefixes(count)[:-1]]
