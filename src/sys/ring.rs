@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
 
+use super::clock;
 use crate::limits::QUIET_TICK_MS;
-use crate::time::Now;
 
 /// Which driver a worker got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl WorkerRuntime {
             Driver::Epoll => {
                 let builder = RuntimeBuilder::<LegacyDriver>::new().enable_timer();
                 let runtime = builder.build()?;
-                BUILT.set(Some(Now::read()));
+                BUILT.set(clock::monotonic_ns());
                 return Ok(Self::Epoll(Box::new(runtime)));
             }
         };
@@ -109,7 +109,7 @@ impl WorkerRuntime {
         suffices(&ring)?;
         let before = ring_descriptors();
         let runtime = builder.build()?;
-        BUILT.set(Some(Now::read()));
+        BUILT.set(clock::monotonic_ns());
         let mut new = ring_descriptors().into_iter().filter(|fd| !before.contains(fd));
         RING.set(new.next().filter(|_| new.next().is_none()));
         Ok(Self::Ring(Box::new(runtime)))
@@ -129,7 +129,7 @@ impl WorkerRuntime {
 /// wheel rounds up: half a millisecond is for what passed between its beginning and [`BUILT`].
 pub fn until_wheel_turns() -> Duration {
     let turn_ns = QUIET_TICK_MS * 1_000_000;
-    let passed_ns = BUILT.get().map_or(0, |built| Now::read().since_ns(built) + HALF_MS_NS);
+    let passed_ns = clock::monotonic_ns().saturating_sub(BUILT.get()) + HALF_MS_NS;
     Duration::from_nanos(turn_ns - passed_ns % turn_ns)
 }
 
@@ -181,8 +181,8 @@ fn told(driver: Driver, error: io::Error) -> io::Error {
 thread_local! {
     /// Descriptor of this thread's ring, for what the runtime does not offer.
     static RING: Cell<Option<RawFd>> = const { Cell::new(None) };
-    /// When this thread's runtime was built: its timer wheel counts from there.
-    static BUILT: Cell<Option<Now>> = const { Cell::new(None) };
+    /// When this thread's runtime was built, in nanoseconds of the monotonic clock: its timer wheel counts from there.
+    static BUILT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Descriptors of this process that are rings. Empty where /proc cannot be read.
