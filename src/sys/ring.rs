@@ -126,7 +126,7 @@ impl WorkerRuntime {
 
 /// How long until the timer wheel of this thread's runtime turns by a slot of [`QUIET_TICK_MS`]: its first level has
 /// 64 places of a millisecond. A sleep beyond that wakes the thread there too; one that ends there wakes it once. The
-/// wheel rounds up: half a millisecond is for what passed between its beginning and [`BUILT`].
+/// wheel rounds up: half a millisecond is for what passed between its beginning and what was noted of it.
 pub fn until_wheel_turns() -> Duration {
     let turn_ns = QUIET_TICK_MS * 1_000_000;
     let passed_ns = clock::monotonic_ns().saturating_sub(BUILT.get()) + HALF_MS_NS;
