@@ -302,9 +302,9 @@ pub const DRAIN_BODY_BYTES_MAX: u64 = 256 * 1024;
 pub const LINGER_MS: u64 = 2_000;
 /// Timer tick of a worker: deadlines are late by at most this.
 pub const TICK_MS: u64 = 20;
-/// The same while no request is under way: deadlines of connections that wait are seconds away, and a worker that has
-/// nothing to do is to be woken seldom (F60). A turn of the runtime's timer wheel, so that each tick is one wake-up;
-/// and below [`STUCK_WARN_MS`], as the tick is the worker's heartbeat too.
+/// The same while no request comes or is under way: deadlines of connections that wait are seconds away, and a worker
+/// that has nothing to do is to be woken seldom (F60). A turn of the runtime's timer wheel, so that each tick is one
+/// wake-up; and below [`STUCK_WARN_MS`], as the tick is the worker's heartbeat too.
 pub const QUIET_TICK_MS: u64 = 64;
 /// Tunnels of one listener at once (`tunnels_max`).
 pub const TUNNELS_MAX: u64 = 10_000;

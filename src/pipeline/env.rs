@@ -37,6 +37,8 @@ pub struct Env<C: Connect> {
     pub strain: Cell<Strain>,
     /// Requests under way.
     pub active: Cell<u64>,
+    /// A request began since the last tick.
+    pub stirred: Cell<bool>,
     /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
     wall_offset_ms: Cell<u64>,
     /// Requests that wait for others to end.
@@ -96,6 +98,7 @@ impl<C: Connect> Env<C> {
             draining: Cell::new(false),
             strain: Cell::new(Strain::None),
             active: Cell::new(0),
+            stirred: Cell::new(false),
             wall_offset_ms: Cell::new(0),
             waiting: Waiting::default(),
             slots: RefCell::new(slots),

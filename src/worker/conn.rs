@@ -267,6 +267,7 @@ async fn serve_request<'e, I: Io, C: Connect>(
     origin.enter(&mut request.x);
     connection.set_rules(&listener.rules);
     let active = Active::new(&env.active);
+    env.stirred.set(true);
     let next = answer_request(env, &mut connection, &listener, &mut request).await;
     drop(active);
     env.give_request(request);

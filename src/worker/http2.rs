@@ -222,6 +222,7 @@ async fn serve_stream<C: Connect>(
 ) {
     let Arrived { key, item: mut request, refused, malformed, end } = arrived;
     let active = Active::new(&env.active);
+    env.stirred.set(true);
     let mut down = Stream::new(&link, key, end, malformed);
     #[cfg(any(debug_assertions, feature = "faults"))]
     super::faults::strike(request.x.request.path());

@@ -329,7 +329,8 @@ async fn end_when_idle(shared: Rc<Shared>) {
 const SLOTS: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The worker's heartbeat: deadlines at each tick, the rest less often.
+/// The worker's heartbeat: deadlines at each tick, the rest less often. Ticks come seldom once a whole one has passed
+/// without a request; limits count by the clock that they read.
 ///
 /// After a pause of the whole process (SIGSTOP, a suspended machine) what arrived meanwhile is read before deadlines
 /// are judged: an answer that is there is not a late one (F18).
@@ -363,7 +364,8 @@ async fn tick_all(shared: Weak<Shared>) {
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
-        pause = if shared.env.active.get() == 0 { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
+        let is_quiet = !shared.env.stirred.replace(false) && shared.env.active.get() == 0;
+        pause = if is_quiet { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
         due = due.max(shared.env.timers.known_now());
     }
 }
