@@ -1,8 +1,7 @@
 //! What no single value can say: names that refer, names that clash, risks.
 
-use std::sync::Arc;
-
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
 use super::reach;

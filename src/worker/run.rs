@@ -597,8 +597,10 @@ impl Shared {
         pipe::trim();
         // After a new configuration only once nothing is under way: a load of requests is not held up for it.
         let is_renewed = self.renewed.get() && self.env.active.get() == 0;
+        if is_renewed {
+            self.renewed.set(false);
+        }
         if buf::pool_trim(BUF_SPARE) >= BUF_SPARE || is_renewed {
-            self.renewed.set(self.renewed.get() && !is_renewed);
             self.freed.set(FREED_SECONDS);
         }
         if self.freed.get() > 0 {
