@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
 use super::reach;
 use crate::schema::types::Name;
-use crate::schema::{Cx, Node, Span, Spanned, codes};
+use crate::schema::{Cx, Node, Span, Spanned, Value, codes};
 
 /// Paths of the admin listener that metrics may not take.
 const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload", "/services"];
@@ -39,15 +39,16 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     warn_unused(config, &services, cx);
 }
 
-/// Gives a name to every route that has none: its path, with `#2` and so on where that is taken.
-pub(super) fn name_routes(config: &mut Config) {
+/// Gives a name to every route that has none: its path, with `#2` and so on where that is taken. One that gets the name
+/// that it had before is the same one.
+pub(super) fn name_routes(config: &mut Config, cx: &mut Cx) {
+    if config.routes.iter().all(|route| route.name.is_some()) {
+        return;
+    }
     let mut taken: HashSet<String> =
         config.routes.iter().filter_map(|route| route.name.as_ref()).map(|name| name.as_str().to_owned()).collect();
     let mut next: HashMap<String, usize> = HashMap::new();
-    for route in &mut config.routes {
-        if route.name.is_some() {
-            continue;
-        }
+    for route in config.routes.iter_mut().filter(|route| route.name.is_none()) {
         let base = Name::from_text(route.path_text().map_or("route", |(text, _)| text));
         let count = next.entry(base.as_str().to_owned()).or_insert(1);
         let mut name = base.as_str().to_owned();
@@ -55,7 +56,16 @@ pub(super) fn name_routes(config: &mut Config) {
             *count += 1;
             name = format!("{}#{count}", base.as_str());
         }
-        Arc::make_mut(&mut route.value).name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+        let decoded = route.value.clone();
+        let known = cx.before.and_then(|before| before.completed(&decoded)).filter(|known| known.name() == name);
+        match known {
+            Some(known) => route.value = known,
+            None => {
+                let name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+                Arc::make_mut(&mut route.value).name = name;
+            }
+        }
+        cx.kept.keep_completed(decoded, route.value.clone());
     }
 }
 
@@ -201,7 +211,12 @@ impl<'c> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
         let written = root.get("services").and_then(Node::as_sequence).unwrap_or_default();
         let name_of = |node: &'c Node| Some(node.get("name")?.as_scalar()?.text.as_str());
-        let known: Vec<&str> = written.iter().filter_map(name_of).collect();
+        // What stood in the file before is in the tree no more, and was decoded.
+        let decoded = services.iter().map(|service| service.name.as_str());
+        let known: Vec<&str> = match written.iter().any(|node| matches!(node.value, Value::Known(_))) {
+            true => decoded.collect(),
+            false => written.iter().filter_map(name_of).collect(),
+        };
         let index = known.iter().map(|name| (*name, false)).collect();
         Services { known, index }
     }
