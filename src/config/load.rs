@@ -60,6 +60,11 @@ impl Written for Present {
     }
 }
 
+/// Whether the file at `path` holds what `before` came from, and nothing else has a say in what it means.
+pub fn is_unchanged(before: &Kept, path: &Path) -> bool {
+    read_file(path).is_ok_and(|text| before.is_of(&text))
+}
+
 /// Reads and checks the file at `path`.
 ///
 /// # Errors
@@ -164,6 +169,9 @@ fn config_of(root: &Node, pieces: Option<Pieces>, cx: &mut Cx) -> Option<Config>
 }
 
 fn loaded(config: Config, mut cx: Cx, source: Arc<Source>) -> Loaded {
+    if cx.files_read() == 0 && !config.uses_files() {
+        cx.kept.keep_whole(&source.text);
+    }
     let kept = Arc::new(std::mem::take(&mut cx.kept));
     Loaded { config: Arc::new(config), warnings: cx.diagnostics, source, kept }
 }

@@ -29,6 +29,8 @@ pub struct Kept {
     values: AHashMap<(TypeId, Print), Shared>,
     /// By print of the text, in the order of the file.
     lists: [List; LISTS.len()],
+    /// Of the whole text.
+    whole: Option<Print>,
     /// Of all but the lists.
     rest: Option<Print>,
     /// Values that were completed after decoding, by address, with what they are complete.
@@ -110,6 +112,16 @@ impl Kept {
     /// Keeps a value with what it became.
     pub fn keep_completed<T: Any + Send + Sync>(&mut self, decoded: Arc<T>, complete: Arc<T>) {
         self.complete.insert(address(&decoded), (decoded, complete));
+    }
+
+    /// Whether the file was written like this, and says the same for as long as it is.
+    pub fn is_of(&self, text: &str) -> bool {
+        self.whole.is_some() && self.whole == print_of_text(text)
+    }
+
+    /// Remembers the text, of which all hangs on itself alone.
+    pub fn keep_whole(&mut self, text: &str) {
+        self.whole = print_of_text(text);
     }
 
     /// Remembers how the rest of the file is written, for [`Self::has_same_rest`].

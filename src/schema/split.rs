@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn sections_and_items_are_found_by_their_columns() {
-        let text = "# first\nlisteners: [\":1\"]\nservices: # all\n\n  - name: a\n    weight: 1\n  # of b\n  - name: b\nroutes:\n\
+        let text = "# first\nlisteners: [\":1\"]\nservices: # all\n\n  - name: a\n    weight: 1\n  # of b\n\
+                    \x20 - name: b\n\
+                    routes:\n\
                     - path: /a\n\n- path: /b\nlogging:\n  level: info\n";
         let services = vec!["  - name: a\n    weight: 1\n  # of b\n", "  - name: b\n"];
         let routes = vec!["- path: /a\n\n", "- path: /b\n"];

@@ -16,7 +16,8 @@ fn env(which: usize) -> FixedEnv {
 /// Parts of files, good and bad ones; `#` stands for a number.
 const SERVICES: &[&str] = &[
     "  - name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n",
-    "  - name: s#\n    endpoints:\n      - 127.0.0.1:8#\n      # another\n      - address: 127.0.0.2:8#\n        weight: 3\n",
+    "  - name: s#\n    endpoints:\n      - 127.0.0.1:8#\n      # another\n      - address: 127.0.0.2:8#\n        \
+     weight: 3\n",
     "  - {name: s#, endpoints: [\"127.0.0.1:8#\"]}\n",
     "  -\n    name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n",
     "  - name: s#\n    endpoints: [\"127.0.0.1:${PORT}\"]\n\n",
@@ -135,7 +136,7 @@ fn load(before: Option<&Kept>, text: &str, which: usize) -> Option<Loaded> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is done to a file: read again with what was kept of it, it says what it says to one who has never seen
     /// it; and where there is anything to report, then so there is here, and places are those of a whole reading.
@@ -169,7 +170,8 @@ proptest! {
 }
 
 const FILE: &str = "listeners: [\"127.0.0.1:0\"]\nservices:\n  - name: a\n    endpoints: [\"127.0.0.1:1\"]\n  \
-                    - name: b\n    endpoints: [\"127.0.0.1:2\"]\nroutes:\n- path: /a\n  service: a\n- path: /b\n  service: b\n";
+                    - name: b\n    endpoints: [\"127.0.0.1:2\"]\nroutes:\n- path: /a\n  service: a\n\
+                    - path: /b\n  service: b\n";
 
 fn shared(one: &Loaded, other: &Loaded) -> (Vec<bool>, Vec<bool>) {
     let services = one.config.services.iter().zip(&other.config.services);

@@ -233,7 +233,7 @@ impl<'a> Services<'a> {
             state,
             label: common.label.to_owned(),
             endpoints,
-            sources: sources.into(),
+            sources: self.same_sources(identity, sources),
             subset: common.subset.clone(),
             hash_key: hash_key(balancer),
             host: common.host.clone(),
@@ -271,6 +271,12 @@ impl<'a> Services<'a> {
                 Endpoints::new(algorithm, wanted.cloned().collect())
             }
         }
+    }
+
+    /// These sources, or the same ones of before.
+    fn same_sources(&self, identity: &str, sources: Vec<Source>) -> Arc<[Source]> {
+        let before = self.known.service(identity).filter(|before| *before.sources == *sources);
+        before.map_or_else(|| sources.into(), |before| before.sources.clone())
     }
 
     /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
