@@ -91,18 +91,17 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
     }
     unique(config.listeners.iter().filter_map(|listener| listener.name.as_ref()), "listener", cx);
     let mut seen = HashMap::new();
-    if config.admin.enabled {
+    // With port 0 it has a port of its own.
+    if config.admin.enabled && config.admin.listen.0.port() != 0 {
         seen.insert(config.admin.listen.0, "the admin listener has this address".to_owned());
     }
     for listener in &config.listeners {
+        // Port 0 too: a listener is known by its address over reloads, so that the second would be the first.
         let address = listener.address.0;
-        // Port 0 is a free port each time.
-        if address.port() != 0 {
-            let place = format!("it stands first in line {}", listener.address.span.line);
-            if let Some(first) = seen.insert(address, place) {
-                let message = format!("the address {address} is used twice");
-                cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message).hint(first);
-            }
+        let place = format!("it stands first in line {}", listener.address.span.line);
+        if let Some(first) = seen.insert(address, place) {
+            let message = format!("the address {address} is used twice");
+            cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message).hint(first);
         }
         check_trust(listener, cx);
         check_tls(listener, cx);

@@ -442,6 +442,8 @@ pub enum HashKey {
     /// The client's address.
     #[default]
     ClientIp,
+    /// The certificate that the client has shown.
+    ClientCert,
     /// The canonical path.
     Path,
     /// A request header, in lower case.

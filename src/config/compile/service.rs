@@ -358,6 +358,7 @@ fn algorithm(algorithm: Algorithm) -> balance::Algorithm {
 
 fn hash_key(balancer: &model::LoadBalancer) -> HashKey {
     match &balancer.key {
+        Some(KeySource::ClientCert) => HashKey::ClientCert,
         Some(KeySource::Path) => HashKey::Path,
         Some(KeySource::Header(name)) => HashKey::Header(name.as_str().to_owned()),
         Some(KeySource::Cookie(name)) => HashKey::Cookie(name.clone()),
