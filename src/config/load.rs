@@ -4,8 +4,9 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::check::{self, Known};
 use super::model::Config;
-use super::{check, template};
+use super::template;
 use crate::schema::{
     Cx, Decode, Diagnostics, Env, Json, Kept, Node, Pieces, PolicyKind, Read, SOURCE_BYTES_MAX, Source, Span, Value,
     codes, parse_after, parse_json, read,
@@ -153,7 +154,9 @@ fn load_pieces(before: &Kept, source: &Arc<Source>, env: &dyn Env, policies: &[P
 
 fn config_of(root: &Node, pieces: Option<Pieces>, cx: &mut Cx) -> Option<Config> {
     let mut config = Config::decode(root, cx)?;
-    check::check(&config, root, cx);
+    let is_same = |pieces: &&Pieces| cx.before.is_some_and(|before| before.has_rest_of(pieces));
+    let known = pieces.as_ref().filter(is_same).map(Known::of).unwrap_or_default();
+    check::check(&config, root, &known, cx);
     if let Some(pieces) = pieces.filter(|_| cx.diagnostics.is_empty()) {
         let (services, routes) = (config.services.iter(), config.routes.iter());
         let (services, routes): (Vec<_>, Vec<_>) =

@@ -77,13 +77,13 @@ impl Kept {
         self.values.insert((TypeId::of::<T>(), print), value);
     }
 
-    /// The item with this text, which is looked for at this place first.
-    pub(super) fn item(&self, list: usize, at: usize, text: Print) -> Option<&Known> {
+    /// The item with this text and its place, if that is not before `from`.
+    pub(super) fn item(&self, list: usize, from: usize, text: Print) -> Option<(usize, &Known)> {
         let List { items, places } = &self.lists[list];
-        let find = |at: usize| items.get(at)?.as_ref().filter(|known| known.text == text);
-        find(at).or_else(|| {
+        let find = |at: usize| Some((at, items.get(at)?.as_ref().filter(|known| known.text == text)?));
+        find(from).or_else(|| {
             let numbered = || items.iter().enumerate().filter_map(|(at, known)| Some((known.as_ref()?.text, at)));
-            find(*places.get_or_init(|| numbered().collect()).get(&text)?)
+            find(*places.get_or_init(|| numbered().collect()).get(&text)?).filter(|(at, _)| *at >= from)
         })
     }
 
@@ -112,6 +112,11 @@ impl Kept {
     /// Keeps a value with what it became.
     pub fn keep_completed<T: Any + Send + Sync>(&mut self, decoded: Arc<T>, complete: Arc<T>) {
         self.complete.insert(address(&decoded), (decoded, complete));
+    }
+
+    /// Whether all but the services and routes was written as in these pieces, and says the same.
+    pub fn has_rest_of(&self, pieces: &Pieces) -> bool {
+        self.rest.is_some() && self.rest == pieces.rest
     }
 
     /// Whether the file was written like this, and says the same for as long as it is.

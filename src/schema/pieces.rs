@@ -38,6 +38,12 @@ pub(super) struct ItemPrint {
 }
 
 impl Pieces {
+    /// For each item of a list whether it stood in the file before, in this order and without a finding.
+    pub fn known(&self, list: &str) -> Vec<bool> {
+        let prints = list_of(list).map_or(&[][..], |list| &self.lists[list]);
+        prints.iter().map(|print| print.is_known).collect()
+    }
+
     /// The pieces of a text that was read as a whole to `root`, if it could have been read in pieces.
     pub fn of(text: &str, root: &Node) -> Option<Self> {
         let (sections, entries) = (split(text)?, root.as_mapping()?);
@@ -107,11 +113,15 @@ impl Reader<'_> {
             (Vec::with_capacity(section.items.len()), Vec::with_capacity(section.items.len()));
         // The key and the list itself.
         self.nodes += 2;
-        for (at, piece) in section.items.iter().enumerate() {
+        // Known items stand in the order in which they stood, and none of them twice: what holds between any two of
+        // them held before.
+        let mut from = 0;
+        for piece in &section.items {
             let text = print_of_text(piece.of(&self.source.text));
-            let known = text.and_then(|text| before.item(list, at, text));
+            let known = text.and_then(|text| before.item(list, from, text));
             let (item, nodes) = match known {
-                Some(known) => {
+                Some((at, known)) => {
+                    from = at + 1;
                     self.nodes += known.nodes as usize;
                     (Node { value: Value::Known(known.clone()), span: span(*piece, section.column) }, known.nodes)
                 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use ringway::config::{Loaded, load_str, load_str_after};
-use ringway::policy::SCHEMA;
+use ringway::config::compile::{Inputs, compile};
+use ringway::config::{Loaded, Present, load_str, load_str_after};
+use ringway::policy::{CompileEnv, SCHEMA};
 use ringway::schema::{FixedEnv, Kept};
+use ringway::snapshot::Snapshot;
 
 const ENVS: [&[(&str, &str)]; 2] = [&[("PORT", "81"), ("NAME", "s1")], &[("PORT", "82"), ("NAME", "s2")]];
 
@@ -35,7 +37,7 @@ const ROUTES: &[&str] = &[
     "- path: /q#\n  respond: {body: \"one\n    two #\n\n    three\"}\n",
     "- path: /p#\n  respond:\n    body: plain\n      text #\n",
     "- path: /r#\n  service: ${NAME}\n",
-    "- path: /u#\n  service: s#\n  policies:\n  - ip_allow: {allow: [10.0.0.#/32]}\n  - request_id: {}\n",
+    "- path: /u#\n  service: s#\n  policies:\n  - ip: {deny: [10.0.0.#/32]}\n  - headers: {request: {set: {X-A: \"#\"}}}\n",
 ];
 const EVIL: &[&str] = &[
     "  - name: \"s#\n",
@@ -72,7 +74,7 @@ const EVIL: &[&str] = &[
     "- - a\n",
     "\u{feff}",
     "\r\n",
-    "policies:\n- request_id: {}\n",
+    "policies:\n- ip: {deny: [10.0.0.#/32]}\n",
     "default_route: {service: s1}\n",
     "api_gateway: {}\n",
     "- !!str a\n",
@@ -135,6 +137,29 @@ fn load(before: Option<&Kept>, text: &str, which: usize) -> Option<Loaded> {
     loaded.filter(|loaded| loaded.warnings.is_empty())
 }
 
+/// As the workers would have it; none where anything is found in it only now.
+fn compiled(loaded: &Loaded, previous: Option<&Snapshot>) -> Option<Snapshot> {
+    let policies = CompileEnv { workers: 1, random: 0 };
+    let (snapshot, found) = compile(loaded, &Inputs { generation: 1, policies, resolve: None, previous }).ok()?;
+    found.is_empty().then_some(snapshot)
+}
+
+/// All that the configuration has a say in.
+fn shown(snapshot: &Snapshot) -> String {
+    let service = |id: &u32| snapshot.services.get(*id as usize).map_or("none", |service| &service.name);
+    let services = snapshot.services.iter().map(|one| {
+        let check = one.check.as_ref().map(|check| format!("{check:?}"));
+        format!("{} {} {:?} {:?} {:?} {check:?}\n", one.name, one.label, one.sources, one.rules, one.resilience)
+    });
+    let routes = snapshot.routes.iter().map(|route| {
+        let services: Vec<_> = route.action.services().iter().map(service).collect();
+        let slots: Vec<_> = route.chain.slots().iter().map(|slot| slot.id().to_owned()).collect();
+        format!("{} {} {services:?} {slots:?} {} {:?}\n", route.name, route.pattern, route.timeout_ms, route.rewrite)
+    });
+    let services: String = services.collect();
+    services + &routes.collect::<String>() + &format!("{:?} {:?}", snapshot.default_route, snapshot.table.specs())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -148,19 +173,27 @@ proptest! {
     ) {
         let mut text = first(&seed);
         let mut kept = load(None, &text, environments[0]).map(|loaded| loaded.kept);
+        let mut serves: Option<Snapshot> = None;
         for (edit, which) in edits.into_iter().zip(environments) {
             let now = edited(&text, edit);
             let whole = load_str("t.yaml", &now, &env(which), SCHEMA);
             let again = load(kept.as_deref(), &now, which);
             let good = whole.as_ref().ok().filter(|loaded| loaded.warnings.is_empty());
             match (good, &again) {
-                (Some(whole), Some(again)) => prop_assert_eq!(whole.effective(), again.effective(), "{}", now),
+                (Some(whole), Some(again)) => {
+                    prop_assert_eq!(whole.effective(), again.effective(), "{}", now);
+                    let (from_whole, from_again) = (compiled(whole, None), compiled(again, serves.as_ref()));
+                    prop_assert_eq!(from_whole.as_ref().map(shown), from_again.as_ref().map(shown), "{}", now);
+                    // One that was refused never serves, and nothing of it is kept.
+                    serves = from_again.or(serves);
+                }
                 (None, None) => {}
                 (whole, again) => prop_assert!(false, "{} {}\n{}", whole.is_some(), again.is_some(), now),
             }
             // As a gateway does: what is refused changes nothing, and the next edit may mend it.
-            if let Some(again) = again {
-                kept = Some(again.kept);
+            if again.is_some() {
+                let serving = serves.as_ref().and_then(|snapshot| Present::in_snapshot(snapshot)?.kept.clone());
+                kept = serving.or(again.map(|again| again.kept));
                 text = now;
             } else if edit.1 % 3 == 0 {
                 text = now;
@@ -172,6 +205,51 @@ proptest! {
 const FILE: &str = "listeners: [\"127.0.0.1:0\"]\nservices:\n  - name: a\n    endpoints: [\"127.0.0.1:1\"]\n  \
                     - name: b\n    endpoints: [\"127.0.0.1:2\"]\nroutes:\n- path: /a\n  service: a\n\
                     - path: /b\n  service: b\n";
+
+#[test]
+fn what_nothing_has_changed_for_is_not_compiled_anew() {
+    let first = load(None, FILE, 0).expect("good");
+    let serves = compiled(&first, None).expect("good");
+    let next = |text: &str| {
+        let loaded = load(Some(&first.kept), text, 0).expect("good");
+        compiled(&loaded, Some(&serves)).expect("good")
+    };
+    let with_service = next(&FILE.replace("127.0.0.1:2", "127.0.0.1:3"));
+    assert!(Arc::ptr_eq(&serves.routes, &with_service.routes), "routes go by names of services");
+    assert!(Arc::ptr_eq(&serves.services[0].endpoints, &with_service.services[0].endpoints));
+    assert_eq!(with_service.services[1].sources[0].endpoint.authority, "127.0.0.1:3");
+    let with_route = next(&FILE.replace("path: /b", "path: /c"));
+    assert!(!Arc::ptr_eq(&serves.routes, &with_route.routes));
+    assert!(Arc::ptr_eq(&serves.services[1].sources, &with_route.services[1].sources));
+    // What stands elsewhere has a say in all: the time of a whole request is the server's.
+    let slower = next(&FILE.replace("services:", "server: {timeout: 7s}\nservices:"));
+    assert!(slower.routes.iter().all(|route| route.timeout_ms == 7_000));
+    // Another service stands where one stood.
+    let renamed = next(&FILE.replace("name: a\n", "name: z\n").replace("service: a\n", "service: z\n"));
+    assert_eq!(renamed.services[0].name, "z");
+    let swapped = next(
+        &FILE.replace("name: a\n", "name: x\n").replace("name: b\n", "name: a\n").replace("name: x\n", "name: b\n"),
+    );
+    let service = |at: usize| &*swapped.services[swapped.routes[at].action.services()[0] as usize].name;
+    assert_eq!((service(0), service(1)), ("a", "b"));
+}
+
+/// A route with a breaker of its own has its service's numbers.
+#[test]
+fn a_route_that_has_more_of_its_service_than_the_name_is_compiled_with_it() {
+    let file = |threshold: u32| {
+        FILE.replace(":1\"]\n", &format!(":1\"]\n    circuit_breaker: {{failure_threshold: {threshold}}}\n"))
+            .replace("service: a\n", "service: a\n  circuit_breaker: own\n")
+    };
+    let first = load(None, &file(3), 0).expect("good");
+    let serves = compiled(&first, None).expect("good");
+    let second = load(Some(&first.kept), &file(4), 0).expect("good");
+    let second = compiled(&second, Some(&serves)).expect("good");
+    let rules = |snapshot: &Snapshot| {
+        format!("{:?}", snapshot.routes[0].breaker.as_ref().and_then(|own| Some(own.as_ref()?.rules.clone())))
+    };
+    assert!(rules(&serves).contains(": 3") && rules(&second).contains(": 4"), "{}", rules(&second));
+}
 
 fn shared(one: &Loaded, other: &Loaded) -> (Vec<bool>, Vec<bool>) {
     let services = one.config.services.iter().zip(&other.config.services);
