@@ -300,6 +300,11 @@ impl Gateway {
                 // What was begun for the new one is of no use.
                 self.discovery.prepare(previous, None).await;
                 self.discovery.settle(previous, None, &self.fleet).await;
+                // What services had there was made known.
+                for service in previous.services.iter().filter(|service| service.is_whole()) {
+                    let set = service.endpoints.get();
+                    service.state.set_endpoints(set.endpoints.iter().map(|one| &*one.authority), time::Now::read());
+                }
                 Err(undo(what.to_owned(), listening))
             }
         }
