@@ -129,6 +129,18 @@ impl Fields {
         self.buffer = buffer;
     }
 
+    /// As [`Self::set_buffer`] for a section that was just entered, with a copy of the bytes, so that their buffer goes
+    /// on as something else.
+    #[inline]
+    pub fn set_copy(&mut self, bytes: &[u8]) {
+        debug_assert!(self.arena.is_empty(), "ranges begin at the arena's front");
+        self.arena.extend_from_slice(bytes);
+        for line in &mut self.lines {
+            line.name.offset |= ARENA;
+            line.value.offset |= ARENA;
+        }
+    }
+
     /// The buffer that ranges point into.
     pub fn buffer(&self) -> &Buf {
         &self.buffer
@@ -331,6 +343,12 @@ impl Fields {
 #[inline]
 pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| TOKEN[b as usize])
+}
+
+/// How many bytes at the front could stand in a token.
+#[inline]
+pub fn token_length(bytes: &[u8]) -> usize {
+    bytes.iter().position(|&b| !TOKEN[b as usize]).unwrap_or(bytes.len())
 }
 
 /// Whether these bytes may stand in a field value: visible, space, tab, or above 0x7f (RFC 9110 section 5.5).

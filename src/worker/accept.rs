@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{self, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -195,12 +196,13 @@ async fn accept_all(
     let mut pause_ms = BACK_OFF_MS;
     let mut passing = 0;
     while socket.closed.get().is_none() {
-        match socket.accept(stream).await {
+        let accepted = pin!(socket.accept(stream)).await;
+        match accepted {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 passing = 0;
                 if let Some((connection, seat)) = shared.seat(&socket, connection, peer) {
-                    admit(&shared, &socket, connection, peer, seat).await;
+                    pin!(admit(&shared, &socket, connection, peer, seat)).await;
                 }
                 while_over(&shared).await;
             }
