@@ -142,7 +142,7 @@ fn write_origin(out: &mut Buf, x: &Exchange, listener: &Listener) {
     }
 }
 
-/// The first four of them, without the last one's end: where a trusted proxy has sent some, or one of them is not known.
+/// The first four of them, without the last one's end: where a trusted proxy may have sent some, or one is not known.
 fn write_continued_origin(out: &mut Buf, x: &Exchange, authority: &[u8]) {
     out.extend(b"X-Forwarded-For: ");
     if x.peer_is_trusted {

@@ -345,12 +345,6 @@ pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| TOKEN[b as usize])
 }
 
-/// How many bytes at the front could stand in a token.
-#[inline]
-pub fn token_length(bytes: &[u8]) -> usize {
-    bytes.iter().position(|&b| !TOKEN[b as usize]).unwrap_or(bytes.len())
-}
-
 /// Whether these bytes may stand in a field value: visible, space, tab, or above 0x7f (RFC 9110 section 5.5).
 #[inline]
 pub fn is_field_value(bytes: &[u8]) -> bool {

@@ -36,8 +36,18 @@ enum Size {
     Large,
 }
 
+const SIZES: usize = Size::Large as usize + 1;
+
 impl Size {
-    const ALL: [Size; 3] = [Size::Tiny, Size::Small, Size::Large];
+    /// The size that storage of so many bytes has.
+    const fn of(storage_bytes: usize) -> Option<Size> {
+        match storage_bytes {
+            TINY_STORAGE => Some(Size::Tiny),
+            SMALL_STORAGE => Some(Size::Small),
+            LARGE_STORAGE => Some(Size::Large),
+            _ => None,
+        }
+    }
 
     const fn storage_bytes(self) -> usize {
         match self {
@@ -58,7 +68,7 @@ impl Size {
 
 struct Pool {
     /// Free storages of each size.
-    free: [Vec<Storage>; Size::ALL.len()],
+    free: [Vec<Storage>; SIZES],
     /// Pooled buffers that are in use: taken and not yet given back.
     taken: usize,
     /// The most that were in use at once since the pool was trimmed.
@@ -66,7 +76,7 @@ struct Pool {
 }
 
 impl Pool {
-    const EMPTY: Pool = Pool { free: [const { Vec::new() }; Size::ALL.len()], taken: 0, taken_peak: 0 };
+    const EMPTY: Pool = Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0 };
 }
 
 thread_local! {
@@ -367,7 +377,7 @@ fn take(size: Size) -> Storage {
 
 /// Gives storage back, if it is of a pooled size.
 fn give(storage: Storage) {
-    let Some(size) = Size::ALL.into_iter().find(|size| size.storage_bytes() == storage.len()) else { return };
+    let Some(size) = Size::of(storage.len()) else { return };
     // The pool is gone when a thread ends; then the storage is simply freed.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{self, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -196,13 +195,12 @@ async fn accept_all(
     let mut pause_ms = BACK_OFF_MS;
     let mut passing = 0;
     while socket.closed.get().is_none() {
-        let accepted = pin!(socket.accept(stream)).await;
-        match accepted {
+        match socket.accept(stream).await {
             Ok((connection, peer)) => {
                 pause_ms = BACK_OFF_MS;
                 passing = 0;
                 if let Some((connection, seat)) = shared.seat(&socket, connection, peer) {
-                    pin!(admit(&shared, &socket, connection, peer, seat)).await;
+                    admit(&shared, &socket, connection, peer, seat).await;
                 }
                 while_over(&shared).await;
             }

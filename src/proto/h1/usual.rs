@@ -1,12 +1,12 @@
 //! Heads of the usual shape, read in one pass: a line is found, checked and entered as it is walked over.
 //!
-//! Nearly all heads are of this shape: whole, of HTTP/1.1, one space between words and behind each colon, no white space
-//! to be trimmed, no tab. Whatever else comes (an unfinished head, a mistake, a bound that is passed) is left to the
-//! general parser, which knows what it is and why it is refused. So nothing is taken here that the general parser would
-//! not take, with the very same reading; the tests hold the two against each other.
+//! Nearly all heads are of this shape: whole, of HTTP/1.1, one space between words and behind each colon, no white
+//! space to be trimmed, no tab. Whatever else comes (an unfinished head, a mistake, a bound that is passed) is left to
+//! the general parser, which knows what it is and why it is refused. So nothing is taken here that the general parser
+//! would not take, with the very same reading; the tests hold the two against each other.
 
 use super::parse::HeadLimits;
-use crate::http::fields::{Fields, Text, token_length};
+use crate::http::fields::{Fields, Text, is_token};
 use crate::http::message::{Method, RequestHead, ResponseHead, Version};
 use crate::http::name::Name;
 
@@ -63,19 +63,21 @@ fn enter_lines(bytes: &[u8], mut at: usize, limits: &HeadLimits, fields: &mut Fi
         if line.starts_with(b"\r\n") {
             return Some(at + 2);
         }
-        let name_length = token_length(line);
+        let name_length = name_length(line);
         let (name, rest) = line.split_at(name_length);
+        let id = Name::of(name);
         let text = rest.strip_prefix(b": ")?;
         let value_length = text_length(text);
         let (value, rest) = text.split_at(value_length);
         let is_trimmed = !matches!((value.first(), value.last()), (None | Some(b' '), _) | (_, Some(b' ')));
         let fits = name_length + value_length <= limits.field_bytes_max;
-        if name.is_empty() || !is_trimmed || !fits || !rest.starts_with(b"\r\n") {
+        // A known name is a token: without controls nothing else is taken for one.
+        let is_named = id != Name::Other || is_token(name);
+        if !is_named || !is_trimmed || !fits || !rest.starts_with(b"\r\n") {
             return None;
         }
         let value_at = at + name_length + 2;
-        let texts = (Text::in_buffer(at, name_length), Text::in_buffer(value_at, value_length));
-        fields.push_parsed(texts.0, texts.1, Name::of(name));
+        fields.push_parsed(Text::in_buffer(at, name_length), Text::in_buffer(value_at, value_length), id);
         at = value_at + value_length + 2;
     }
     None
@@ -90,6 +92,12 @@ fn visible_length(bytes: &[u8]) -> usize {
     length_until(bytes, |word| controls(word, b'!') | (word & TOP_BITS))
 }
 
+/// Bytes at the front that are visible ASCII and no colon.
+#[inline]
+fn name_length(bytes: &[u8]) -> usize {
+    length_until(bytes, |word| controls(word, b'!') | equal(word, b':') | (word & TOP_BITS))
+}
+
 /// Bytes at the front that may stand in a field value, tabs left out.
 #[inline]
 fn text_length(bytes: &[u8]) -> usize {
@@ -100,9 +108,15 @@ fn text_length(bytes: &[u8]) -> usize {
 /// that mean nothing: a borrow is carried upwards.
 #[inline]
 fn controls(word: u64, least: u8) -> u64 {
-    let below = word.wrapping_sub(EACH * u64::from(least)) & !word;
-    let odd = word ^ (EACH * 0x7f);
-    (below | (odd.wrapping_sub(EACH) & !odd)) & TOP_BITS
+    let below = word.wrapping_sub(EACH * u64::from(least)) & !word & TOP_BITS;
+    below | equal(word, 0x7f)
+}
+
+/// As [`controls`], of the bytes of this value.
+#[inline]
+fn equal(word: u64, byte: u8) -> u64 {
+    let differs = word ^ (EACH * u64::from(byte));
+    differs.wrapping_sub(EACH) & !differs & TOP_BITS
 }
 
 /// Bytes before the first one whose top bit is set in what `stops` makes of eight bytes at a time.
@@ -255,6 +269,8 @@ mod tests {
                 let bytes = [vec![b'a'; length], vec![byte], b"bcd\r\n".to_vec()].concat();
                 let run = |legal: fn(&u8) -> bool| bytes.iter().position(|byte| !legal(byte)).expect("it ends");
                 assert_eq!(visible_length(&bytes), run(|byte| (b'!'..=b'~').contains(byte)), "{byte} at {length}");
+                let is_named = |byte: &u8| (b'!'..=b'~').contains(byte) && *byte != b':';
+                assert_eq!(name_length(&bytes), run(is_named), "{byte} at {length}");
                 assert_eq!(text_length(&bytes), run(|byte| *byte >= b' ' && *byte != 0x7f), "{byte} at {length}");
             }
         }
