@@ -193,11 +193,12 @@ impl<R: ReadHalf> ResponseSource for Receiver<R> {
             Ok(_) => return Err(Reason::UpstreamClosed.into()),
             Err(_) => return Err(Reason::UpstreamReset.into()),
         }
+        self.deadline.arm(due, OnExpiry::ShutBoth);
+        // Nearly every head comes whole: it is read here, without a wait.
         if let Parsed::Complete(bytes) = response::parse_lines(buf.as_slice(), limits, head)? {
             self.deadline.disarm();
             return self.accept_head(head, buf, bytes, method).map(|()| Soon::Received);
         }
-        self.deadline.arm(due, OnExpiry::ShutBoth);
         self.read_head(head, method, limits, buf).await.map(|()| Soon::Received)
     }
 
