@@ -251,7 +251,7 @@ fn policies_know_the_certificate_that_a_client_has_shown() {
         - rate_limit: {rate: 2/h, key: client_cert, scope: node}\n\
         - headers: {request: {set: {X-Who: \"$client_cert_subject ($client_cert_san)\", X-Print: $client_cert_fingerprint}}}\n";
     let gateway = Gateway::start(&(listening(&tls) + policies + &proxy_to(&origin)));
-    let mut ask = |certificate| {
+    let ask = |certificate| {
         let config = Arc::new(ca.client(certificate));
         let mut secured = connect(gateway.address, &config, "site.test", false);
         get(&mut secured, "site.test", "X-Print: forged\r\n").expect("let in")[9..12].to_owned()
