@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use ahash::AHashMap;
+
 use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
 use super::reach;
 use crate::schema::types::Name;
-use crate::schema::{Cx, Node, Span, Spanned, codes};
+use crate::schema::{self, Cx, Node, Pieces, Span, Spanned, codes};
 
 /// Paths of the admin listener that metrics may not take.
 const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload", "/services"];
@@ -14,12 +16,14 @@ const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload",
 /// Reports everything that is wrong or risky between the parts of `config`.
 ///
 /// `root` is the tree behind it: parts that could not be decoded are missing in `config` and still known by name.
-pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
+pub(super) fn check(config: &Config, root: &Node, known: &Known, cx: &mut Cx) {
     check_admin(config, cx);
     check_listeners(config, cx);
     let mut services = Services::gather(&config.services, root, cx);
-    for service in &config.services {
-        check_service(service, cx);
+    for (at, service) in config.services.iter().enumerate() {
+        if !known.has_service(at) {
+            check_service(service, cx);
+        }
         if let Some(name) = service.fallback.as_ref().and_then(|fallback| fallback.service.as_ref()) {
             services.refer(name, cx);
         }
@@ -29,25 +33,58 @@ pub(super) fn check(config: &Config, root: &Node, cx: &mut Cx) {
     }
     let names = config.routes.iter().filter_map(|route| route.name.as_ref());
     unique(names, "route", cx);
-    for route in &config.routes {
-        check_route(route, &mut services, cx);
+    for (at, route) in config.routes.iter().enumerate() {
+        match known.has_route(at) {
+            true => refer(route, &mut services, cx),
+            false => check_route(route, &mut services, cx),
+        }
     }
-    reach::warn_unreachable(config, cx);
+    reach::warn_unreachable(config, known, cx);
     if let Some(route) = &config.default_route {
         check_default_route(route, &mut services, cx);
     }
     warn_unused(config, &services, cx);
 }
 
-/// Gives a name to every route that has none: its path, with `#2` and so on where that is taken.
-pub(super) fn name_routes(config: &mut Config) {
+/// What was found to be good when an earlier file was read, which was the same but for services and routes: each by
+/// itself, and any two of them together.
+#[derive(Default)]
+pub(super) struct Known {
+    services: Vec<bool>,
+    routes: Vec<bool>,
+}
+
+impl Known {
+    /// What of a file is known, that was read in these pieces.
+    pub(super) fn of(pieces: &Pieces) -> Self {
+        Self { services: pieces.known("services"), routes: pieces.known("routes") }
+    }
+
+    fn has_service(&self, at: usize) -> bool {
+        self.services.get(at).copied().unwrap_or(false)
+    }
+
+    /// Whether this route is among them.
+    pub(super) fn has_route(&self, at: usize) -> bool {
+        self.routes.get(at).copied().unwrap_or(false)
+    }
+
+    /// Whether all these routes are.
+    pub(super) fn has_all_routes(&self, count: usize) -> bool {
+        self.routes.len() == count && self.routes.iter().all(|known| *known)
+    }
+}
+
+/// Gives a name to every route that has none: its path, with `#2` and so on where that is taken. One that gets the name
+/// that it had before is the same one.
+pub(super) fn name_routes(config: &mut Config, cx: &mut Cx) {
+    if config.routes.iter().all(|route| route.name.is_some()) {
+        return;
+    }
     let mut taken: HashSet<String> =
         config.routes.iter().filter_map(|route| route.name.as_ref()).map(|name| name.as_str().to_owned()).collect();
     let mut next: HashMap<String, usize> = HashMap::new();
-    for route in &mut config.routes {
-        if route.name.is_some() {
-            continue;
-        }
+    for route in config.routes.iter_mut().filter(|route| route.name.is_none()) {
         let base = Name::from_text(route.path_text().map_or("route", |(text, _)| text));
         let count = next.entry(base.as_str().to_owned()).or_insert(1);
         let mut name = base.as_str().to_owned();
@@ -55,7 +92,16 @@ pub(super) fn name_routes(config: &mut Config) {
             *count += 1;
             name = format!("{}#{count}", base.as_str());
         }
-        Arc::make_mut(&mut route.value).name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+        let decoded = route.value.clone();
+        let known = cx.before.and_then(|before| before.completed(&decoded)).filter(|known| known.name() == name);
+        match known {
+            Some(known) => route.value = known,
+            None => {
+                let name = Some(Spanned::new(Name::from_text(&name), Span::NOWHERE));
+                Arc::make_mut(&mut route.value).name = name;
+            }
+        }
+        cx.kept.keep_completed(decoded, route.value.clone());
     }
 }
 
@@ -81,18 +127,17 @@ fn check_listeners(config: &Config, cx: &mut Cx) {
     }
     unique(config.listeners.iter().filter_map(|listener| listener.name.as_ref()), "listener", cx);
     let mut seen = HashMap::new();
-    if config.admin.enabled {
+    // With port 0 it has a port of its own.
+    if config.admin.enabled && config.admin.listen.0.port() != 0 {
         seen.insert(config.admin.listen.0, "the admin listener has this address".to_owned());
     }
     for listener in &config.listeners {
+        // Port 0 too: a listener is known by its address over reloads, so that the second would be the first.
         let address = listener.address.0;
-        // Port 0 is a free port each time.
-        if address.port() != 0 {
-            let place = format!("it stands first in line {}", listener.address.span.line);
-            if let Some(first) = seen.insert(address, place) {
-                let message = format!("the address {address} is used twice");
-                cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message).hint(first);
-            }
+        let place = format!("it stands first in line {}", listener.address.span.line);
+        if let Some(first) = seen.insert(address, place) {
+            let message = format!("the address {address} is used twice");
+            cx.report(codes::DUPLICATE_ADDRESS, listener.address.span, message).hint(first);
         }
         check_trust(listener, cx);
         check_tls(listener, cx);
@@ -193,7 +238,7 @@ fn check_service(service: &Spanned<Arc<Service>>, cx: &mut Cx) {
 /// The services by name, and which of them are used.
 struct Services<'c> {
     known: Vec<&'c str>,
-    index: HashMap<&'c str, bool>,
+    index: AHashMap<&'c str, bool>,
 }
 
 impl<'c> Services<'c> {
@@ -201,7 +246,13 @@ impl<'c> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
         let written = root.get("services").and_then(Node::as_sequence).unwrap_or_default();
         let name_of = |node: &'c Node| Some(node.get("name")?.as_scalar()?.text.as_str());
-        let known: Vec<&str> = written.iter().filter_map(name_of).collect();
+        // What stood in the file before is in the tree no more, and was decoded.
+        let decoded = services.iter().map(|service| service.name.as_str());
+        let is_known = |node: &Node| matches!(node.value, schema::Value::Known(_));
+        let known: Vec<&str> = match written.iter().any(is_known) {
+            true => decoded.collect(),
+            false => written.iter().filter_map(name_of).collect(),
+        };
         let index = known.iter().map(|name| (*name, false)).collect();
         Services { known, index }
     }
@@ -220,6 +271,15 @@ impl<'c> Services<'c> {
 
     fn is_used(&self, name: &str) -> bool {
         self.index.get(name).copied().unwrap_or(false)
+    }
+}
+
+/// What a route that is good has to do with services, which may be others now.
+fn refer(route: &Route, services: &mut Services, cx: &mut Cx) {
+    let of_split = route.services.iter().map(|part| &part.name);
+    let mirror = route.mirror.as_ref().map(|mirror| &mirror.service);
+    for name in route.service.iter().chain(of_split).chain(mirror) {
+        services.refer(name, cx);
     }
 }
 
@@ -346,7 +406,7 @@ fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
 }
 
 fn unique<'c>(names: impl Iterator<Item = &'c Spanned<Name>>, what: &str, cx: &mut Cx) {
-    let mut seen: HashMap<&str, Span> = HashMap::new();
+    let mut seen: AHashMap<&str, Span> = AHashMap::new();
     for name in names {
         if let Some(first) = seen.get(name.as_str()) {
             let message = format!("there are two {what}s called `{}`", name.as_str());

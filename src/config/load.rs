@@ -4,11 +4,12 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::check::{self, Known};
 use super::model::Config;
-use super::{check, template};
+use super::template;
 use crate::schema::{
-    Cx, Decode, Diagnostics, Env, Json, Kept, Node, PolicyKind, SOURCE_BYTES_MAX, Source, Span, Value, codes, parse,
-    parse_json,
+    Cx, Decode, Diagnostics, Env, Json, Kept, Node, Pieces, PolicyKind, Read, SOURCE_BYTES_MAX, Source, Span, Value,
+    codes, parse_after, parse_json, read,
 };
 use crate::snapshot::{Snapshot, Written};
 
@@ -60,6 +61,11 @@ impl Written for Present {
     }
 }
 
+/// Whether the file at `path` holds what `before` came from, and nothing else has a say in what it means.
+pub fn is_unchanged(before: &Kept, path: &Path) -> bool {
+    read_file(path).is_ok_and(|text| before.is_of(&text))
+}
+
 /// Reads and checks the file at `path`.
 ///
 /// # Errors
@@ -80,8 +86,8 @@ pub fn load_file_after(
     policies: &[PolicyKind],
 ) -> Result<Loaded, Box<Diagnostics>> {
     let name = path.display().to_string();
-    match read(path) {
-        Ok(text) => load_after(before, &name, &text, env, policies),
+    match read_file(path) {
+        Ok(text) => load_str_after(before, &name, &text, env, policies),
         Err(reason) => {
             let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
             diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
@@ -95,10 +101,14 @@ pub fn load_file_after(
 /// # Errors
 /// Every mistake of the text, with warnings among them.
 pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
-    load_after(None, name, text, env, policies)
+    load_str_after(None, name, text, env, policies)
 }
 
-fn load_after(
+/// The same, with what an earlier reading kept: see [`load_file_after`].
+///
+/// # Errors
+/// As above.
+pub fn load_str_after(
     before: Option<&Kept>,
     name: &str,
     text: &str,
@@ -106,30 +116,70 @@ fn load_after(
     policies: &[PolicyKind],
 ) -> Result<Loaded, Box<Diagnostics>> {
     let source = Arc::new(Source::new(name, text));
+    let is_json = name.ends_with(".json");
+    let again = before.filter(|_| !is_json).and_then(|before| load_pieces(before, &source, env, policies));
+    if let Some(loaded) = again {
+        return Ok(loaded);
+    }
     let mut diagnostics = Diagnostics::new(source.clone());
-    let root = match name.ends_with(".json") {
-        true => parse_json(env, &mut diagnostics),
-        false => parse(env, &mut diagnostics),
+    let (root, pieces) = match is_json {
+        true => (parse_json(env, &mut diagnostics), None),
+        false => match read(env, &mut diagnostics) {
+            Some(Read { root, has_aliases, .. }) => {
+                let pieces = if has_aliases { None } else { Pieces::of(text, &root) };
+                (Some(root), pieces)
+            }
+            None => (None, None),
+        },
     };
     let mut cx = Cx::new(diagnostics, env, policies);
     cx.before = before;
     let native = root.and_then(|root| native_root(root, &mut cx));
-    let config = native.and_then(|root| {
-        let mut config = Config::decode(&root, &mut cx)?;
-        check::check(&config, &root, &mut cx);
-        check::name_routes(&mut config);
-        Some(config)
-    });
+    let config = native.and_then(|root| config_of(&root, pieces, &mut cx));
     match config {
-        Some(config) if !cx.diagnostics.has_errors() => {
-            let (config, kept) = (Arc::new(config), Arc::new(std::mem::take(&mut cx.kept)));
-            Ok(Loaded { config, warnings: cx.diagnostics, source, kept })
-        }
+        Some(config) if !cx.diagnostics.has_errors() => Ok(loaded(config, cx, source)),
         _ => Err(Box::new(cx.diagnostics)),
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The configuration, of which only what is new was read. None where the whole has to be: where it is written in a way
+/// that hides its pieces, and where there is anything to report.
+fn load_pieces(before: &Kept, source: &Arc<Source>, env: &dyn Env, policies: &[PolicyKind]) -> Option<Loaded> {
+    let (root, pieces) = parse_after(before, source, env)?;
+    let mut cx = Cx::new(Diagnostics::new(source.clone()), env, policies);
+    cx.before = Some(before);
+    let config = config_of(&without_extras(root), Some(pieces), &mut cx)?;
+    cx.diagnostics.is_empty().then(|| loaded(config, cx, source.clone()))
+}
+
+fn config_of(root: &Node, pieces: Option<Pieces>, cx: &mut Cx) -> Option<Config> {
+    let mut config = Config::decode(root, cx)?;
+    let is_same = |pieces: &&Pieces| cx.before.is_some_and(|before| before.has_rest_of(pieces));
+    let known = pieces.as_ref().filter(is_same).map(Known::of).unwrap_or_default();
+    check::check(&config, root, &known, cx);
+    if let Some(pieces) = pieces.filter(|_| cx.diagnostics.is_empty()) {
+        let (services, routes) = (config.services.iter(), config.routes.iter());
+        let (services, routes): (Vec<_>, Vec<_>) =
+            (services.map(|item| item.value.clone()).collect(), routes.map(|item| item.value.clone()).collect());
+        cx.kept.keep_list("services", &pieces, &services);
+        cx.kept.keep_list("routes", &pieces, &routes);
+        if cx.files_read() == 0 {
+            cx.kept.keep_rest(&pieces);
+        }
+    }
+    check::name_routes(&mut config, cx);
+    Some(config)
+}
+
+fn loaded(config: Config, mut cx: Cx, source: Arc<Source>) -> Loaded {
+    if cx.files_read() == 0 && !config.uses_files() {
+        cx.kept.keep_whole(&source.text);
+    }
+    let kept = Arc::new(std::mem::take(&mut cx.kept));
+    Loaded { config: Arc::new(config), warnings: cx.diagnostics, source, kept }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();

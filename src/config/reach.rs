@@ -2,20 +2,34 @@
 
 use std::collections::HashMap;
 
+use ahash::AHashSet;
+
+use super::check::Known;
 use super::model::{Config, Route, RouteOrder};
 use crate::schema::{Cx, Decode, Span, codes};
 
 /// Finds routes with the same conditions as an earlier one, and in strict order those after one that takes all.
 ///
 /// Routes that overlap in other ways are found by the router, which knows how paths relate.
-pub(super) fn warn_unreachable(config: &Config, cx: &mut Cx) {
+///
+/// Between two routes that are known nothing was found before. Another one is compared with those of its path, as the
+/// path is a part of the conditions; in strict order also with what takes all.
+pub(super) fn warn_unreachable(config: &Config, known: &Known, cx: &mut Cx) {
+    if known.has_all_routes(config.routes.len()) {
+        return;
+    }
+    let fresh = config.routes.iter().enumerate().filter(|(at, _)| !known.has_route(*at));
+    let paths: AHashSet<&str> = fresh.filter_map(|(_, route)| Some(route.path_text()?.0)).collect();
     let mut seen: HashMap<String, Span> = HashMap::new();
     let mut takes_all: Option<Span> = None;
     let strict = config.order == RouteOrder::Strict;
-    for route in &config.routes {
+    for (at, route) in config.routes.iter().enumerate() {
         let Some((path, span)) = route.path_text() else {
             continue;
         };
+        if known.has_route(at) && !strict && !paths.contains(path) {
+            continue;
+        }
         let conditions = conditions(route, strict);
         if let Some(first) = takes_all {
             unreachable(span, first, "takes every request, and `order: strict` asks it first", cx);

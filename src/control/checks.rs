@@ -246,3 +246,40 @@ impl Checks {
 async fn sleep_until(then: Now) {
     tokio::time::sleep(Duration::from_nanos(then.since_ns(Now::read())).min(Duration::from_secs(3_600))).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F18: whoever stood still for long asks nobody at once, and spreads what it asks.
+    #[test]
+    fn after_a_pause_of_the_process_checks_are_spread_anew() {
+        let (checks, rules) = (Checks::default(), Arc::new(CheckRules { interval_ms: 500, ..CheckRules::default() }));
+        let state = ServiceState::new([]);
+        for port in 1..=400 {
+            let checked = Checked {
+                rules: rules.clone(),
+                state: state.clone(),
+                address: SocketAddr::from(([127, 0, 0, 1], port)),
+                tls: None,
+                row: Row::default(),
+                // The start of the machine: more than an interval ago.
+                due: Now::from_ms(0),
+                under_way: false,
+                history: VecDeque::new(),
+            };
+            checks.known().endpoints.insert(("up".to_owned(), port.to_string()), checked);
+        }
+        let before = Now::read();
+        // Outside of a runtime, so that a check that began would panic.
+        let soonest = checks.begin(&Arc::new(Semaphore::new(400)), &mpsc::channel(1).0, &mut 7);
+        let known = checks.known();
+        assert!(soonest >= before && known.endpoints.values().all(|checked| !checked.under_way));
+        // Those of each tenth of the interval, 40 of 400 on average.
+        let mut tenths = [0; 11];
+        for checked in known.endpoints.values() {
+            tenths[(checked.due.since_ns(before) / 50_000_000) as usize] += 1;
+        }
+        assert!(tenths[..10].iter().all(|count| (15..=70).contains(count)), "{tenths:?}");
+    }
+}

@@ -140,7 +140,7 @@ impl Running {
         self.reload.compiling = None;
         let outcome = match compiled {
             Some(compiled) => {
-                let config = compiled.as_ref().ok().map(|(ready, _)| &ready.loaded.config);
+                let config = compiled.as_ref().ok().and_then(Option::as_ref).map(|(ready, _)| &ready.loaded.config);
                 let settings = config.map(|config| (config.server.clone(), self.source.watched(config)));
                 let outcome = Box::pin(self.gateway.apply(compiled, &mut self.belongings)).await;
                 if let (ReloadOutcome::Applied { .. }, Some((server, watch))) = (&outcome, settings) {
@@ -152,7 +152,9 @@ impl Running {
             None => ReloadOutcome::Busy,
         };
         let status = match &outcome {
-            ReloadOutcome::Applied { generation, .. } => format!("serving generation {generation}"),
+            ReloadOutcome::Applied { generation, .. } | ReloadOutcome::Unchanged { generation } => {
+                format!("serving generation {generation}")
+            }
             _ => "serving; the last reload was refused".to_owned(),
         };
         self.notifier.ready(&status);

@@ -178,7 +178,7 @@ async fn find_endpoints(ready: &Ready, handed: Option<OwnedFd>) -> (Arc<Discover
     let state_file = ready.loaded.config.admin.state_file.as_ref().map(PathBuf::from);
     let orders = Orders::load(state_file, handed.map(Handover::over));
     let discovery = Discovery::new(random_bits(), orders.clone());
-    discovery.prepare(&ready.snapshot).await;
+    discovery.prepare(&ready.snapshot, None).await;
     orders.apply(&ready.snapshot);
     (discovery, orders)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::compile::{Inputs, compile, tls_files};
 use crate::config::model::Config;
-use crate::config::{Loaded, Present, load_file_after, load_str};
+use crate::config::{Loaded, Present, is_unchanged, load_file_after, load_str};
 use crate::policy::{self, CompileEnv};
 use crate::schema::{Diagnostics, Kept, ProcessEnv};
 use crate::snapshot::Snapshot;
@@ -64,6 +64,12 @@ impl ConfigSource {
             Self::File(path) => load_file_after(before, path, &ProcessEnv, policy::SCHEMA),
             Self::Embedded(text) => load_str("(embedded)", text, &ProcessEnv, policy::SCHEMA),
         }
+    }
+
+    /// Whether it says, and means, what `before` was made from: then there is nothing to be done.
+    pub fn is_unchanged(&self, before: &Snapshot) -> bool {
+        let kept = Present::in_snapshot(before).and_then(|present| present.kept.as_deref());
+        self.path().zip(kept).is_some_and(|(path, kept)| is_unchanged(kept, &path))
     }
 
     /// Reads, checks and compiles it.

@@ -444,7 +444,10 @@ impl<C: Connect> Proxy<'_, C> {
             {
                 Attempt::Failed(Failure::with(Reason::UpstreamReset, failure.detail))
             }
-            Err(failure) if stream.was_used && !fresh && is_stale(failure) => Attempt::Stale(failure),
+            // A stream that is reset was looked at by somebody: that its endpoint fails is to be learned.
+            Err(failure) if stream.was_used && !fresh && is_stale(failure) && stream.has_lost_connection() => {
+                Attempt::Stale(failure)
+            }
             Err(failure) => Attempt::Failed(failure),
         }
     }

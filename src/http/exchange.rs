@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::fields::Fields;
 use super::grpc::{self, Call};
 use super::message::{RequestHead, ResponseHead};
-use super::secure::Secure;
+use super::secure::{ClientIdentity, Secure};
 use crate::concurrency::Permit;
 use crate::error::{Failure, Reason};
 use crate::time::Now;
@@ -291,6 +291,11 @@ impl Exchange {
             random: self.random,
             ..Self::default()
         }
+    }
+
+    /// Whose certificate the connection was opened with.
+    pub fn client_identity(&self) -> Option<&ClientIdentity> {
+        self.secure.as_ref()?.client.as_ref()
     }
 
     /// How the endpoint did, for limits that learn from it. Timeouts, refused connections and its own 503 are what an

@@ -20,6 +20,7 @@ use crate::config_struct;
 use crate::http::exchange::Exchange;
 use crate::http::fields::{Fields, Line, Text};
 use crate::http::name::{Name, NameSet};
+use crate::http::secure::ClientIdentity;
 use crate::schema::Spanned;
 use crate::schema::types::{HeaderName, HeaderValue, Map};
 use crate::time::Now;
@@ -47,7 +48,8 @@ config_struct! {
         /// Keep nothing but the renamed fields and what the gateway itself writes.
         only: bool = "false",
         /// Names with values: replaces fields of these names. A value may hold `$request_id`, `$client_ip`, `$host`,
-        /// `$path`, `$method` and `$scheme`.
+        /// `$path`, `$method`, `$scheme` and, of the certificate that the client has shown, `$client_cert_subject`,
+        /// `$client_cert_san` and `$client_cert_fingerprint`. Where all of a value is empty no field is written.
         set: Map<HeaderName, HeaderValue> = "{}",
         /// Names with values: one more field of each, whatever there is.
         add: Map<HeaderName, HeaderValue> = "{}",
@@ -108,15 +110,21 @@ enum Variable {
     Path,
     Method,
     Scheme,
+    ClientCertSubject,
+    ClientCertSan,
+    ClientCertFingerprint,
 }
 
-const VARIABLES: [(&str, Variable); 6] = [
+const VARIABLES: [(&str, Variable); 9] = [
     ("request_id", Variable::RequestId),
     ("client_ip", Variable::ClientIp),
     ("host", Variable::Host),
     ("path", Variable::Path),
     ("method", Variable::Method),
     ("scheme", Variable::Scheme),
+    ("client_cert_subject", Variable::ClientCertSubject),
+    ("client_cert_san", Variable::ClientCertSan),
+    ("client_cert_fingerprint", Variable::ClientCertFingerprint),
 ];
 
 /// Fields that only the gateway writes: they frame the message, belong to one connection, say who the client is, or
@@ -271,14 +279,16 @@ impl Written {
         }
     }
 
-    /// Adds the field. A value that is refused is left out: there is no older one to hide behind.
+    /// Adds the field. A value that is empty or refused is left out: there is no older one to hide behind.
     #[inline]
     fn append(&self, state: &mut State, x: &mut Exchange, fields: impl Fn(&mut Exchange) -> &mut Fields) {
         match self {
             Written::Fixed(line) => fields(x).append_line(line),
             Written::Made(name, template) => {
                 template.write(&mut state.value, x);
-                let _ = fields(x).append(name, &state.value);
+                if !state.value.is_empty() {
+                    let _ = fields(x).append(name, &state.value);
+                }
             }
         }
     }
@@ -316,7 +326,16 @@ impl Template {
 
 impl Variable {
     fn write(self, out: &mut Vec<u8>, x: &Exchange) {
+        let mut of_client = |part: fn(&ClientIdentity) -> String| {
+            let client = x.client_identity();
+            out.extend_from_slice(
+                client.map(|client| ClientIdentity::field(&part(client))).unwrap_or_default().as_bytes(),
+            );
+        };
         match self {
+            Variable::ClientCertSubject => of_client(|client| client.subject.clone()),
+            Variable::ClientCertSan => of_client(|client| client.names.join(",")),
+            Variable::ClientCertFingerprint => of_client(|client| client.fingerprint.clone()),
             Variable::RequestId => out.extend_from_slice(x.id.as_bytes()),
             // Writing into a vector does not fail.
             Variable::ClientIp => drop(write!(out, "{}", x.client_ip)),

@@ -258,7 +258,7 @@ fn without_places(mut node: Node) -> Node {
     use super::node::Value;
     node.span = Span::NOWHERE;
     match &mut node.value {
-        Value::Scalar(_) => {}
+        Value::Scalar(_) | Value::Known(_) => {}
         Value::Sequence(items) => {
             *items = std::mem::take(items).into_iter().map(without_places).collect();
         }

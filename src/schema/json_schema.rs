@@ -182,5 +182,7 @@ pub fn node_json(node: &Node) -> Json {
         Value::Mapping(entries) => {
             Json::Object(entries.iter().map(|entry| (entry.key.clone(), node_json(&entry.value))).collect())
         }
+        // An item of the services or routes, which are never raw.
+        Value::Known(_) => Json::Null,
     }
 }

@@ -1,52 +1,163 @@
 //! What was read before, for the next time that a file is read: of a list of thousands of mappings few change at once.
 //!
-//! A value is found again by a fingerprint of its part of the tree (texts, quotes, order; not places). Only what was
-//! decoded without a finding and without reading another file is kept. Places inside of such a value are those of the
-//! file that it came from, so whoever has something to report reads the file once more without what is kept.
+//! A value is found again by a print: of its text, where the file is read in pieces ([`super::pieces`]); of its part of
+//! the tree (texts, quotes, order; not places) where it is not. Only what was decoded without a finding and without
+//! reading another file is kept. Places inside of such a value are those of the file that it came from, so whoever has
+//! something to report reads the file once more without what is kept.
 
 use std::any::{Any, TypeId};
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 
 use super::Json;
 use super::decode::{Cx, Decode};
 use super::doc::TypeDoc;
 use super::node::{Node, Value};
+use super::pieces::{ItemPrint, Pieces};
+use super::split::LISTS;
 
-/// Decoded values by type and fingerprint.
+/// Two hashes: nobody finds two texts that have both in common.
+pub(super) type Print = u128;
+type Shared = Arc<dyn Any + Send + Sync>;
+
+/// Decoded values.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(AHashMap<(TypeId, u128), Arc<dyn Any + Send + Sync>>);
+pub struct Kept {
+    /// By type and print of the tree.
+    values: AHashMap<(TypeId, Print), Shared>,
+    /// By print of the text, in the order of the file.
+    lists: [List; LISTS.len()],
+    /// Of the whole text.
+    whole: Option<Print>,
+    /// Of all but the lists.
+    rest: Option<Print>,
+    /// Values that were completed after decoding, by address, with what they are complete.
+    complete: AHashMap<usize, (Shared, Shared)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct List {
+    items: Vec<Option<Known>>,
+    /// Where each is; needed only where something has moved.
+    places: OnceLock<AHashMap<Print, usize>>,
+}
+
+/// An item of a list as it was decoded before.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub(super) text: Print,
+    /// Values in it.
+    pub(super) nodes: u32,
+    value: Shared,
+}
 
 impl Kept {
     /// How many values.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
     }
 
-    fn get<T: Any + Send + Sync>(&self, print: u128) -> Option<Arc<T>> {
-        self.0.get(&(TypeId::of::<T>(), print))?.clone().downcast().ok()
+    /// Whether all but the services and routes of two files is written alike, and says the same.
+    pub fn has_same_rest(&self, other: &Self) -> bool {
+        self.rest.is_some() && self.rest == other.rest
     }
 
-    fn insert<T: Any + Send + Sync>(&mut self, print: u128, value: Arc<T>) {
-        self.0.insert((TypeId::of::<T>(), print), value);
+    fn get<T: Any + Send + Sync>(&self, print: Print) -> Option<Arc<T>> {
+        self.values.get(&(TypeId::of::<T>(), print))?.clone().downcast().ok()
+    }
+
+    fn insert<T: Any + Send + Sync>(&mut self, print: Print, value: Arc<T>) {
+        self.values.insert((TypeId::of::<T>(), print), value);
+    }
+
+    /// The item with this text and its place, if that is not before `from`.
+    pub(super) fn item(&self, list: usize, from: usize, text: Print) -> Option<(usize, &Known)> {
+        let List { items, places } = &self.lists[list];
+        let find = |at: usize| Some((at, items.get(at)?.as_ref().filter(|known| known.text == text)?));
+        find(from).or_else(|| {
+            let numbered = || items.iter().enumerate().filter_map(|(at, known)| Some((known.as_ref()?.text, at)));
+            find(*places.get_or_init(|| numbered().collect()).get(&text)?).filter(|(at, _)| *at >= from)
+        })
+    }
+
+    /// Keeps the values of a list by the texts that they came from.
+    pub fn keep_list<T: Any + Send + Sync>(&mut self, list: &str, pieces: &Pieces, values: &[Arc<T>]) {
+        let Some(list) = LISTS.iter().position(|known| *known == list) else { return };
+        let prints = &pieces.lists[list];
+        if prints.len() != values.len() {
+            return;
+        }
+        let may_be_kept: AHashSet<usize> = self.values.values().map(address).collect();
+        let keep = |(print, value): (&ItemPrint, &Arc<T>)| {
+            let is_good = print.is_known || may_be_kept.contains(&address(value));
+            let text = print.text.filter(|_| is_good)?;
+            Some(Known { text, nodes: print.nodes, value: value.clone() })
+        };
+        self.lists[list] = List { items: prints.iter().zip(values).map(keep).collect(), places: OnceLock::new() };
+    }
+
+    /// What this value became when it was completed the last time.
+    pub fn completed<T: Any + Send + Sync>(&self, decoded: &Arc<T>) -> Option<Arc<T>> {
+        let (_, complete) = self.complete.get(&address(decoded))?;
+        complete.clone().downcast().ok()
+    }
+
+    /// Keeps a value with what it became.
+    pub fn keep_completed<T: Any + Send + Sync>(&mut self, decoded: Arc<T>, complete: Arc<T>) {
+        self.complete.insert(address(&decoded), (decoded, complete));
+    }
+
+    /// Whether all but the services and routes was written as in these pieces, and says the same.
+    pub fn has_rest_of(&self, pieces: &Pieces) -> bool {
+        self.rest.is_some() && self.rest == pieces.rest
+    }
+
+    /// Whether the file was written like this, and says the same for as long as it is.
+    pub fn is_of(&self, text: &str) -> bool {
+        self.whole.is_some() && self.whole == print_of_text(text)
+    }
+
+    /// Remembers the text, of which all hangs on itself alone.
+    pub fn keep_whole(&mut self, text: &str) {
+        self.whole = print_of_text(text);
+    }
+
+    /// Remembers how the rest of the file is written, for [`Self::has_same_rest`].
+    pub fn keep_rest(&mut self, pieces: &Pieces) {
+        self.rest = pieces.rest;
     }
 }
 
-/// Two hashes with keys of this process: nobody finds two trees that have both in common.
+fn address<T: ?Sized>(value: &Arc<T>) -> usize {
+    Arc::as_ptr(value).cast::<()>() as usize
+}
+
+/// The print of a text; None where what it says hangs on the environment.
+pub(super) fn print_of_text(text: &str) -> Option<Print> {
+    if memchr::memchr(b'$', text.as_bytes()).is_some() && (text.contains("${") || text.contains("$$")) {
+        return None;
+    }
+    Some(join(KEYS.each_ref().map(|keys| keys.hash_one(text))))
+}
+
+fn join([one, other]: [u64; 2]) -> Print {
+    u128::from(one) << 64 | u128::from(other)
+}
+
+/// Keys of this process.
 static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(|| [RandomState::new(), RandomState::new()]);
 
-fn fingerprint(node: &Node) -> u128 {
+fn fingerprint(node: &Node) -> Print {
     let mut hashers = KEYS.each_ref().map(BuildHasher::build_hasher);
     hashers.iter_mut().for_each(|hasher| feed(node, hasher));
-    let [one, other] = hashers.map(|hasher| hasher.finish());
-    u128::from(one) << 64 | u128::from(other)
+    join(hashers.map(|hasher| hasher.finish()))
 }
 
 fn feed(node: &Node, hasher: &mut impl Hasher) {
@@ -68,6 +179,10 @@ fn feed(node: &Node, hasher: &mut impl Hasher) {
                 feed(&entry.value, hasher);
             }
         }
+        Value::Known(known) => {
+            hasher.write_u8(3);
+            known.text.hash(hasher);
+        }
     }
 }
 
@@ -78,6 +193,11 @@ fn findings(cx: &Cx) -> usize {
 /// A value that is shared with the file as it was read before, where its text is the same.
 impl<T: Decode + Any + Send + Sync> Decode for Arc<T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        if let Value::Known(known) = &node.value {
+            let value = known.value.clone().downcast().ok();
+            debug_assert!(value.is_some(), "a list holds values of one type");
+            return value;
+        }
         let print = fingerprint(node);
         if let Some(known) = cx.before.and_then(|before| before.get::<T>(print)) {
             cx.kept.insert(print, known.clone());

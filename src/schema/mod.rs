@@ -55,10 +55,12 @@ mod kept;
 mod macros;
 mod node;
 mod parse;
+mod pieces;
 mod places;
 mod policy;
 pub mod reference;
 mod span;
+mod split;
 pub mod suggest;
 pub mod types;
 
@@ -66,9 +68,10 @@ pub use decode::{Cx, Decode, Fields, decode_str, default_node};
 pub use diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
 pub use doc::{FieldDoc, FieldSpec, Shape, StructDoc, TypeDoc, WordDoc, prose};
 pub use env::{Env, FixedEnv, ProcessEnv};
-pub use kept::Kept;
+pub use kept::{Kept, Known};
 pub use node::{Entry, Node, Scalar, Value};
-pub use parse::{DEPTH_MAX, NODES_MAX, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse, parse_json};
+pub use parse::{DEPTH_MAX, NODES_MAX, Read, SOURCE_BYTES_MAX, TEXT_BYTES_MAX, parse, parse_json, read};
+pub use pieces::{Pieces, parse_after};
 pub use policy::{NOT_BUILT, Policy, PolicyConfig, PolicyKind};
 pub use span::{Source, Span, Spanned};
 

@@ -1,5 +1,6 @@
 //! The document as a tree in which every key and value knows its place.
 
+use super::kept::Known;
 use super::span::Span;
 
 /// A value with its place.
@@ -20,6 +21,8 @@ pub enum Value {
     Sequence(Vec<Node>),
     /// Keys with values, in the order of the file; no key stands twice.
     Mapping(Vec<Entry>),
+    /// An item of a list that stood in the file before, as it was decoded then.
+    Known(Known),
 }
 
 /// A single value, after substitution.
@@ -121,7 +124,7 @@ impl Node {
             Value::Scalar(scalar) if scalar.plain && matches!(scalar.text.as_str(), "true" | "false") => "a yes or no",
             Value::Scalar(_) => "text",
             Value::Sequence(_) => "a list",
-            Value::Mapping(_) => "a mapping",
+            Value::Mapping(_) | Value::Known(_) => "a mapping",
         }
     }
 }

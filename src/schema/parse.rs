@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 
@@ -23,15 +24,47 @@ pub const NODES_MAX: usize = 1_000_000;
 /// Most bytes of text of a document, counted after aliases are expanded and variables substituted.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What was read.
+pub struct Read {
+    /// The tree.
+    pub root: Node,
+    /// Values in it, aliases expanded.
+    pub nodes: usize,
+    /// Bytes of their texts.
+    pub bytes: usize,
+    /// Whether something stands for something else.
+    pub has_aliases: bool,
+}
+
 /// The tree of the file behind `diagnostics`, which gets every mistake; none after a mistake that hides the rest.
 pub fn parse(env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> {
+    read(env, diagnostics).map(|read| read.root)
+}
+
+/// The same with what the tree is like.
+pub fn read(env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Read> {
     let source = diagnostics.source().clone();
     let text = source.text.as_str();
     // A byte order mark is no content.
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let places = Places::new(text, text.len() - body.len());
     let events = Events::Yaml(Box::new(Parser::new_from_str(body)), places);
-    build(text, events, env, diagnostics)
+    build(text, events, 0, env, diagnostics)
+}
+
+/// The tree of some lines, which stand behind so many others and so deep in the tree of the whole.
+pub(super) fn parse_stretch(
+    bytes: Range<usize>,
+    lines: usize,
+    depth: usize,
+    env: &dyn Env,
+    diagnostics: &mut Diagnostics,
+) -> Option<Read> {
+    let source = diagnostics.source().clone();
+    let text = source.text.get(..bytes.end)?;
+    let places = Places::new(text, bytes.start).behind(lines);
+    let events = Events::Yaml(Box::new(Parser::new_from_str(text.get(bytes)?)), places);
+    build(text, events, depth, env, diagnostics)
 }
 
 /// The same for a file of strict JSON.
@@ -41,18 +74,20 @@ pub fn parse_json(env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> 
     if text.len() <= SOURCE_BYTES_MAX && !is_json(text, diagnostics) {
         return None;
     }
-    build(text, Events::Json(JsonEvents::new(text)), env, diagnostics)
+    build(text, Events::Json(JsonEvents::new(text)), 0, env, diagnostics).map(|read| read.root)
 }
 
-fn build(text: &str, events: Events, env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Node> {
+fn build(text: &str, events: Events, depth: usize, env: &dyn Env, diagnostics: &mut Diagnostics) -> Option<Read> {
     if text.len() > SOURCE_BYTES_MAX {
         let message = format!("the file is larger than {SOURCE_BYTES_MAX} bytes");
         diagnostics.report(codes::UNREADABLE, Span::NOWHERE, message);
         return None;
     }
     let (anchors, used) = (HashMap::new(), Used::default());
-    let mut builder = Builder { events, text, env, anchors, used, diagnostics };
-    builder.document().ok()
+    let mut builder = Builder { events, text, env, anchors, used, has_aliases: false, diagnostics };
+    let root = builder.document(depth).ok()?;
+    let Builder { used: Used { nodes, bytes }, has_aliases, .. } = builder;
+    Some(Read { root, nodes, bytes, has_aliases })
 }
 
 /// Where events come from.
@@ -79,18 +114,19 @@ struct Builder<'a> {
     env: &'a dyn Env,
     anchors: HashMap<usize, (Node, Used)>,
     used: Used,
+    has_aliases: bool,
     diagnostics: &'a mut Diagnostics,
 }
 
 impl<'a> Builder<'a> {
-    fn document(&mut self) -> Result<Node, Stop> {
+    fn document(&mut self, depth: usize) -> Result<Node, Stop> {
         loop {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
                 Event::StreamEnd => return Ok(Node::plain("", span)),
                 event => {
-                    let node = self.node(event, span, 0)?;
+                    let node = self.node(event, span, depth)?;
                     self.end()?;
                     return Ok(node);
                 }
@@ -149,6 +185,7 @@ impl<'a> Builder<'a> {
 
     /// Aliases are copied, so that the bounds count what they stand for and not how they are written.
     fn alias(&mut self, id: usize, span: Span) -> Result<Node, Stop> {
+        self.has_aliases = true;
         let Some((_, cost)) = self.anchors.get(&id) else {
             return self.stop(codes::SYNTAX, span, "an alias stands inside its own anchor");
         };

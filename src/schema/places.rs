@@ -12,6 +12,8 @@ pub(super) struct Places<'a> {
     ascii: bool,
     /// The byte offset of each [`STEP`]th character; empty for ASCII.
     steps: Vec<u32>,
+    /// Lines that the scanner does not see.
+    lines: usize,
 }
 
 /// Characters between two entries of [`Places::steps`].
@@ -20,12 +22,17 @@ const STEP: usize = 64;
 impl<'a> Places<'a> {
     /// For `text`, of which the scanner does not see the first `skipped` bytes.
     pub(super) fn new(text: &'a str, skipped: usize) -> Places<'a> {
-        let ascii = text.is_ascii();
+        let ascii = text[skipped..].is_ascii();
         let steps = match ascii {
             true => Vec::new(),
             false => text[skipped..].char_indices().step_by(STEP).map(|(at, _)| (at + skipped) as u32).collect(),
         };
-        Places { text, skipped, ascii, steps }
+        Places { text, skipped, ascii, steps, lines: 0 }
+    }
+
+    /// The same behind so many lines, which the skipped bytes are.
+    pub(super) fn behind(self, lines: usize) -> Places<'a> {
+        Places { lines, ..self }
     }
 
     fn byte(&self, index: usize) -> u32 {
@@ -44,7 +51,7 @@ impl<'a> Places<'a> {
     /// The place of a mark; no bytes long.
     pub(super) fn at(&self, mark: Marker) -> Span {
         let start = self.byte(mark.index());
-        Span { start, end: start, line: mark.line().max(1) as u32, column: mark.col() as u32 + 1 }
+        Span { start, end: start, line: (mark.line().max(1) + self.lines) as u32, column: mark.col() as u32 + 1 }
     }
 
     /// The place of a stretch.

@@ -44,8 +44,8 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// Chooses a route; ids are indices of `routes`.
     pub table: RouteTable,
-    /// The routes in declared order.
-    pub routes: Vec<Route>,
+    /// The routes in declared order; those of the snapshot before, where none has changed.
+    pub routes: Arc<[Route]>,
     /// Serves what no route matches (R20, C57); an index of `routes` that the table does not know.
     pub default_route: Option<u32>,
     /// Where requests go.
@@ -312,6 +312,7 @@ pub enum HostRule {
 }
 
 /// Where requests go: endpoints that serve the same thing.
+#[derive(Clone)]
 pub struct Service {
     /// Identity over reloads: its name, and for the variant of one route what differs.
     pub name: String,
@@ -367,6 +368,11 @@ pub enum Fallback {
 }
 
 impl Service {
+    /// Whether the endpoints of the two are the same ones, whichever those are at the moment, and what is known of them.
+    pub fn shares_endpoints(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints) && Arc::ptr_eq(&self.state, &other.state)
+    }
+
     /// Whether it is the service itself, and no variant of it that may have fewer endpoints.
     pub fn is_whole(&self) -> bool {
         self.name == self.label
@@ -442,6 +448,8 @@ pub enum HashKey {
     /// The client's address.
     #[default]
     ClientIp,
+    /// The certificate that the client has shown.
+    ClientCert,
     /// The canonical path.
     Path,
     /// A request header, in lower case.

@@ -565,6 +565,7 @@ fn stuck(sticky: &Sticky, selection: &Selection, x: &Exchange) -> Option<usize> 
 pub fn key_of(key: &HashKey, x: &Exchange) -> Option<u64> {
     let bytes = match key {
         HashKey::ClientIp => return Some(ip_key(x.client_ip)),
+        HashKey::ClientCert => x.client_identity()?.fingerprint.as_bytes(),
         HashKey::Path => x.request.matched_path(),
         HashKey::Header(name) => x.request.fields.find(name.as_bytes())?,
         HashKey::Cookie(name) => x.request.cookie(name.as_bytes())?,

@@ -93,6 +93,11 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
                     arrivals.take().into_iter().for_each(|arrived| env.give_request(arrived.item));
                 }
             }
+            if link.take_released() {
+                // Before a request enters that has come since.
+                rooms.0 = Vec::new();
+                arrivals.borrow_mut().shrink_to_fit();
+            }
             for _ in 0..ROUNDS_MAX {
                 while let Some(arrived) = next(env, &link, &arrivals) {
                     let at = arrived.key.slot as usize;
@@ -117,10 +122,6 @@ pub fn serve_http2<'e, I: Io, C: Connect>(
             open.count();
             if let Some(end) = end(&link, &*interrupt, (gone, stuck), &mut closing, cx) {
                 return end;
-            }
-            if link.take_released() {
-                rooms.0 = Vec::new();
-                arrivals.borrow_mut().shrink_to_fit();
             }
             if link.ready.any() {
                 cx.waker().wake_by_ref();

@@ -1,5 +1,6 @@
 //! The configuration language, from text to checked model.
 
+mod again;
 mod broken;
 mod documents;
 mod loading;

@@ -192,10 +192,12 @@ fn systemd_is_told() {
     };
     let mut gateway = Plan::new(HERE).env("NOTIFY_SOCKET", path.display()).start();
     assert!(receive().starts_with("READY=1\n"));
-    assert_eq!(gateway.ask_admin("POST", "/config/reload").status, 200);
-    assert!(receive().starts_with("RELOADING=1\nMONOTONIC_USEC="));
-    let again = receive();
-    assert!(again.starts_with("READY=1\nSTATUS=serving generation 2"), "{again}");
+    for (more, generation) in [("server: {timeout: 9s}\n", 2), ("server: {timeout: 9s}\n", 2), ("", 3)] {
+        assert_eq!(gateway.reload(&format!("{HERE}{more}")).status, 200);
+        assert!(receive().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        let again = receive();
+        assert!(again.starts_with(&format!("READY=1\nSTATUS=serving generation {generation}")), "{again}");
+    }
     gateway.signal("TERM");
     assert!(receive().starts_with("STOPPING=1\n"));
     assert_eq!(gateway.exit_code(), 0);

@@ -241,6 +241,33 @@ fn endpoints_learn_who_the_client_is_and_nobody_can_say_it_himself() {
 }
 
 #[test]
+fn policies_know_the_certificate_that_a_client_has_shown() {
+    let ca = Authority::new("ca");
+    let site = ca.issue("site", &["site.test"]);
+    let robots = ["one", "two"].map(|name| ca.issue(name, &["robot.test", "also.test"]));
+    let origin = Origin::echo();
+    let tls = format!("{}, client_auth: {{mode: optional, ca: [\"{}\"]}}", site.yaml(), ca.ca().display());
+    let policies = "policies:\n\
+        - rate_limit: {rate: 2/h, key: client_cert, scope: node}\n\
+        - headers: {request: {set: {X-Who: \"$client_cert_subject ($client_cert_san)\", X-Print: $client_cert_fingerprint}}}\n";
+    let gateway = Gateway::start(&(listening(&tls) + policies + &proxy_to(&origin)));
+    let ask = |certificate| {
+        let config = Arc::new(ca.client(certificate));
+        let mut secured = connect(gateway.address, &config, "site.test", false);
+        get(&mut secured, "site.test", "X-Print: forged\r\n").expect("let in")[9..12].to_owned()
+    };
+    // Each has its own two, over its connections; who shows none is counted by the address.
+    for (robot, who) in [(Some(&robots[0]), "CN=one"), (Some(&robots[1]), "CN=two"), (None, "")] {
+        assert_eq!([ask(robot), ask(robot)], ["200", "200"], "{who}");
+        let seen = origin.last();
+        let names = if who.is_empty() { "" } else { "DNS:robot.test,DNS:also.test" };
+        assert_eq!(seen.header("x-who"), Some(format!("{who} ({names})").trim()));
+        assert_eq!(seen.header("x-print").map(str::len), robot.map(|_| 64), "no certificate, no field");
+        assert_eq!(ask(robot), "429", "{who}");
+    }
+}
+
+#[test]
 fn sessions_resume_at_every_worker_and_never_under_another_name_or_other_rules() {
     if !has("openssl") {
         return;

@@ -157,7 +157,8 @@ impl Wire {
         self.say(Kind::Settings, &[&[0, 4][..], &bytes.to_be_bytes()].concat());
     }
 
-    fn say(&self, kind: Kind, payload: &[u8]) {
+    /// Sends a frame of the connection itself.
+    pub fn say(&self, kind: Kind, payload: &[u8]) {
         let mut raw = self.raw.borrow_mut();
         raw.reserve(payload.len() + frame::HEAD_BYTES);
         frame::write(&mut raw, kind, 0, 0, payload);

@@ -58,11 +58,11 @@ enum Left {
     Nothing,
 }
 
-/// A request, as far as it has come.
+/// A message, as far as it has come.
 #[derive(Default)]
-struct Reading {
-    head: String,
-    body: Vec<u8>,
+pub struct Reading {
+    pub head: String,
+    pub body: Vec<u8>,
     left: Left,
 }
 
@@ -75,8 +75,8 @@ fn line(bytes: &mut Vec<u8>, end: &[u8]) -> Option<String> {
 }
 
 impl Reading {
-    /// Takes what it can off `bytes`. Returns whether the request is whole.
-    fn go_on(&mut self, bytes: &mut Vec<u8>) -> bool {
+    /// Takes what it can off `bytes`. Returns whether the message is whole.
+    pub fn go_on(&mut self, bytes: &mut Vec<u8>) -> bool {
         loop {
             self.left = match self.left {
                 Left::Nothing => return true,
@@ -100,6 +100,7 @@ impl Reading {
                     }
                 }
                 Left::LastLine => match line(bytes, b"\r\n") {
+                    Some(trailer) if !trailer.is_empty() => Left::LastLine,
                     Some(_) => Left::Nothing,
                     None => return false,
                 },

@@ -461,6 +461,7 @@ fn service((snapshot, route, live): Around<'_>, id: u32, share_percent: f64, x: 
 fn describe(key: &HashKey) -> String {
     match key {
         HashKey::ClientIp => "client_ip".to_owned(),
+        HashKey::ClientCert => "client_cert".to_owned(),
         HashKey::Path => "path".to_owned(),
         HashKey::Header(name) => format!("header:{name}"),
         HashKey::Cookie(name) => format!("cookie:{name}"),

@@ -1,6 +1,7 @@
 //! What goes on over reloads, found by name: in the snapshot before, and among the services that are compiled already.
 //! With thousands of services a look through all of them for each would be most of a reload.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -12,10 +13,12 @@ use crate::upstream::state::ServiceState;
 
 /// Everything that has an identity.
 pub(super) struct Identities<'a> {
-    services: AHashMap<&'a str, &'a Service>,
-    before: AHashMap<&'a str, Shared>,
+    snapshot: Option<&'a Snapshot>,
+    /// What was found in it, made when something is looked for first: most reloads have little to look for.
+    services: OnceCell<AHashMap<&'a str, &'a Service>>,
+    before: OnceCell<AHashMap<&'a str, Shared>>,
+    route_breakers: OnceCell<AHashMap<&'a str, &'a BreakerSpec>>,
     compiled: AHashMap<String, Shared>,
-    route_breakers: AHashMap<&'a str, &'a BreakerSpec>,
 }
 
 /// What all variants of a service share: that of the first one that has it.
@@ -37,21 +40,13 @@ impl Shared {
 }
 
 impl<'a> Identities<'a> {
-    pub(super) fn of(previous: Option<&'a Snapshot>) -> Self {
-        let services = previous.map_or(&[][..], |snapshot| &snapshot.services);
-        let routes = previous.map_or(&[][..], |snapshot| &snapshot.routes);
-        let breakers = routes.iter().filter_map(|route| Some(&**route.breaker.as_ref()?.as_ref()?));
-        let mut all = Self {
-            services: AHashMap::with_capacity(services.len()),
-            before: AHashMap::with_capacity(services.len()),
-            compiled: AHashMap::with_capacity(services.len()),
-            route_breakers: breakers.map(|breaker| (&*breaker.name, breaker)).collect(),
-        };
-        for service in services {
-            all.services.entry(&service.name).or_insert(service);
-            all.before.entry(&service.label).or_default().take(service);
-        }
-        all
+    pub(super) fn of(snapshot: Option<&'a Snapshot>) -> Self {
+        let (services, before, route_breakers) = Default::default();
+        Self { snapshot, services, before, route_breakers, compiled: AHashMap::new() }
+    }
+
+    fn all_services(&self) -> &'a [Service] {
+        self.snapshot.map_or(&[][..], |snapshot| &snapshot.services)
     }
 
     /// A service is compiled: its variants share what it has.
@@ -61,7 +56,8 @@ impl<'a> Identities<'a> {
 
     /// The service of this identity in the snapshot before.
     pub(super) fn service(&self, identity: &str) -> Option<&'a Service> {
-        self.services.get(identity).copied()
+        let by_name = || self.all_services().iter().rev().map(|service| (&*service.name, service)).collect();
+        self.services.get_or_init(by_name).get(identity).copied()
     }
 
     /// What is known of the endpoints of services with this label.
@@ -81,10 +77,23 @@ impl<'a> Identities<'a> {
 
     /// The breaker of a route alone.
     pub(super) fn route_breaker(&self, name: &str) -> Option<Arc<Breaker>> {
-        self.route_breakers.get(name).map(|breaker| breaker.shared.clone())
+        let by_name = || {
+            let routes = self.snapshot.map_or(&[][..], |snapshot| &snapshot.routes);
+            let breakers = routes.iter().filter_map(|route| Some(&**route.breaker.as_ref()?.as_ref()?));
+            breakers.map(|breaker| (&*breaker.name, breaker)).collect()
+        };
+        self.route_breakers.get_or_init(by_name).get(name).map(|breaker| breaker.shared.clone())
     }
 
     fn find<T>(&self, label: &str, of: impl Fn(&Shared) -> Option<T>) -> Option<T> {
-        self.compiled.get(label).and_then(&of).or_else(|| self.before.get(label).and_then(&of))
+        let by_label = || {
+            let mut all: AHashMap<&str, Shared> = AHashMap::with_capacity(self.all_services().len());
+            for service in self.all_services() {
+                all.entry(&service.label).or_default().take(service);
+            }
+            all
+        };
+        let before = || self.before.get_or_init(by_label).get(label).and_then(&of);
+        self.compiled.get(label).and_then(&of).or_else(before)
     }
 }

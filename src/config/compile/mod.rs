@@ -9,12 +9,14 @@ mod policies;
 mod resilience;
 mod route;
 mod service;
+mod shared;
 mod tls;
 
 pub use tls::files as tls_files;
 
 use std::sync::Arc;
 
+use self::shared::Shared;
 use super::load::{Loaded, Present};
 use super::model;
 use crate::http::pace::MinRate;
@@ -25,7 +27,7 @@ use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
 use crate::route::{Order, RouteTable};
 use crate::schema::{Diagnostics, codes};
-use crate::snapshot::{ClientBound, ConnectionBound, Listener, ServerNames, Snapshot, StreamRules};
+use crate::snapshot::{ClientBound, ConnectionBound, Listener, Route, ServerNames, Snapshot, StreamRules};
 use crate::tls::managed::Plan;
 
 /// What the compiler needs beside the configuration.
@@ -48,20 +50,12 @@ pub struct Inputs<'a> {
 pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagnostics), Box<Diagnostics>> {
     let mut diagnostics = loaded.warnings.clone();
     let config = &loaded.config;
-    let mut services = service::Services::new(config, inputs, &mut diagnostics);
-    let mut chains = policies::Chains::new(config, inputs, &mut diagnostics);
-    let mut specs = Vec::with_capacity(config.routes.len());
-    let mut routes = Vec::with_capacity(config.routes.len() + 1);
-    for written in &config.routes {
-        let id = routes.len() as u32;
-        specs.extend(route::spec(written, id, &mut diagnostics));
-        routes.push(route::compile(written, config, &mut services, &mut chains, &mut diagnostics));
-    }
-    let default_route = config.default_route.as_ref().map(|written| {
-        routes.push(route::compile_default(written, config, &mut services, &mut chains, &mut diagnostics));
-        routes.len() as u32 - 1
-    });
-    let table = build_table(specs, config, &mut diagnostics);
+    let shared = Shared::of(loaded, inputs);
+    let mut services = service::Services::new(config, inputs, &shared, &mut diagnostics);
+    let routes = match shared.routes(config) {
+        Some(before) => Some(Routes::of(before)),
+        None => Routes::compile(config, inputs, &mut services, &mut diagnostics),
+    };
     let plan = acme::plan(config, inputs, &mut diagnostics);
     let listeners = config.listeners.iter();
     let mut listeners: Vec<_> =
@@ -69,7 +63,9 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
     for (listener, written) in listeners.iter_mut().zip(&config.listeners) {
         listener.stream = stream(written, &mut services, &mut diagnostics);
     }
-    let (Some(table), false) = (table, diagnostics.has_errors()) else { return Err(Box::new(diagnostics)) };
+    let (Some(Routes { table, routes, default_route }), false) = (routes, diagnostics.has_errors()) else {
+        return Err(Box::new(diagnostics));
+    };
     let snapshot = Snapshot {
         generation: inputs.generation,
         listeners,
@@ -82,6 +78,43 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
         written: Arc::new(Present::of(loaded, &diagnostics)),
     };
     Ok((snapshot, diagnostics))
+}
+
+/// The routes of a snapshot.
+struct Routes {
+    table: RouteTable,
+    routes: Arc<[Route]>,
+    default_route: Option<u32>,
+}
+
+impl Routes {
+    /// Those of another one.
+    fn of(before: &Snapshot) -> Self {
+        let Snapshot { table, routes, default_route, .. } = before;
+        Self { table: table.clone(), routes: routes.clone(), default_route: *default_route }
+    }
+
+    fn compile<'a>(
+        config: &'a model::Config,
+        inputs: &Inputs<'a>,
+        services: &mut service::Services<'a>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let mut chains = policies::Chains::new(config, inputs, diagnostics);
+        let mut specs = Vec::with_capacity(config.routes.len());
+        let mut routes = Vec::with_capacity(config.routes.len() + 1);
+        for written in &config.routes {
+            let id = routes.len() as u32;
+            specs.extend(route::spec(written, id, diagnostics));
+            routes.push(route::compile(written, config, services, &mut chains, diagnostics));
+        }
+        let default_route = config.default_route.as_ref().map(|written| {
+            routes.push(route::compile_default(written, config, services, &mut chains, diagnostics));
+            routes.len() as u32 - 1
+        });
+        let table = build_table(specs, config, diagnostics)?;
+        Some(Self { table, routes: routes.into(), default_route })
+    }
 }
 
 fn build_table(

@@ -1,5 +1,6 @@
 //! Services: by name from the registry, or by URL where a route gives one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use ahash::AHashMap;
 
 use super::identity::Identities;
 use super::route::fixed_answer;
+use super::shared::Shared;
 use super::{Inputs, discovery, endpoint_tls, resilience};
 use crate::concurrency::{Gate, Terms};
 use crate::config::model::{self, Algorithm, HostMode};
@@ -37,13 +39,18 @@ pub(super) struct Services<'a> {
     previous: Option<&'a Snapshot>,
     known: Identities<'a>,
     compiled: Vec<Service>,
-    ids: BTreeMap<String, u32>,
+    ids: AHashMap<Cow<'a, str>, u32>,
     /// By label.
     tls: BTreeMap<String, Arc<ClientTls>>,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(config: &'a model::Config, inputs: &Inputs<'a>, diagnostics: &mut Diagnostics) -> Self {
+    pub(super) fn new(
+        config: &'a model::Config,
+        inputs: &Inputs<'a>,
+        shared: &Shared<'a>,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
         let mut services = Self {
             written: &config.services,
             named: config.services.iter().rev().map(|service| (service.name.as_str(), &***service)).collect(),
@@ -52,10 +59,14 @@ impl<'a> Services<'a> {
             previous: inputs.previous,
             known: Identities::of(inputs.previous),
             compiled: Vec::with_capacity(config.services.len()),
-            ids: BTreeMap::new(),
+            ids: AHashMap::with_capacity(config.services.len()),
             tls: BTreeMap::new(),
         };
-        for written in &config.services {
+        for (at, written) in config.services.iter().enumerate() {
+            if let Some(before) = shared.service(at) {
+                services.keep(written.name.as_str(), before);
+                continue;
+            }
             if let Some(tls) = &written.tls {
                 let name = written.name.as_str();
                 let tls = endpoint_tls::compile(tls, written.protocol.value, name, inputs.previous, diagnostics);
@@ -67,9 +78,15 @@ impl<'a> Services<'a> {
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(name, &Common::of(written, services.zone), sources, &written.load_balancer);
+            services.add(Cow::Borrowed(name), &Common::of(written, services.zone), sources, &written.load_balancer);
         }
         services
+    }
+
+    /// Takes a service over from the snapshot before. What its variants share with it is found there too.
+    fn keep(&mut self, name: &'a str, before: &Service) {
+        self.ids.insert(Cow::Borrowed(name), self.compiled.len() as u32);
+        self.compiled.push(Service { fallback: None, ..before.clone() });
     }
 
     pub(super) fn into_services(mut self) -> Vec<Service> {
@@ -139,14 +156,14 @@ impl<'a> Services<'a> {
         let own = balancer.filter(|own| differs(own, &written.load_balancer));
         identity.extend(own.map(|balancer| format!(" by {}", describe(balancer))));
         identity.extend(subset.iter().map(|(key, value)| format!(" where {key}={value}")));
-        if let Some(id) = self.ids.get(&identity) {
+        if let Some(id) = self.ids.get(&*identity) {
             return Some(*id);
         }
         let balancer = own.unwrap_or(&written.load_balancer);
         let sources = self.sources(written, diagnostics);
         let mut common = Common::of(written, self.zone);
         common.subset = subset.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Some(self.add(&identity, &common, sources, balancer))
+        Some(self.add(Cow::Owned(identity), &common, sources, balancer))
     }
 
     fn by_url(
@@ -160,7 +177,7 @@ impl<'a> Services<'a> {
             // Beside the same endpoint without TLS it is another service.
             authority.insert_str(0, "https://");
         }
-        if let Some(id) = self.ids.get(&authority) {
+        if let Some(id) = self.ids.get(&*authority) {
             return Some(*id);
         }
         if url.scheme == Scheme::Https {
@@ -181,7 +198,7 @@ impl<'a> Services<'a> {
             proxy_protocol: None,
         };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
-        Some(self.add(&authority, &common, vec![source], balancer.unwrap_or(&round_robin)))
+        Some(self.add(Cow::Owned(authority.clone()), &common, vec![source], balancer.unwrap_or(&round_robin)))
     }
 
     fn sources(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Source> {
@@ -218,13 +235,14 @@ impl<'a> Services<'a> {
 
     fn add(
         &mut self,
-        identity: &str,
+        identity: Cow<'a, str>,
         common: &Common<'_>,
         sources: Vec<Source>,
         balancer: &model::LoadBalancer,
     ) -> u32 {
         let id = self.compiled.len() as u32;
-        self.ids.insert(identity.to_owned(), id);
+        self.ids.insert(identity.clone(), id);
+        let identity = &*identity;
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
         let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources, &common.subset);
         let state = self.state(common.label, &endpoints.get().endpoints);
@@ -233,7 +251,7 @@ impl<'a> Services<'a> {
             state,
             label: common.label.to_owned(),
             endpoints,
-            sources: sources.into(),
+            sources: self.same_sources(identity, sources),
             subset: common.subset.clone(),
             hash_key: hash_key(balancer),
             host: common.host.clone(),
@@ -271,6 +289,12 @@ impl<'a> Services<'a> {
                 Endpoints::new(algorithm, wanted.cloned().collect())
             }
         }
+    }
+
+    /// These sources, or the same ones of before.
+    fn same_sources(&self, identity: &str, sources: Vec<Source>) -> Arc<[Source]> {
+        let before = self.known.service(identity).filter(|before| *before.sources == *sources);
+        before.map_or_else(|| sources.into(), |before| before.sources.clone())
     }
 
     /// Variants of a service share what is known of its endpoints, and so does the service of the snapshot before.
@@ -352,6 +376,7 @@ fn algorithm(algorithm: Algorithm) -> balance::Algorithm {
 
 fn hash_key(balancer: &model::LoadBalancer) -> HashKey {
     match &balancer.key {
+        Some(KeySource::ClientCert) => HashKey::ClientCert,
         Some(KeySource::Path) => HashKey::Path,
         Some(KeySource::Header(name)) => HashKey::Header(name.as_str().to_owned()),
         Some(KeySource::Cookie(name)) => HashKey::Cookie(name.clone()),

@@ -33,6 +33,7 @@ pub use tunnel::{Protocol, ProxyProtocol, ProxyVersion, Tunnel};
 use std::sync::Arc;
 
 use crate::config_struct;
+use crate::schema::types::Scheme;
 use crate::schema::{Policy, Spanned};
 
 config_struct! {
@@ -63,5 +64,17 @@ config_struct! {
         metrics: Metrics = "{}",
         /// How a changed file is taken up.
         reload: Reload = "{}",
+    }
+}
+
+impl Config {
+    /// Whether files are read when it is compiled: certificates, and those of authorities.
+    pub fn uses_files(&self) -> bool {
+        let by_url =
+            |route: &Spanned<Arc<Route>>| route.service_url.as_ref().is_some_and(|url| url.scheme == Scheme::Https);
+        self.listeners.iter().any(|listener| listener.tls.is_some())
+            || self.services.iter().any(|service| service.tls.is_some())
+            || self.routes.iter().any(by_url)
+            || self.default_route.as_ref().is_some_and(|route| route.service_url.is_some())
     }
 }

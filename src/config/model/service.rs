@@ -141,7 +141,7 @@ fn check_load_balancer(balancer: &LoadBalancer, node: &Node, cx: &mut Cx) {
         }
         Some(KeySource::Route | KeySource::Global) => {
             cx.report(codes::BAD_VALUE, span, "this key is the same for all requests of a route")
-                .hint("use client_ip, path, header:NAME, cookie:NAME or query:NAME");
+                .hint("use client_ip, client_cert, path, header:NAME, cookie:NAME or query:NAME");
         }
         _ => {}
     }

@@ -21,7 +21,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -57,7 +57,7 @@ pub struct Discovery {
 struct State {
     settings: Arc<snapshot::Discovery>,
     names: Arc<Names>,
-    lookups: BTreeMap<Lookup, Running>,
+    lookups: AHashMap<Lookup, Running>,
     /// Lookups whose answers are not in the services yet.
     changed: BTreeSet<Lookup>,
     /// Which services of a snapshot use a lookup.
@@ -79,7 +79,7 @@ struct Running {
 #[derive(Default)]
 struct Users {
     generation: u64,
-    of: BTreeMap<Lookup, Vec<u32>>,
+    of: AHashMap<Lookup, Vec<u32>>,
 }
 
 /// What a source of a service has found.
@@ -117,7 +117,7 @@ impl Discovery {
         let state = State {
             names: Names::new(&settings.dns),
             settings,
-            lookups: BTreeMap::new(),
+            lookups: AHashMap::new(),
             changed: BTreeSet::new(),
             users: Users::default(),
             made: AHashMap::new(),
@@ -129,9 +129,11 @@ impl Discovery {
     }
 
     /// Looks up what a snapshot needs, beside what is looked up already, and fills its services with what is known
-    /// when the first answers are there or the time for them has passed.
-    pub async fn prepare(self: &Arc<Self>, snapshot: &Snapshot) {
-        let wanted = lookups(snapshot);
+    /// when the first answers are there or the time for them has passed. What it shares with the snapshot that serves,
+    /// if that is given, is looked up and filled already.
+    pub async fn prepare(self: &Arc<Self>, snapshot: &Snapshot, previous: Option<&Snapshot>) {
+        let fresh = fresh_services(snapshot, previous);
+        let wanted: BTreeSet<Lookup> = lookups(snapshot, &fresh).cloned().collect();
         if wanted.is_empty() {
             return;
         }
@@ -145,39 +147,29 @@ impl Discovery {
                 break;
             }
         }
-        self.fill(snapshot, None);
+        self.fill(snapshot, &fresh);
     }
 
-    /// A snapshot serves: forgets what only others needed, and catches up with what came while it was prepared.
-    pub async fn settle(&self, snapshot: &Snapshot, fleet: &Fleet) {
-        let wanted = lookups(snapshot);
-        {
-            let mut state = self.state();
-            state.lookups.retain(|lookup, running| {
-                let stays = wanted.contains(lookup);
-                if !stays {
-                    running.task.abort();
-                }
-                stays
-            });
-            state.users = Users::of(snapshot);
-            state.made.retain(|_, made| made.place.strong_count() > 0);
-        }
-        if !self.fill(snapshot, None).is_empty() {
+    /// A snapshot serves in place of another one: forgets what only others needed, and catches up with what came while
+    /// it was prepared.
+    pub async fn settle(&self, snapshot: &Snapshot, previous: Option<&Snapshot>, fleet: &Fleet) {
+        let fresh = fresh_services(snapshot, previous);
+        self.state().follow(snapshot, previous, &fresh);
+        if !self.fill(snapshot, &fresh).is_empty() {
             fleet.endpoints_changed(ChangedServices::All).await;
         }
     }
 
     /// Carries answers to the workers, for ever, beginning with what came since `first` was prepared.
     pub async fn publish<F: AsRef<Fleet>>(self: Arc<Self>, fleet: Arc<F>, first: Arc<Snapshot>) {
-        self.settle(&first, (*fleet).as_ref()).await;
+        self.settle(&first, None, (*fleet).as_ref()).await;
         drop(first);
         loop {
             self.news.notified().await;
             let fleet = (*fleet).as_ref();
             let snapshot = fleet.snapshot();
             let concerned = self.state().take_concerned(&snapshot);
-            let changed = self.fill(&snapshot, Some(&concerned));
+            let changed = self.fill(&snapshot, &concerned);
             for some in changed.chunks(ENDPOINT_SETS_PER_TURN) {
                 fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, some.into())).await;
             }
@@ -245,13 +237,11 @@ impl Discovery {
         self.first.notify_waiters();
     }
 
-    /// Makes the sets of services from what is known: of these, or of all. Returns whose sets are others than before.
-    fn fill(&self, snapshot: &Snapshot, only: Option<&[u32]>) -> Vec<u32> {
+    /// Makes the sets of these services from what is known. Returns whose sets are others than before.
+    fn fill(&self, snapshot: &Snapshot, ids: &[u32]) -> Vec<u32> {
         let mut state = self.state();
-        let all = || (0..snapshot.services.len() as u32).collect::<Vec<_>>();
-        let ids = only.map_or_else(all, <[u32]>::to_vec);
         let mut changed = Vec::new();
-        for id in ids {
+        for &id in ids {
             let Some(service) = snapshot.services.get(id as usize) else { continue };
             if service.sources.iter().all(|source| source.lookup.is_none()) {
                 continue;
@@ -331,7 +321,9 @@ impl Discovery {
         let state = self.state();
         let current = |(_, running): &(&Lookup, &Running)| running.known.condition() == Condition::Current;
         let (all, good) = (state.lookups.len(), state.lookups.iter().filter(current).count());
-        let bad = state.lookups.iter().filter(|one| !current(one)).take(3).map(|(lookup, running)| {
+        let mut bad: Vec<_> = state.lookups.iter().filter(|one| !current(one)).collect();
+        bad.sort_by_key(|(lookup, _)| *lookup);
+        let bad = bad.into_iter().take(3).map(|(lookup, running)| {
             let known = &running.known;
             let why = known.trouble.as_deref().unwrap_or("no answer yet");
             format!("; {} {} is {}: {why}", lookup.kind(), lookup.text(), known.condition().word())
@@ -411,6 +403,34 @@ impl State {
         ids.into_iter().collect()
     }
 
+    /// A snapshot serves, in which these services are new to what served before.
+    fn follow(&mut self, snapshot: &Snapshot, previous: Option<&Snapshot>, fresh: &[u32]) {
+        match previous {
+            Some(previous) => {
+                let gone = fresh_services(previous, Some(snapshot));
+                self.users.follow(snapshot, previous, fresh, &gone);
+                for lookup in lookups(previous, &gone) {
+                    if !self.users.of.contains_key(lookup)
+                        && let Some(running) = self.lookups.remove(lookup)
+                    {
+                        running.task.abort();
+                    }
+                }
+            }
+            None => {
+                self.users = Users::of(snapshot);
+                self.lookups.retain(|lookup, running| {
+                    let stays = self.users.of.contains_key(lookup);
+                    if !stays {
+                        running.task.abort();
+                    }
+                    stays
+                });
+            }
+        }
+        self.made.retain(|_, made| made.place.strong_count() > 0);
+    }
+
     fn note_set(&mut self, service: &Service, before: usize, after: usize) {
         if service.is_whole() {
             self.events.add(service.label.clone(), "endpoints", format!("{before} endpoints became {after}"));
@@ -420,14 +440,60 @@ impl State {
 
 impl Users {
     fn of(snapshot: &Snapshot) -> Self {
-        let mut of: BTreeMap<Lookup, Vec<u32>> = BTreeMap::new();
-        for (id, service) in snapshot.services.iter().enumerate() {
-            for lookup in service.sources.iter().filter_map(|source| source.lookup.as_ref()) {
-                of.entry(lookup.clone()).or_default().push(id as u32);
+        let mut users = Self { generation: snapshot.generation, of: AHashMap::new() };
+        (0..snapshot.services.len() as u32).for_each(|id| users.add(snapshot, id));
+        users
+    }
+
+    /// Knows the users of `snapshot`, which has these services in place of those of `previous` that are gone.
+    fn follow(&mut self, snapshot: &Snapshot, previous: &Snapshot, fresh: &[u32], gone: &[u32]) {
+        // Where others have moved, all have other numbers.
+        let stand = snapshot.services.len() == previous.services.len() && fresh == gone;
+        match self.generation {
+            generation if generation == snapshot.generation => {}
+            generation if generation == previous.generation && stand => {
+                gone.iter().for_each(|id| self.remove(previous, *id));
+                fresh.iter().for_each(|id| self.add(snapshot, *id));
+                self.generation = snapshot.generation;
+            }
+            _ => *self = Self::of(snapshot),
+        }
+    }
+
+    fn add(&mut self, snapshot: &Snapshot, id: u32) {
+        for lookup in lookups(snapshot, &[id]) {
+            match self.of.get_mut(lookup) {
+                Some(ids) => ids.push(id),
+                None => drop(self.of.insert(lookup.clone(), vec![id])),
             }
         }
-        Self { generation: snapshot.generation, of }
     }
+
+    fn remove(&mut self, snapshot: &Snapshot, id: u32) {
+        for lookup in lookups(snapshot, &[id]) {
+            let Some(ids) = self.of.get_mut(lookup) else { continue };
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.of.remove(lookup);
+            }
+        }
+    }
+}
+
+/// The services of a snapshot that it does not share with another one: whose endpoints come from elsewhere, or lie
+/// elsewhere. All, where there is no other one, or that looks things up in other ways.
+fn fresh_services(snapshot: &Snapshot, other: Option<&Snapshot>) -> Vec<u32> {
+    let all = || (0..snapshot.services.len() as u32).collect();
+    let Some(other) = other.filter(|other| other.discovery == snapshot.discovery) else { return all() };
+    let identity = |service: &Service| (service.sources.as_ptr(), Arc::as_ptr(&service.endpoints));
+    let stands = |(one, other): (&Service, &Service)| identity(one) == identity(other);
+    let pairs = snapshot.services.iter().zip(&other.services);
+    if snapshot.services.len() == other.services.len() {
+        return pairs.zip(0_u32..).filter(|(pair, _)| !stands(*pair)).map(|(_, id)| id).collect();
+    }
+    let known: AHashSet<_> = other.services.iter().map(identity).collect();
+    let services = snapshot.services.iter().zip(0_u32..);
+    services.filter(|(service, _)| !known.contains(&identity(service))).map(|(_, id)| id).collect()
 }
 
 /// Writes an event, and where an operator should know at once, a line of the log.
@@ -460,9 +526,10 @@ fn is_same(lookup: &Lookup, one: &snapshot::Discovery, other: &snapshot::Discove
     }
 }
 
-fn lookups(snapshot: &Snapshot) -> BTreeSet<Lookup> {
-    let sources = snapshot.services.iter().flat_map(|service| service.sources.iter());
-    sources.filter_map(|source| source.lookup.clone()).collect()
+/// What these services look up.
+fn lookups<'s>(snapshot: &'s Snapshot, ids: &'s [u32]) -> impl Iterator<Item = &'s Lookup> {
+    let services = ids.iter().filter_map(|id| snapshot.services.get(*id as usize));
+    services.flat_map(|service| service.sources.iter()).filter_map(|source| source.lookup.as_ref())
 }
 
 /// The endpoints of a service. An endpoint that was written as a name and is not known yet is there without an address,

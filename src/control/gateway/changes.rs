@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::AHashSet;
 use serde_json::{Value, json};
 
 use crate::config::model::{Config, Listener};
@@ -24,22 +25,39 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 /// What is different between two configurations, by name.
 pub(super) fn changes(old: &Config, new: &Config) -> Value {
     let name = |listener: &Spanned<Listener>| listener.name();
+    let listeners = (old.listeners.iter().collect(), new.listeners.iter().collect());
     json!({
-        "listeners": of_list(&old.listeners, &new.listeners, name, |old, new| old.dump() == new.dump()),
-        "services": of_list(&old.services, &new.services, |service| service.name.as_str().to_owned(), is_same),
-        "routes": of_list(&old.routes, &new.routes, |route| route.name().to_owned(), is_same),
+        "listeners": of_lists(listeners, name, |old, new| old.dump() == new.dump()),
+        "services": of_lists(differing(&old.services, &new.services), |one| one.name.as_str().to_owned(), is_same),
+        "routes": of_lists(differing(&old.routes, &new.routes), |one| one.name().to_owned(), is_same),
         "needs_restart": needs_restart(old, new),
     })
 }
 
-/// What was not written anew is the same one; what was may say the same in other words.
-fn is_same<T: Decode + std::any::Any + Send + Sync>(old: &Spanned<Arc<T>>, new: &Spanned<Arc<T>>) -> bool {
-    Arc::ptr_eq(&old.value, &new.value) || old.dump() == new.dump()
+/// The items of two lists that are not shared between them. What was not written anew is the same one.
+fn differing<'c, T>(old: &'c [Spanned<Arc<T>>], new: &'c [Spanned<Arc<T>>]) -> (Vec<&'c T>, Vec<&'c T>) {
+    let is_shared = |(old, new): &(&Spanned<Arc<T>>, &Spanned<Arc<T>>)| Arc::ptr_eq(&old.value, &new.value);
+    // Most often all but a few stand where they stood.
+    let first = old.iter().zip(new).take_while(is_shared).count();
+    let last = old[first..].iter().rev().zip(new[first..].iter().rev()).take_while(is_shared).count();
+    let (old, new) = (&old[first..old.len() - last], &new[first..new.len() - last]);
+    let addresses =
+        |list: &[Spanned<Arc<T>>]| list.iter().map(|item| Arc::as_ptr(&item.value)).collect::<AHashSet<_>>();
+    let (of_old, of_new) = (addresses(old), addresses(new));
+    let without = |list: &'c [Spanned<Arc<T>>], other: &AHashSet<*const T>| {
+        list.iter().map(|item| &*item.value).filter(|item| !other.contains(&std::ptr::from_ref(*item))).collect()
+    };
+    (without(old, &of_new), without(new, &of_old))
 }
 
-fn of_list<T>(old: &[T], new: &[T], name: impl Fn(&T) -> String, is_same: impl Fn(&T, &T) -> bool) -> Value {
-    let old: BTreeMap<_, _> = old.iter().map(|item| (name(item), item)).collect();
-    let new: BTreeMap<_, _> = new.iter().map(|item| (name(item), item)).collect();
+/// What was written anew may say the same in other words.
+fn is_same<T: Decode>(old: &T, new: &T) -> bool {
+    old.dump() == new.dump()
+}
+
+fn of_lists<T>((old, new): (Vec<&T>, Vec<&T>), name: impl Fn(&T) -> String, is_same: impl Fn(&T, &T) -> bool) -> Value {
+    let old: BTreeMap<_, _> = old.into_iter().map(|item| (name(item), item)).collect();
+    let new: BTreeMap<_, _> = new.into_iter().map(|item| (name(item), item)).collect();
     let added: Vec<_> = new.keys().filter(|name| !old.contains_key(*name)).collect();
     let removed: Vec<_> = old.keys().filter(|name| !new.contains_key(*name)).collect();
     let differs = |(name, item): &(&String, &&T)| old.get(*name).is_some_and(|was| !is_same(was, item));
@@ -71,5 +89,17 @@ mod tests {
         assert_eq!(told["routes"], json!({ "added": ["c"], "removed": ["b"], "changed": ["a"] }));
         assert_eq!(told["listeners"], json!({ "added": [], "removed": [], "changed": [] }));
         assert_eq!(told["needs_restart"], json!(["server.workers"]));
+    }
+
+    #[test]
+    fn what_is_shared_is_not_looked_at_wherever_it_stands() {
+        let one = |value: u32| Spanned::new(Arc::new(value), crate::schema::Span::NOWHERE);
+        let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(one);
+        let list = |all: &[&Spanned<Arc<u32>>]| all.iter().map(|one| (*one).clone()).collect::<Vec<_>>();
+        let (old, new) = (list(&[&a, &b, &c, &d]), list(&[&a, &c, &e, &d]));
+        assert_eq!(differing(&old, &new), (vec![&2], vec![&5]));
+        assert_eq!(differing(&old, &old), (vec![], vec![]));
+        assert_eq!(differing(&old, &list(&[&d, &c, &b, &a])), (vec![], vec![]), "only moved");
+        assert_eq!(differing(&old, &[]), (vec![&1, &2, &3, &4], vec![]));
     }
 }

@@ -210,10 +210,13 @@ impl Gateway {
         tokio::task::spawn_blocking(move || {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
+            if source.is_unchanged(&previous) {
+                return Ok(None);
+            }
             let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
             let before = Present::in_snapshot(&previous);
             let changes = before.map(|before| changes(&before.config, &ready.loaded.config));
-            Ok((ready, changes.unwrap_or_default()))
+            Ok(Some((ready, changes.unwrap_or_default())))
         })
     }
 
@@ -224,17 +227,22 @@ impl Gateway {
         }
         let previous = self.fleet.snapshot();
         let outcome = match compiled {
-            Ok((ready, changes)) => Box::pin(self.swap(ready, changes, &previous, belongings)).await,
+            Ok(Some((ready, changes))) => Box::pin(self.swap(ready, changes, &previous, belongings)).await.map(Some),
+            Ok(None) => Ok(None),
             Err(diagnostics) => Err(diagnostics.to_json()),
         };
         match outcome {
-            Ok((generation, changes)) => {
+            Ok(Some((generation, changes))) => {
                 let_go(previous);
-                self.reloads_ok.fetch_add(1, Ordering::Relaxed);
-                self.last_success_seconds.store(time::unix_seconds(), Ordering::Relaxed);
-                *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.went_well();
                 log::info("configuration applied", &[("generation", &generation), ("changes", &changes)]);
                 ReloadOutcome::Applied { generation, changes }
+            }
+            Ok(None) => {
+                self.went_well();
+                let generation = previous.generation;
+                log::info("configuration unchanged", &[("generation", &generation)]);
+                ReloadOutcome::Unchanged { generation }
             }
             Err(diagnostics) => {
                 self.reloads_failed.fetch_add(1, Ordering::Relaxed);
@@ -243,6 +251,13 @@ impl Gateway {
                 ReloadOutcome::Rejected { generation: previous.generation, diagnostics }
             }
         }
+    }
+
+    /// A reload was no failure.
+    fn went_well(&self) {
+        self.reloads_ok.fetch_add(1, Ordering::Relaxed);
+        self.last_success_seconds.store(time::unix_seconds(), Ordering::Relaxed);
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn swap(
@@ -266,7 +281,7 @@ impl Gateway {
         let state_file = loaded.config.admin.state_file.as_ref().map(PathBuf::from);
         // Taking thousands of routes apart is work for the same thread.
         in_background(move || drop((loaded, warnings)));
-        self.discovery.prepare(&snapshot).await;
+        self.discovery.prepare(&snapshot, Some(previous)).await;
         self.orders.apply(&snapshot);
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
             Ok(()) => {
@@ -275,7 +290,7 @@ impl Gateway {
                 self.tell_orders(&snapshot).await;
                 self.orders.keep_in(state_file);
                 door.change(change, self);
-                self.discovery.settle(&snapshot, &self.fleet).await;
+                self.discovery.settle(&snapshot, Some(previous), &self.fleet).await;
                 self.acme.follow(&snapshot.acme);
                 self.checks.look_anew();
                 logs.change(log_change);
@@ -283,8 +298,13 @@ impl Gateway {
             }
             Err(what) => {
                 // What was begun for the new one is of no use.
-                self.discovery.prepare(&self.fleet.snapshot()).await;
-                self.discovery.settle(&self.fleet.snapshot(), &self.fleet).await;
+                self.discovery.prepare(previous, None).await;
+                self.discovery.settle(previous, None, &self.fleet).await;
+                // What services had there was made known.
+                for service in previous.services.iter().filter(|service| service.is_whole()) {
+                    let set = service.endpoints.get();
+                    service.state.set_endpoints(set.endpoints.iter().map(|one| &*one.authority), time::Now::read());
+                }
                 Err(undo(what.to_owned(), listening))
             }
         }
@@ -363,8 +383,9 @@ fn let_go(previous: Arc<Snapshot>) {
     });
 }
 
-/// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves.
-pub type Compiled = Result<(Ready, Value), Box<Diagnostics>>;
+/// What [`Gateway::compile`] gives: the configuration, and how it differs from the one that serves; None where it is
+/// that one.
+pub type Compiled = Result<Option<(Ready, Value)>, Box<Diagnostics>>;
 
 /// Joins what each worker gets.
 pub fn shares(sockets: Shares, logs: Option<Vec<AccessLog>>) -> Vec<Share> {

@@ -14,6 +14,8 @@ pub enum Key {
     /// `client_ip`: the client's address; IPv6 by its /64, which is what one customer gets (F71).
     #[default]
     ClientIp,
+    /// `client_cert`: the certificate that the client has shown, by its fingerprint. Without one: by address.
+    ClientCert,
     /// `global`: all requests together.
     Global,
     /// `route`: all requests of a route together.
@@ -33,6 +35,7 @@ impl Key {
     pub fn of(source: &KeySource) -> Self {
         match source {
             KeySource::ClientIp => Key::ClientIp,
+            KeySource::ClientCert => Key::ClientCert,
             KeySource::Global => Key::Global,
             KeySource::Route => Key::Route,
             KeySource::Path => Key::Path,
@@ -46,6 +49,7 @@ impl Key {
     pub const fn label(&self) -> &'static str {
         match self {
             Key::ClientIp => "ip",
+            Key::ClientCert => "client_cert",
             Key::Global => "global",
             Key::Route => "route",
             Key::Path => "path",
@@ -58,7 +62,7 @@ impl Key {
     /// When a limit by this key runs: before the credential check if it needs nothing but the connection (C12).
     pub const fn phase(&self) -> Phase {
         match self {
-            Key::ClientIp | Key::Global | Key::Route | Key::Path => Phase::Guard,
+            Key::ClientIp | Key::ClientCert | Key::Global | Key::Route | Key::Path => Phase::Guard,
             Key::Header(_) | Key::Query(_) | Key::Cookie(_) => Phase::Limit,
         }
     }
@@ -77,6 +81,7 @@ impl Key {
     pub fn fingerprint(&self, hasher: &RandomState, x: &Exchange) -> u64 {
         let value = match self {
             Key::ClientIp => None,
+            Key::ClientCert => x.client_identity().map(|client| client.fingerprint.as_bytes()),
             Key::Global => return 1,
             Key::Route => return hasher.hash_one((1u8, x.route_key)).max(1),
             Key::Path => Some(x.request.matched_path()),

@@ -254,6 +254,8 @@ impl ScalarType for PathPattern {
 pub enum KeySource {
     /// The client's address.
     ClientIp,
+    /// The certificate that the client has shown.
+    ClientCert,
     /// The path as sent upstream.
     Path,
     /// The route.
@@ -268,7 +270,8 @@ pub enum KeySource {
     Query(String),
 }
 
-const KEY_FORMS: &[&str] = &["client_ip", "path", "route", "global", "header:NAME", "cookie:NAME", "query:NAME"];
+const KEY_FORMS: &[&str] =
+    &["client_ip", "client_cert", "path", "route", "global", "header:NAME", "cookie:NAME", "query:NAME"];
 
 impl ScalarType for KeySource {
     const WANTED: &'static str = "a key";
@@ -276,6 +279,7 @@ impl ScalarType for KeySource {
     fn parse(text: &str) -> Result<Self, Fault> {
         match text {
             "client_ip" => return Ok(KeySource::ClientIp),
+            "client_cert" => return Ok(KeySource::ClientCert),
             "path" => return Ok(KeySource::Path),
             "route" => return Ok(KeySource::Route),
             "global" => return Ok(KeySource::Global),
@@ -304,6 +308,7 @@ impl ScalarType for KeySource {
     fn show(&self) -> String {
         match self {
             KeySource::ClientIp => "client_ip".to_owned(),
+            KeySource::ClientCert => "client_cert".to_owned(),
             KeySource::Path => "path".to_owned(),
             KeySource::Route => "route".to_owned(),
             KeySource::Global => "global".to_owned(),
@@ -314,7 +319,7 @@ impl ScalarType for KeySource {
     }
 
     fn document() -> TypeDoc {
-        let pattern = "^(client_ip|path|route|global|(header|cookie|query):.+)$";
+        let pattern = "^(client_ip|client_cert|path|route|global|(header|cookie|query):.+)$";
         TypeDoc::text("key", &KEY_FORMS.join(", "), Some(pattern))
     }
 }

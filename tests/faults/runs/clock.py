@@ -1,8 +1,11 @@
-"""F17: the wall clock jumps an hour forth and back, and stops: limits and timeouts keep their rate."""
+"""F17: the wall clock jumps an hour forth and back, and stops: limits and timeouts keep their rate, certificates are
+judged by it."""
 
 import glob
 import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
@@ -12,8 +15,10 @@ SECONDS = 60
 SHORT = False
 
 CONFIG = """
-listeners: [{address: "127.0.0.1:0", limits: {header_timeout: 1s, idle_timeout: 3s}}]
-services: [{name: origin, endpoints: ["%s"], timeouts: {first_byte: 1s}}]
+listeners:
+  - {address: "127.0.0.1:0", limits: {header_timeout: 1s, idle_timeout: 3s}}
+  - {address: "127.0.0.2:0", tls: {cert: "%(pair)s", key: "%(pair)s", client_auth: {mode: required, ca: ["%(pair)s"]}}}
+services: [{name: origin, endpoints: ["%(origin)s"], timeouts: {first_byte: 1s}}]
 routes:
   - {path: "/origin/*", strip_prefix: true, service: origin}
   - {exact: /limited, policies: [{rate_limit: {rate: 20/s, burst: 5, scope: node}}], respond: {body: in}}
@@ -35,7 +40,8 @@ def run(bed):
     env = {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
     # Not held to F60: the library opens its file at each call of the clock.
-    gateway = bed.gateway(CONFIG % bed.origin(), env=env, settles=False)
+    pair = certificate(bed.folder)
+    gateway = bed.gateway(CONFIG % {"origin": bed.origin(), "pair": pair}, env=env, settles=False)
 
     def jump(to):
         # In one piece: the library reads it at every call.
@@ -51,10 +57,46 @@ def run(bed):
         check(abs(wall_clock(gateway) - wall()) < HOUR / 2, f"{name}: the wall clock did not change, nothing is shown")
         most = BURST + RATE * WATCH_SECONDS
         check(most * 0.8 <= admitted <= most * 1.1 + 1, f"{name}: {admitted} of at most {most} were let in")
+        # It holds from now on for a day.
+        wanted = "an hour behind" != name != "stopped"
+        check(shakes_hands(gateway, pair) == wanted, f"{name}: a client's certificate is taken by another clock")
         seen.append(f"{name}: {admitted} of {most}")
         deadlines(gateway, jump, name)
     jump("+0")
+    check(shakes_hands(gateway, pair), "a certificate is refused after the clock came back")
     return ", ".join(seen)
+
+
+def certificate(folder):
+    """The file of a certificate that holds from now on for a day, with its key and its authority."""
+    pair, key = folder / "pair.pem", folder / "key.pem"
+
+    def make(name, *more):
+        made = folder / f"{name}.pem"
+        subprocess.run(["openssl", "req", "-x509", "-new", "-key", key, "-days", "1", "-subj", f"/CN={name}", "-out", made, *more],
+                       check=True, capture_output=True)
+        return made
+
+    subprocess.run(["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key], check=True)
+    authority = make("authority")
+    leaf = make("clock.test", "-CA", authority, "-CAkey", key, "-addext", "basicConstraints=CA:FALSE",
+                "-addext", "subjectAltName=DNS:clock.test")
+    pair.write_bytes(b"".join(part.read_bytes() for part in (key, leaf, authority)))
+    return pair
+
+
+def shakes_hands(gateway, pair):
+    """Whether a client that shows this certificate is let in."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(pair)
+    host, _, port = gateway.listening[1].rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 5) as plain, context.wrap_socket(plain) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: clock.test\r\n\r\n")
+            return client.recv(4096).startswith(b"HTTP/1.1 200")
+    except (ssl.SSLError, ConnectionError):
+        return False
 
 
 def wall_clock(gateway):

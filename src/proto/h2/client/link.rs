@@ -273,6 +273,11 @@ impl Link {
         self.phase.get() != Phase::Open
     }
 
+    /// Whether nothing comes or goes any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase.get() == Phase::Over
+    }
+
     /// No further streams: the connection closes behind the last one.
     pub fn let_go(&self) {
         if self.phase.get() == Phase::Open {

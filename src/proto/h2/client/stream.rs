@@ -38,6 +38,13 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Whether its connection has ended, and it with that: nobody has said anything of this stream alone.
+    pub fn has_lost_connection(&self) -> bool {
+        self.sender.link.is_over()
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.sender.link.finish(self.sender.key);

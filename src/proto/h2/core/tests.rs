@@ -317,6 +317,53 @@ fn windows_bound_what_waits_and_are_given_back_when_it_is_taken() {
     assert_eq!(code(&feed(&mut core, &raw(Kind::Data, 0, 99, b"x"))), Some(Code::FlowControl));
 }
 
+/// Nobody takes padding (RFC 9113 section 6.1): its room comes back by itself, to the stream and to the connection.
+#[test]
+fn padding_uses_no_window_up() {
+    let mut core = server();
+    let events = feed(&mut core, &post(1)).expect("legal");
+    let Event::Head { key, .. } = events[0] else { panic!("{events:?}") };
+    let padded = [&[255][..], b"hello", &[0; 255]].concat();
+    for _ in 0..10_000 {
+        feed(&mut core, &raw(Kind::Data, PADDED, 1, &padded)).expect("there is room");
+        core.taken(key, 5);
+    }
+    assert!(core.recv_window.is_level());
+}
+
+/// A block has as many frames as it may, whatever those before it had.
+#[test]
+fn each_block_has_its_own_bounds() {
+    let mut core = server();
+    for n in 0..10 {
+        let id = 2 * n + 1;
+        let mut block = raw(Kind::Headers, END_STREAM, id, GET);
+        (0..7).for_each(|_| block.extend(raw(Kind::Continuation, 0, id, b"\0\x01a\x01b")));
+        block.extend(raw(Kind::Continuation, END_HEADERS, id, b"\0\x01a\x01b"));
+        let events = feed(&mut core, &block).expect("eight are allowed");
+        assert!(matches!(events[..], [Event::Head { end: true, fault: None, .. }]), "{events:?}");
+        assert_eq!(core.section().lines.len(), 12, "the lines of this block alone");
+    }
+}
+
+/// What was on its way to a stream that was reset here is no flood; crumbs that do not end are one (F45).
+#[test]
+fn late_data_is_skipped_and_late_crumbs_are_counted() {
+    for (payload, most) in [(&[0; 5][..], None), (b"x", Some(200)), (b"", Some(200))] {
+        let mut core = server();
+        let events = feed(&mut core, &post(1)).expect("legal");
+        let Event::Head { key, .. } = events[0] else { panic!("{events:?}") };
+        core.reset(key, Code::Cancel);
+        core.release(key);
+        // What its opening accounts for.
+        (0..4).for_each(|_| drop(feed(&mut core, &raw(Kind::Ping, 0, 0, &[0; 8])).expect("legal")));
+        let done = (0..2_000).find(|_| feed(&mut core, &raw(Kind::Data, 0, 1, payload)).is_err());
+        let expected = most.map(|most| most - 1);
+        assert_eq!(done, expected, "{} bytes each", payload.len());
+        assert!(core.recv_window.is_level());
+    }
+}
+
 #[test]
 fn what_is_given_up_returns_its_room() {
     let mut core = server();
@@ -356,7 +403,14 @@ fn a_narrowed_window_goes_below_zero() {
     feed(&mut core, &raw(Kind::WindowUpdate, 0, 3, &15_530_u32.to_be_bytes())).expect("legal");
     let left = body.len();
     core.data(key, &mut body, false);
-    assert!(body.len() < left);
+    assert_eq!(body.len(), left - 5);
+    // A stream that is opened later begins with what holds then.
+    let events = feed(&mut core, &get(5)).expect("legal");
+    let Event::Head { key, .. } = events[0] else { panic!("{events:?}") };
+    core.head(key, false, |encoder, out| encoder.status(out, 200));
+    let mut body = Buf::copy_of(&[1; 100]);
+    core.data(key, &mut body, false);
+    assert_eq!((body.len(), core.data(key, &mut body, false)), (90, Sent::NoStreamWindow));
 }
 
 #[test]
@@ -374,7 +428,10 @@ fn goodbyes() {
     assert!(feed(&mut core, &late).expect("ignored").is_empty());
     let sent = frames(&output(&mut core));
     assert_eq!(sent[0], (Kind::GoAway, 0, 0, [INT31_MAX.to_be_bytes(), [0; 4]].concat()));
-    assert_eq!(sent[1], (Kind::GoAway, 0, 0, [3_u32.to_be_bytes(), [0; 4]].concat()));
+    let last = (Kind::GoAway, 0, 0, [3_u32.to_be_bytes(), [0; 4]].concat());
+    assert_eq!(sent[1], last);
+    core.refuse_further();
+    assert_eq!(frames(&output(&mut core)), [last], "what was said once is not raised");
     core.give_up(Fatal::flood("why"));
     let sent = frames(&output(&mut core));
     assert_eq!(sent, [(Kind::GoAway, 0, 0, [&[0, 0, 0, 3, 0, 0, 0, 11], &b"why"[..]].concat())]);
