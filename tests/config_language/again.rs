@@ -234,6 +234,24 @@ fn what_nothing_has_changed_for_is_not_compiled_anew() {
     assert_eq!((service(0), service(1)), ("a", "b"));
 }
 
+/// What an alias stands for, and what a variable says, are no part of an item's text.
+#[test]
+fn what_hangs_on_more_than_its_text_is_read_each_time() {
+    let file = |port: &str| {
+        let anchor = format!("x-all: &all {{endpoints: [\"127.0.0.1:{port}\"]}}\n");
+        anchor + &FILE.replace("    endpoints: [\"127.0.0.1:1\"]\n", "    <<: *all\n")
+    };
+    let port = |loaded: &Loaded| loaded.config.services[0].endpoints[0].address.port;
+    let first = load(None, &file("5"), 0).expect("good");
+    let second = load(Some(&first.kept), &file("6"), 0).expect("good");
+    assert_eq!((port(&first), port(&second)), (5, 6));
+    let variable = FILE.replace("127.0.0.1:1", "127.0.0.1:${PORT}");
+    let first = load(None, &variable, 0).expect("good");
+    let second = load(Some(&first.kept), &variable, 1).expect("good");
+    assert_eq!((port(&first), port(&second)), (81, 82));
+    assert!(!first.kept.is_of(&variable), "nor is the whole said to be unchanged");
+}
+
 /// A route with a breaker of its own has its service's numbers.
 #[test]
 fn a_route_that_has_more_of_its_service_than_the_name_is_compiled_with_it() {
