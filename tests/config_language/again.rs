@@ -161,7 +161,7 @@ fn shown(snapshot: &Snapshot) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is done to a file: read again with what was kept of it, it says what it says to one who has never seen
     /// it; and where there is anything to report, then so there is here, and places are those of a whole reading.
