@@ -69,7 +69,7 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, U: Upstream>(
 ) -> Result<(), Failure> {
     let (sender, receiver) = upstream.split();
     if body.is_done() {
-        return without_body(sink, sender, receiver, x, out, terms, on_head).await;
+        return pin!(without_body(sink, sender, receiver, x, out, terms, on_head)).await;
     }
     let chunked = x.request.body == BodyLength::Streamed;
     let expects_continue = x.request.expects_continue;
@@ -146,7 +146,7 @@ async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
             Err(failure) => return Err(terms.explain(failure)),
         }
     }
-    deliver(receiver, sink, x, asked, terms, on_head).await
+    pin!(deliver(receiver, sink, x, asked, terms, on_head)).await
 }
 
 /// Bytes lay on a kept connection before the request was sent. What else comes on it cannot be told apart from answers.
@@ -426,7 +426,7 @@ pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
         x.note_grpc_status(None);
         x.note_grpc_status(first.trailers.as_deref());
     }
-    sink.send_head(x, first).await?;
+    pin!(sink.send_head(x, first)).await?;
     if !ended {
         ended = Box::pin(pass_down(receiver, sink, x, terms)).await?;
     }
