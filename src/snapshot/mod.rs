@@ -368,7 +368,7 @@ pub enum Fallback {
 }
 
 impl Service {
-    /// Whether the endpoints of the two are the same ones, whichever those are at the moment, and what is known of them.
+    /// Whether the endpoints of the two are the same, whichever those are at the moment, and what is known of them.
     pub fn shares_endpoints(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.endpoints, &other.endpoints) && Arc::ptr_eq(&self.state, &other.state)
     }

@@ -210,10 +210,7 @@ impl Gateway {
         tokio::task::spawn_blocking(move || {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
-            if source.is_unchanged(&previous) {
-                return Ok(None);
-            }
-            let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
+            let Some(ready) = source.compile(previous.generation + 1, env, Some(&previous))? else { return Ok(None) };
             let before = Present::in_snapshot(&previous);
             let changes = before.map(|before| changes(&before.config, &ready.loaded.config));
             Ok(Some((ready, changes.unwrap_or_default())))
