@@ -145,7 +145,7 @@ reasons! {
     UnknownServerName = "unknown_server_name", 421, Downstream, No, "Unknown server name";
     /// A tunnel was idle or open for too long, or the gateway stopped. Never sent; for the log.
     TunnelTimeout = "tunnel_timeout", 408, Downstream, No, "Tunnel timeout";
-    /// The body paused longer than `body_timeout`.
+    /// The body paused longer than `body_timeout`, or was not all there when the `timeout` of the request was over.
     BodyTimeout = "body_timeout", 408, Downstream, No, "Request body timeout";
     /// The body came slower than `body_rate_min` for longer than `rate_grace` (F39).
     BodyTooSlow = "body_too_slow", 408, Downstream, No, "Request body too slow";
@@ -200,7 +200,7 @@ reasons! {
     UpstreamClosed = "upstream_closed", 502, Upstream, IfIdempotent, "Bad gateway";
     /// The endpoint did not answer in time (R134).
     UpstreamTimeout = "upstream_timeout", 504, Upstream, No, "Gateway timeout";
-    /// The whole request was not done within its `timeout` (C51).
+    /// The whole request was not done within its `timeout`, and it was not the client who was waited for (C51).
     RequestTimeout = "request_timeout", 504, Upstream, No, "Gateway timeout";
     /// The endpoint answered with a status for which the service asks another, and none gave a better one.
     UpstreamStatus = "upstream_status", 502, Upstream, IfIdempotent, "Bad gateway";

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ringway::sys::alloc::Allocator = ringway::sys::alloc::Allocator;
 
 fn main() -> ExitCode {
     ringway::cli::main()

@@ -202,6 +202,7 @@ proptest! {
         requests in prop::collection::vec(asked(), 16),
     ) {
         let ready = ConfigSource::Embedded(text).compile(1, ENV, None).map_err(|d| TestCaseError::fail(d.render()))?;
+        let ready = ready.expect("nothing serves yet");
         for asked in &requests {
             check(&ready.snapshot, asked)?;
         }

@@ -406,7 +406,7 @@ fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
 }
 
 fn unique<'c>(names: impl Iterator<Item = &'c Spanned<Name>>, what: &str, cx: &mut Cx) {
-    let mut seen: AHashMap<&str, Span> = AHashMap::new();
+    let mut seen: AHashMap<&str, Span> = AHashMap::with_capacity(names.size_hint().1.unwrap_or_default());
     for name in names {
         if let Some(first) = seen.get(name.as_str()) {
             let message = format!("there are two {what}s called `{}`", name.as_str());

@@ -61,39 +61,39 @@ impl Written for Present {
     }
 }
 
-/// Whether the file at `path` holds what `before` came from, and nothing else has a say in what it means.
-pub fn is_unchanged(before: &Kept, path: &Path) -> bool {
-    read_file(path).is_ok_and(|text| before.is_of(&text))
-}
-
 /// Reads and checks the file at `path`.
 ///
 /// # Errors
 /// Every mistake of the file, with warnings among them.
 pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<Loaded, Box<Diagnostics>> {
-    load_file_after(None, path, env, policies)
-}
-
-/// The same, with what an earlier reading kept. Where there is anything to report, places are those of earlier files:
-/// read it once more without.
-///
-/// # Errors
-/// As above.
-pub fn load_file_after(
-    before: Option<&Kept>,
-    path: &Path,
-    env: &dyn Env,
-    policies: &[PolicyKind],
-) -> Result<Loaded, Box<Diagnostics>> {
     let name = path.display().to_string();
     match read_file(path) {
-        Ok(text) => load_str_after(before, &name, &text, env, policies),
+        Ok(text) => load_str(&name, &text, env, policies),
         Err(reason) => {
             let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
             diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
             Err(Box::new(diagnostics))
         }
     }
+}
+
+/// A file that was read before.
+pub enum Again {
+    /// It says what it said, and nothing else has a say in what that means.
+    Unchanged,
+    /// It says something else, or something new.
+    Loaded(Box<Loaded>),
+}
+
+/// The same, with what an earlier reading kept. None where there is anything to report: places are those of earlier
+/// files then, and it is to be read once more without.
+pub fn load_file_after(before: &Kept, path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Option<Again> {
+    let text = read_file(path).ok()?;
+    if before.is_of(&text) {
+        return Some(Again::Unchanged);
+    }
+    let loaded = load_str_after(Some(before), &path.display().to_string(), &text, env, policies).ok()?;
+    loaded.warnings.is_empty().then(|| Again::Loaded(Box::new(loaded)))
 }
 
 /// Checks `text`, which messages call `name`; a name that ends in `.json` makes it strict JSON.
@@ -104,7 +104,8 @@ pub fn load_str(name: &str, text: &str, env: &dyn Env, policies: &[PolicyKind]) 
     load_str_after(None, name, text, env, policies)
 }
 
-/// The same, with what an earlier reading kept: see [`load_file_after`].
+/// The same, with what an earlier reading kept: values are shared with
+/// that.
 ///
 /// # Errors
 /// As above.
@@ -182,8 +183,10 @@ fn loaded(config: Config, mut cx: Cx, source: Arc<Source>) -> Loaded {
 fn read_file(path: &Path) -> Result<String, String> {
     use std::io::Read as _;
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
     let limit = SOURCE_BYTES_MAX as u64 + 1;
+    // A size is a hint: the file may grow, or be a pipe.
+    let size = file.metadata().map_or(0, |facts| facts.len().min(limit));
+    let mut bytes = Vec::with_capacity(size as usize + 1);
     file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() > SOURCE_BYTES_MAX {
         return Err(format!("it is larger than {SOURCE_BYTES_MAX} bytes"));

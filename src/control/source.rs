@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::config::compile::{Inputs, compile, tls_files};
 use crate::config::model::Config;
-use crate::config::{Loaded, Present, is_unchanged, load_file_after, load_str};
+use crate::config::{Again, Loaded, Present, load_file, load_file_after, load_str};
 use crate::policy::{self, CompileEnv};
-use crate::schema::{Diagnostics, Kept, ProcessEnv};
+use crate::schema::{Diagnostics, ProcessEnv};
 use crate::snapshot::Snapshot;
 
 /// Where the configuration comes from.
@@ -56,23 +56,19 @@ impl ConfigSource {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(&self) -> Result<Loaded, Box<Diagnostics>> {
-        self.load_after(None)
-    }
-
-    fn load_after(&self, before: Option<&Kept>) -> Result<Loaded, Box<Diagnostics>> {
         match self {
-            Self::File(path) => load_file_after(before, path, &ProcessEnv, policy::SCHEMA),
+            Self::File(path) => load_file(path, &ProcessEnv, policy::SCHEMA),
             Self::Embedded(text) => load_str("(embedded)", text, &ProcessEnv, policy::SCHEMA),
         }
     }
 
-    /// Whether it says, and means, what `before` was made from: then there is nothing to be done.
-    pub fn is_unchanged(&self, before: &Snapshot) -> bool {
-        let kept = Present::in_snapshot(before).and_then(|present| present.kept.as_deref());
-        self.path().zip(kept).is_some_and(|(path, kept)| is_unchanged(kept, &path))
+    /// The same behind what serves, if it is a file of which something can be used again.
+    fn load_again(&self, previous: Option<&Snapshot>) -> Option<Again> {
+        let kept = Present::in_snapshot(previous?)?.kept.as_deref()?;
+        load_file_after(kept, &self.path()?, &ProcessEnv, policy::SCHEMA)
     }
 
-    /// Reads, checks and compiles it.
+    /// Reads, checks and compiles it. None where it says, and means, what serves already.
     ///
     /// # Errors
     /// Everything that is wrong with it.
@@ -81,15 +77,18 @@ impl ConfigSource {
         generation: u64,
         env: CompileEnv,
         previous: Option<&Snapshot>,
-    ) -> Result<Ready, Box<Diagnostics>> {
+    ) -> Result<Option<Ready>, Box<Diagnostics>> {
         let inputs = Inputs { generation, policies: env, resolve: None, previous };
         // What has not changed is not made anew. Where there is anything to report, the places are to be those of this
         // file, and so all of it is read again.
-        let kept = previous.and_then(|snapshot| Present::in_snapshot(snapshot)?.kept.clone());
-        let again = kept.and_then(|kept| Ready::with(self.load_after(Some(&kept)).ok()?, &inputs).ok());
+        let again = match self.load_again(previous) {
+            Some(Again::Unchanged) => return Ok(None),
+            Some(Again::Loaded(loaded)) => Ready::with(*loaded, &inputs).ok(),
+            None => None,
+        };
         match again.filter(|ready| ready.warnings.is_empty()) {
-            Some(ready) => Ok(ready),
-            None => Ready::with(self.load()?, &inputs),
+            Some(ready) => Ok(Some(ready)),
+            None => Ready::with(self.load()?, &inputs).map(Some),
         }
     }
 

@@ -30,16 +30,11 @@ const WRITTEN_HERE: NameSet = hop::HOP_BY_HOP.and(NameSet::of(&[
 pub fn write_head(out: &mut Buf, x: &Exchange, listener: &Listener, host: &[u8]) {
     let request = &x.request;
     let text = |text| request.fields.text(text);
-    out.extend(text(request.method_text));
-    out.extend(b" ");
-    out.extend(text(request.forward_path.unwrap_or(request.path)));
+    out.extend_all([text(request.method_text), b" ", text(request.forward_path.unwrap_or(request.path))]);
     if let Some(query) = request.forward_query.or(request.query) {
-        out.extend(b"?");
-        out.extend(text(query));
+        out.extend_all([b"?", text(query)]);
     }
-    out.extend(b" HTTP/1.1\r\nHost: ");
-    out.extend(host);
-    out.extend(b"\r\n");
+    out.extend_all([b" HTTP/1.1\r\nHost: ", host, b"\r\n"]);
     serialise::fields(out, &request.fields, WRITTEN_HERE);
     write_origin(out, x, listener);
     if let Some(left_ns) = x.grpc.and_then(|call| call.left_ns) {
@@ -129,29 +124,36 @@ fn write_h2_origin(encoder: &mut Encoder, out: &mut Buf, x: &Exchange, listener:
 /// Fields of trusted proxies are still in the request here, those of strangers are gone: For is continued, the others
 /// keep what the first trusted proxy saw.
 fn write_origin(out: &mut Buf, x: &Exchange, listener: &Listener) {
-    out.extend(b"X-Forwarded-For: ");
-    if x.peer_is_trusted {
-        for value in x.request.fields.values(Name::XForwardedFor) {
-            out.extend(value);
-            out.extend(b", ");
-        }
-    }
-    out.extend(x.peer_text.as_bytes());
     let authority = x.request.fields.text(x.request.authority);
-    keep_or_write(out, x, Name::XForwardedProto, b"\r\nX-Forwarded-Proto: ", x.scheme.text().as_bytes());
-    keep_or_write(out, x, Name::XForwardedHost, b"\r\nX-Forwarded-Host: ", authority);
-    keep_or_write(out, x, Name::XForwardedPort, b"\r\nX-Forwarded-Port: ", x.port_text.as_bytes());
-    out.extend(b"\r\nX-Request-ID: ");
-    out.extend(x.id.as_bytes());
-    out.extend(b"\r\n");
+    let (peer, port) = (x.peer_text.as_bytes(), x.port_text.as_bytes());
+    if x.peer_is_trusted || authority.is_empty() || port.is_empty() {
+        write_continued_origin(out, x, authority);
+    } else {
+        let scheme = x.scheme.text().as_bytes();
+        out.extend_all([b"X-Forwarded-For: ", peer, b"\r\nX-Forwarded-Proto: ", scheme]);
+        out.extend_all([b"\r\nX-Forwarded-Host: ", authority, b"\r\nX-Forwarded-Port: ", port]);
+    }
+    out.extend_all([b"\r\nX-Request-ID: ", x.id.as_bytes(), b"\r\n"]);
     if listener.forwarded {
         write_forwarded(out, x, authority);
     }
     if let Some(name) = &listener.via {
-        out.extend(b"Via: 1.1 ");
-        out.extend(name.as_bytes());
-        out.extend(b"\r\n");
+        out.extend_all([b"Via: 1.1 ", name.as_bytes(), b"\r\n"]);
     }
+}
+
+/// The first four of them, without the last one's end: where a trusted proxy may have sent some, or one is not known.
+fn write_continued_origin(out: &mut Buf, x: &Exchange, authority: &[u8]) {
+    out.extend(b"X-Forwarded-For: ");
+    if x.peer_is_trusted {
+        for value in x.request.fields.values(Name::XForwardedFor) {
+            out.extend_all([value, b", "]);
+        }
+    }
+    out.extend(x.peer_text.as_bytes());
+    keep_or_write(out, x, Name::XForwardedProto, b"\r\nX-Forwarded-Proto: ", x.scheme.text().as_bytes());
+    keep_or_write(out, x, Name::XForwardedHost, b"\r\nX-Forwarded-Host: ", authority);
+    keep_or_write(out, x, Name::XForwardedPort, b"\r\nX-Forwarded-Port: ", x.port_text.as_bytes());
 }
 
 /// Ends the line before and writes the next one without its end.
@@ -160,8 +162,7 @@ fn keep_or_write(out: &mut Buf, x: &Exchange, id: Name, begin: &[u8], own: &[u8]
     let kept = if x.peer_is_trusted { x.request.fields.get(id) } else { None };
     let value = kept.unwrap_or(own);
     if !value.is_empty() {
-        out.extend(begin);
-        out.extend(value);
+        out.extend_all([begin, value]);
     }
 }
 

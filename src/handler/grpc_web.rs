@@ -112,7 +112,7 @@ impl<B: RequestBody> RequestBody for Body<'_, B> {
         self.inner.begin_drain();
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn()> {
+    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
         self.inner.drain_limit()
     }
 }

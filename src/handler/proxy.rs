@@ -1,6 +1,7 @@
 //! Answers a request from an endpoint of a service: choose, connect or reuse, exchange, and try again where that is
 //! safe.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::forward;
@@ -110,7 +111,7 @@ impl<C: Connect> Proxy<'_, C> {
                         x.endpoint = Some(visit.tag.clone());
                     }
                     match first {
-                        Ok(first) => self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head).await,
+                        Ok(first) => pin!(self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head)).await,
                         Err(failure) => Attempt::unconnected(failure),
                     }
                 }
@@ -356,7 +357,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
         upstream.uses += 1;
         let exchanged = match held {
-            None => relay::exchange(body, sink, &mut *upstream, x, out, &terms, on_head).await,
+            None => pin!(relay::exchange(body, sink, &mut *upstream, x, out, &terms, on_head)).await,
             Some(held) => {
                 let mut body = Replayed::new(body, held);
                 let mut answered = held.until_answered(on_head);

@@ -10,8 +10,8 @@ use crate::error::{Failure, Reason};
 use crate::http::downstream::{RequestBody, ResponseSink};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
-use crate::limits::{INTERIM_RESPONSES_MAX, SPLICE_BYTES_MIN};
-use crate::net::splice::{Stopped, carry};
+use crate::limits::{INTERIM_RESPONSES_MAX, LINGER_MS, SPLICE_BYTES_MIN};
+use crate::net::splice::{Progress, Stopped, carry};
 use crate::net::timer::{Deadline, OnExpiry, Timers};
 use crate::proto::upstream::{Interrupter, RequestSink, ResponseSource, Soon, Upstream};
 use crate::snapshot::ServiceRules;
@@ -69,7 +69,7 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, U: Upstream>(
 ) -> Result<(), Failure> {
     let (sender, receiver) = upstream.split();
     if body.is_done() {
-        return without_body(sink, sender, receiver, x, out, terms, on_head).await;
+        return pin!(without_body(sink, sender, receiver, x, out, terms, on_head)).await;
     }
     let chunked = x.request.body == BodyLength::Streamed;
     let expects_continue = x.request.expects_continue;
@@ -97,7 +97,8 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, U: Upstream>(
     let awaited = !expects_continue || taken;
     let (response_done, waiting) = (Cell::new(false), Cell::new(Some(receiver.waiting())));
     let head_due = Cell::new(terms.due);
-    let up = Upload { chunked, sent, taken, awaited, terms, response_done, waiting, head_due };
+    let progress = Progress::default();
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done, waiting, head_due, progress };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, on_head, up)).await
 }
@@ -145,7 +146,7 @@ async fn without_body<S: ResponseSink, R: ResponseSource, W: RequestSink>(
             Err(failure) => return Err(terms.explain(failure)),
         }
     }
-    deliver(receiver, sink, x, asked, terms, on_head).await
+    pin!(deliver(receiver, sink, x, asked, terms, on_head)).await
 }
 
 /// Bytes lay on a kept connection before the request was sent. What else comes on it cannot be told apart from answers.
@@ -223,7 +224,12 @@ struct Upload<'a> {
     waiting: Cell<Option<Deadline>>,
     /// When the head must be there.
     head_due: Cell<Now>,
+    /// Whether the client is what is waited for.
+    progress: Progress,
 }
+
+/// The time of the whole request ended while the client still owed a part of it, which is not the endpoint's fault.
+const HALF_SENT: Failure = Failure::with(Reason::BodyTimeout, "the time of the whole request");
 
 impl Upload<'_> {
     /// Carries the request body up. When the response is complete before it, or the endpoint takes no more, the rest is
@@ -247,7 +253,10 @@ impl Upload<'_> {
             if !taken {
                 body.begin_drain();
             }
-            let chunk = match body.next().await {
+            self.progress.awaits_source.set(true);
+            let chunk = body.next().await;
+            self.progress.awaits_source.set(false);
+            let chunk = match chunk {
                 // What is only drained is no part of the exchange any more; the connection ends with it.
                 Err(_) if !taken => return Ok(false),
                 chunk => chunk?,
@@ -265,6 +274,14 @@ impl Upload<'_> {
         }
         self.expect_head();
         Ok(taken)
+    }
+
+    /// Why no head came.
+    fn explain(&self, failure: Failure) -> Failure {
+        match self.terms.explain(failure) {
+            Failure { reason: Reason::RequestTimeout, .. } if self.progress.awaits_source.get() => HALF_SENT,
+            failure => failure,
+        }
     }
 
     /// An endpoint that has read nothing for too long is given up, unless it is answering.
@@ -294,17 +311,17 @@ impl Upload<'_> {
         sender: &mut W,
         bytes: &Cell<u64>,
     ) -> Result<bool, Failure> {
-        let moved = Cell::new(0);
         let carried = {
             let ends = (body.raw(), sender.raw(self.terms.rules.send_timeout_ms));
             let (Some((source, left)), Some(destination)) = ends else { return Ok(true) };
             check_size(bytes.get() + left, self.terms)?;
             let long = left >= SPLICE_BYTES_MIN && !self.chunked;
             let Some(mut pipe) = (if long { Pipe::take() } else { None }) else { return Ok(true) };
-            carry(&mut pipe, source, destination, left, &moved).await
+            carry(&mut pipe, source, destination, left, &self.progress).await
         };
-        body.raw_taken(moved.get());
-        bytes.set(bytes.get() + moved.get());
+        let moved = self.progress.moved.get();
+        body.raw_taken(moved);
+        bytes.set(bytes.get() + moved);
         match carried {
             Ok(()) => Ok(true),
             Err(Stopped::Source) => Err(body.raw_failed()),
@@ -340,7 +357,9 @@ async fn both<B: RequestBody, S: ResponseSink, R: ResponseSource, W: RequestSink
                 upload.response_done.set(true);
                 if uploaded.is_none() {
                     cut_short = true;
-                    drain_limit();
+                    // A client that owes its request is not waited for once more.
+                    let is_half_sent = matches!(result, Err(failure) if failure == HALF_SENT);
+                    drain_limit(if is_half_sent { 0 } else { LINGER_MS });
                 }
                 interrupt.shutdown_if(uploaded.is_none());
                 response = Some(result);
@@ -382,7 +401,7 @@ async fn respond<S: ResponseSink, R: ResponseSource>(
     let asked = terms.timers.known_now();
     let head = final_head(receiver, sink, x, terms, &upload.head_due, 0).await;
     upload.waiting.take();
-    head.map_err(|failure| terms.explain(failure))?;
+    head.map_err(|failure| upload.explain(failure))?;
     deliver(receiver, sink, x, asked, terms, on_head).await
 }
 
@@ -407,7 +426,7 @@ pub(super) async fn deliver<S: ResponseSink, R: ResponseSource>(
         x.note_grpc_status(None);
         x.note_grpc_status(first.trailers.as_deref());
     }
-    sink.send_head(x, first).await?;
+    pin!(sink.send_head(x, first)).await?;
     if !ended {
         ended = Box::pin(pass_down(receiver, sink, x, terms)).await?;
     }
@@ -431,15 +450,16 @@ async fn pass_down<S: ResponseSink, R: ResponseSource>(
     x: &mut Exchange,
     terms: &Terms<'_>,
 ) -> Result<bool, Failure> {
-    let moved = Cell::new(0);
+    let progress = Progress::default();
     let carried = {
         let source = receiver.raw(terms.rules.between_bytes_timeout_ms, terms.due);
         let (Some((source, left)), Some(destination)) = (source, sink.raw()) else { return Ok(false) };
         let Some(mut pipe) = (if left >= SPLICE_BYTES_MIN { Pipe::take() } else { None }) else { return Ok(false) };
-        carry(&mut pipe, source, destination, left, &moved).await
+        carry(&mut pipe, source, destination, left, &progress).await
     };
-    receiver.raw_taken(moved.get());
-    x.response_bytes += moved.get();
+    let moved = progress.moved.get();
+    receiver.raw_taken(moved);
+    x.response_bytes += moved;
     match carried {
         Ok(()) => Ok(true),
         Err(Stopped::Source) => Err(terms.explain(receiver.raw_failed())),

@@ -191,7 +191,7 @@ impl<B: RequestBody> RequestBody for Replayed<'_, B> {
         self.body.begin_drain();
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn()> {
+    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
         self.body.drain_limit()
     }
 }

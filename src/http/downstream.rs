@@ -62,9 +62,9 @@ pub trait RequestBody {
     /// and time it may end, else it fails.
     fn begin_drain(&mut self);
 
-    /// To be called while a `next` is under way and the response is complete: that wait then takes no longer than a
-    /// drain may.
-    fn drain_limit(&self) -> Box<dyn Fn()>;
+    /// To be called, with milliseconds, while a `next` is under way and the response is complete or is not to come:
+    /// that wait then takes no longer.
+    fn drain_limit(&self) -> Box<dyn Fn(u64)>;
 }
 
 /// The response's way out.

@@ -129,6 +129,18 @@ impl Fields {
         self.buffer = buffer;
     }
 
+    /// As [`Self::set_buffer`] for a section that was just entered, with a copy of the bytes, so that their buffer goes
+    /// on as something else.
+    #[inline]
+    pub fn set_copy(&mut self, bytes: &[u8]) {
+        debug_assert!(self.arena.is_empty(), "ranges begin at the arena's front");
+        self.arena.extend_from_slice(bytes);
+        for line in &mut self.lines {
+            line.name.offset |= ARENA;
+            line.value.offset |= ARENA;
+        }
+    }
+
     /// The buffer that ranges point into.
     pub fn buffer(&self) -> &Buf {
         &self.buffer

@@ -45,7 +45,18 @@ impl Method {
 
     /// Finds the method of a token.
     pub fn of(token: &[u8]) -> Method {
-        Self::NAMED.into_iter().find(|m| m.text().as_bytes() == token).unwrap_or(Method::Extension)
+        match token {
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"POST" => Method::Post,
+            b"PUT" => Method::Put,
+            b"DELETE" => Method::Delete,
+            b"CONNECT" => Method::Connect,
+            b"OPTIONS" => Method::Options,
+            b"TRACE" => Method::Trace,
+            b"PATCH" => Method::Patch,
+            _ => Method::Extension,
+        }
     }
 
     /// The token; `OTHER` for an extension method, which also is its metric label (C37).
@@ -115,6 +126,33 @@ impl BodyLength {
     }
 }
 
+/// An authority that was found legal and without upper-case letters, so that it need not be looked at again.
+#[derive(Debug, Default)]
+pub struct KnownAuthority {
+    text: Vec<u8>,
+    host_length: usize,
+}
+
+impl KnownAuthority {
+    /// Longer ones are not remembered.
+    const BYTES_MAX: usize = 64;
+
+    /// The length of this authority's host, where it is the known one.
+    #[inline]
+    pub fn host_length(&self, authority: &[u8]) -> Option<usize> {
+        (!authority.is_empty() && self.text == authority).then_some(self.host_length)
+    }
+
+    /// Remembers an authority.
+    pub fn set(&mut self, authority: &[u8], host_length: usize) {
+        if authority.len() <= Self::BYTES_MAX {
+            self.text.clear();
+            self.text.extend_from_slice(authority);
+            self.host_length = host_length;
+        }
+    }
+}
+
 /// A request head.
 #[derive(Debug, Default)]
 pub struct RequestHead {
@@ -148,12 +186,14 @@ pub struct RequestHead {
     pub forward_path: Option<Text>,
     /// The query that goes upstream, when a route or policy changed it.
     pub forward_query: Option<Text>,
+    /// The authority that was last found legal, in whatever request: most name it again.
+    pub known: KnownAuthority,
     /// Header section.
     pub fields: Fields,
 }
 
 impl RequestHead {
-    /// Empties the head for the next request, keeping the allocated tables.
+    /// Empties the head for the next request, keeping the allocated tables and the known authority.
     pub fn clear(&mut self) {
         self.method = Method::Get;
         self.method_text = Text::EMPTY;
@@ -175,7 +215,7 @@ impl RequestHead {
 
     /// The same head once more, with bytes of its own.
     pub fn copy(&self) -> Self {
-        Self { fields: self.fields.copy(), ..*self }
+        Self { fields: self.fields.copy(), known: KnownAuthority::default(), ..*self }
     }
 
     /// Canonical path.

@@ -23,16 +23,8 @@ macro_rules! known_names {
             /// Finds the known name, whatever its case.
             #[inline]
             pub fn of(name: &[u8]) -> Name {
-                let (Some(row), Some(&last)) = (BY_LENGTH.get(name.len()), name.last()) else { return Name::Other };
-                for &(known, end) in row {
-                    if end == last | CASE && same(known.text().as_bytes(), name) {
-                        return known;
-                    }
-                    if matches!(known, Name::Other) {
-                        break;
-                    }
-                }
-                Name::Other
+                let known = BY_PLACE[place(name)];
+                if same(known.text().as_bytes(), name) { known } else { Name::Other }
             }
         }
     };
@@ -90,33 +82,43 @@ known_names! {
     Range = "range";
 }
 
-/// Known names of one length, at most.
-const ALIKE_MAX: usize = 6;
-const LENGTH_MAX: usize = 32;
 /// The bit that tells upper from lower case. Set in any byte of a token, it maps no two of the bytes that known names
 /// are made of onto each other.
 const CASE: u8 = 0x20;
 
-/// The known names by their length, each with its last byte, each row filled up with [`Name::Other`].
-static BY_LENGTH: [[(Name, u8); ALIKE_MAX]; LENGTH_MAX] = {
-    let mut rows = [[(Name::Other, 0); ALIKE_MAX]; LENGTH_MAX];
+const PLACE_BITS: u32 = 7;
+
+/// Where a name stands among the known ones, if it is one of them: a hash of its length, its first byte and its last
+/// two, in which all of them differ.
+#[inline]
+const fn place(name: &[u8]) -> usize {
+    /// Found by trial; that no two names share a place is checked where the table is built.
+    const SPREAD: u32 = 0x2219_51bd;
+    let &[.., before, last] = name else { return 0 };
+    let key = u32::from_le_bytes([name[0] | CASE, before | CASE, last | CASE, name.len() as u8]);
+    (key.wrapping_mul(SPREAD) >> (u32::BITS - PLACE_BITS)) as usize
+}
+
+/// The known names, each at its place; [`Name::Other`] elsewhere.
+static BY_PLACE: [Name; 1 << PLACE_BITS] = {
+    let mut places = [Name::Other; 1 << PLACE_BITS];
     let mut at = 0;
     while at < Name::KNOWN.len() {
-        let text = Name::KNOWN[at].text().as_bytes();
-        let mut place = 0;
-        while !matches!(rows[text.len()][place].0, Name::Other) {
-            place += 1;
-        }
-        rows[text.len()][place] = (Name::KNOWN[at], text[text.len() - 1]);
+        let place = place(Name::KNOWN[at].text().as_bytes());
+        assert!(matches!(places[place], Name::Other), "two names share a place: try another SPREAD");
+        places[place] = Name::KNOWN[at];
         at += 1;
     }
-    rows
+    places
 };
 
-/// Whether a token is this lower-case name of the same length, whatever its case: a word at a time, the last one from
-/// the end, so that no bytes are left over.
+/// Whether a token is this lower-case name, whatever its case: a word at a time, the last one from the end, so that no
+/// bytes are left over.
 #[inline]
 fn same(known: &[u8], token: &[u8]) -> bool {
+    if known.len() != token.len() {
+        return false;
+    }
     let eight = |(k, t): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*k) == u64::from_le_bytes(*t) | EIGHT_LOWER;
     let four = |(k, t): (&[u8; 4], &[u8; 4])| u32::from_le_bytes(*k) == u32::from_le_bytes(*t) | EIGHT_LOWER as u32;
     if let Some(ends) = known.last_chunk().zip(token.last_chunk()) {
@@ -191,6 +193,8 @@ mod tests {
         assert_eq!(Name::of(b"hosts"), Name::Other);
         assert_eq!(Name::of(b"x_user_id"), Name::Other);
         assert_eq!(Name::of(b""), Name::Other);
+        assert_eq!(Name::of(b"x"), Name::Other);
+        assert_eq!(Name::of(&[b'x'; 300]), Name::Other);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -182,7 +182,7 @@ pub trait Connect: 'static {
 #[inline]
 pub async fn send_all<W: WriteHalf>(write: &mut W, mut buf: Buf) -> io::Result<Buf> {
     while !buf.is_empty() {
-        let (sent, back) = write.send(buf).await;
+        let (sent, back) = pin!(write.send(buf)).await;
         buf = back;
         match sent {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -39,7 +39,16 @@ pub enum Stopped {
     Destination,
 }
 
-/// Carries `bytes` from `source` to `destination`. `moved` counts what was taken from the source.
+/// How far a carrying is, for those who look on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes taken from the source.
+    pub moved: Cell<u64>,
+    /// Whether the source is what is waited for.
+    pub awaits_source: Cell<bool>,
+}
+
+/// Carries `bytes` from `source` to `destination`.
 ///
 /// # Errors
 /// The end that stopped it; its deadline tells whether it was too slow.
@@ -48,7 +57,7 @@ pub async fn carry(
     mut source: End<'_>,
     mut destination: End<'_>,
     bytes: u64,
-    moved: &Cell<u64>,
+    Progress { moved, awaits_source }: &Progress,
 ) -> Result<(), Stopped> {
     // What the end that was waited for last has had, or given, up to then.
     let (mut waited_ns, mut before) = (None, 0);
@@ -70,7 +79,10 @@ pub async fn carry(
             Pause::Done => return Ok(()),
             Pause::Source => {
                 before = moved.get();
-                waited_ns = Some(Waited::Source(source.readable().await.map_err(|_| Stopped::Source)?));
+                awaits_source.set(true);
+                let waited = source.readable().await;
+                awaits_source.set(false);
+                waited_ns = Some(Waited::Source(waited.map_err(|_| Stopped::Source)?));
             }
             Pause::Destination => {
                 before = moved.get() - pipe.held() as u64;

@@ -4,6 +4,7 @@
 //! TLS needs lies in boxes of its own.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::io::{Done, Interrupt, Io, ReadHalf, WriteHalf};
@@ -72,7 +73,7 @@ impl ReadHalf for WireRead {
 
     async fn recv_idle(&mut self, buf: Buf) -> Done {
         match self {
-            WireRead::Plain(tcp) => tcp.recv_idle(buf).await,
+            WireRead::Plain(tcp) => pin!(tcp.recv_idle(buf)).await,
             WireRead::Tls(tls) => Box::pin(tls.recv_idle(buf)).await,
         }
     }
@@ -96,7 +97,7 @@ impl WriteHalf for WireWrite {
     #[inline]
     async fn send(&mut self, buf: Buf) -> Done {
         match self {
-            WireWrite::Plain(tcp) => tcp.send(buf).await,
+            WireWrite::Plain(tcp) => pin!(tcp.send(buf)).await,
             WireWrite::Tls(tls) => Box::pin(tls.send(buf)).await,
         }
     }

@@ -298,7 +298,7 @@ async fn serve<D: Downstream, C: Connect>(
     };
     check_body(x, route, listener)?;
     let tap = route.mirror.as_deref().and_then(|rules| mirror::copy(env, plan, listener, rules, x));
-    let answered = proxy(down, env, plan, listener, x, route, live, *progress, tap).await;
+    let answered = pin!(proxy(down, env, plan, listener, x, route, live, *progress, tap)).await;
     let Err(failure) = answered else { return answered };
     Box::pin(fall_back(down, env, plan, listener, x, at, *progress, failure)).await
 }
@@ -398,7 +398,7 @@ async fn proxy<D: Downstream, C: Connect>(
         fallback::settle(passage, x, &answered, timers.known_now());
         return answered.map(|()| None);
     }
-    let answered = proxy.answer(down, x, on_head).await;
+    let answered = pin!(proxy.answer(down, x, on_head)).await;
     fallback::settle(passage, x, &answered, timers.known_now());
     answered?;
     Ok(upgrade.and_then(|upgrade| upgrade.into_opened()))

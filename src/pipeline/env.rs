@@ -138,7 +138,8 @@ impl<C: Connect> Env<C> {
         let prepared = self.prepared.take().filter(|plan| plan.snapshot.generation == generation);
         debug_assert!(prepared.is_some(), "a snapshot was published that this worker did not prepare");
         if let Some(plan) = prepared {
-            plan.commit(&mut self.slots.borrow_mut(), self.timers.known_now());
+            let previous = self.plan.borrow().snapshot.clone();
+            plan.commit(Some(&previous), &mut self.slots.borrow_mut(), self.timers.known_now());
             self.plan.replace(plan);
         }
     }

@@ -259,8 +259,8 @@ impl RequestBody for Whole {
 
     fn begin_drain(&mut self) {}
 
-    fn drain_limit(&self) -> Box<dyn Fn()> {
-        Box::new(|| {})
+    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
+        Box::new(|_| {})
     }
 }
 

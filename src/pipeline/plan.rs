@@ -1,5 +1,6 @@
 //! A snapshot made ready in one worker: its own copy of the route table, and the state that belongs to each id.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,7 +40,8 @@ pub struct RoutePlan {
 pub struct Preparing<'p, I: Io> {
     snapshot: Arc<Snapshot>,
     previous: Option<&'p Plan<I>>,
-    old: AHashMap<&'p str, &'p Service<I>>,
+    /// Services by name, once one stands elsewhere.
+    moved: OnceCell<AHashMap<&'p str, &'p Service<I>>>,
     routes: Vec<RoutePlan>,
     services: Vec<Service<I>>,
 }
@@ -48,10 +50,9 @@ impl<'p, I: Io> Preparing<'p, I> {
     /// Begins. What `previous` has under the same identities is taken over: pools, loads, limits and counters go on.
     /// Living state is not changed until [`Plan::commit`], so that the reload can still be abandoned.
     pub fn new(snapshot: Arc<Snapshot>, previous: Option<&'p Plan<I>>) -> Self {
-        let old = previous.iter().flat_map(|plan| &plan.services).map(|s| (s.name(), s)).collect();
         let (routes, services) = (snapshot.routes.len(), snapshot.services.len());
         let (routes, services) = (Vec::with_capacity(routes), Vec::with_capacity(services));
-        Self { snapshot, previous, old, routes, services }
+        Self { snapshot, previous, moved: OnceCell::new(), routes, services }
     }
 
     /// Makes as many routes, services and endpoints ready as `most` says, or a few more. Returns whether any are left.
@@ -77,7 +78,7 @@ impl<'p, I: Io> Preparing<'p, I> {
             if most == 0 {
                 return true;
             }
-            let old = self.old.get(&*spec.name).copied();
+            let old = self.old(self.services.len(), &spec.name);
             // Tags of endpoints that stay name slots of the handle that they came from.
             let stats = old.map_or_else(|| metrics.service(&spec.name, []), |service| service.stats.clone());
             let service = Service::new(spec, old, stats, seed).among(slots.workers()).limited(spec, old, worker);
@@ -85,6 +86,14 @@ impl<'p, I: Io> Preparing<'p, I> {
             most = most.saturating_sub(1 + spec.endpoints.get().endpoints.len());
         }
         self.routes.len() < self.snapshot.routes.len()
+    }
+
+    /// The service of this name, which most often stands where it stood.
+    fn old(&self, at: usize, name: &str) -> Option<&'p Service<I>> {
+        let before = &self.previous?.services;
+        let stands = before.get(at).filter(|service| service.name() == name);
+        let by_name = || before.iter().map(|service| (service.name(), service)).collect();
+        stands.or_else(|| self.moved.get_or_init(by_name).get(name).copied())
     }
 
     /// The plan, of which nothing is left to be made.
@@ -118,13 +127,18 @@ impl<I: Io> Plan<I> {
         self.routes.get(at).map(|live| &live.stats).filter(|stats| same && !metrics.is_shared(stats)).cloned()
     }
 
-    /// Fits living state to this plan's configuration.
-    pub fn commit(&self, slots: &mut Slots, now: Now) {
+    /// Fits living state to this plan's configuration, which takes the place of another one's.
+    pub fn commit(&self, previous: Option<&Snapshot>, slots: &mut Slots, now: Now) {
         self.routes.iter().for_each(|route| slots.commit(&route.chain));
         self.services.iter().for_each(Service::commit);
         // They may have changed since this plan was prepared.
         self.follow(None);
-        for spec in self.snapshot.services.iter().filter(|spec| spec.is_whole()) {
+        for (at, spec) in self.snapshot.services.iter().enumerate().filter(|(_, spec)| spec.is_whole()) {
+            // Whoever changes the endpoints of a service that serves makes them known.
+            let before = previous.and_then(|previous| previous.services.get(at));
+            if before.is_some_and(|before| before.shares_endpoints(spec)) {
+                continue;
+            }
             spec.state.set_endpoints(spec.endpoints.get().endpoints.iter().map(|endpoint| &*endpoint.authority), now);
         }
     }

@@ -68,12 +68,16 @@ struct Line<'t> {
 
 impl<'t> Line<'t> {
     fn add_to(&self, sections: &mut Vec<Section<'t>>) -> Option<()> {
-        let rest = self.text.trim_start_matches(' ');
-        let column = self.text.len() - rest.len();
+        let column = self.text.bytes().position(|byte| byte != b' ').unwrap_or(self.text.len());
+        let rest = &self.text[column..];
         match rest.as_bytes().first() {
             None | Some(b'\n' | b'#') => return Some(()),
             Some(b'\t') => return None,
             Some(_) => {}
+        }
+        // Most lines stand within an item.
+        if sections.last().is_some_and(|section| !section.items.is_empty() && column > section.column) {
+            return Some(());
         }
         let is_item = rest.starts_with("- ") || rest == "-\n";
         let here = Piece { start: self.start, end: self.start, line: self.number };

@@ -368,6 +368,11 @@ pub enum Fallback {
 }
 
 impl Service {
+    /// Whether the endpoints of the two are the same, whichever those are at the moment, and what is known of them.
+    pub fn shares_endpoints(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.endpoints, &other.endpoints) && Arc::ptr_eq(&self.state, &other.state)
+    }
+
     /// Whether it is the service itself, and no variant of it that may have fewer endpoints.
     pub fn is_whole(&self) -> bool {
         self.name == self.label

@@ -28,10 +28,47 @@ pub struct Buf {
     end: u32,
 }
 
+/// A pooled size of storage.
+#[derive(Clone, Copy)]
+enum Size {
+    Tiny,
+    Small,
+    Large,
+}
+
+const SIZES: usize = Size::Large as usize + 1;
+
+impl Size {
+    /// The size that storage of so many bytes has.
+    const fn of(storage_bytes: usize) -> Option<Size> {
+        match storage_bytes {
+            TINY_STORAGE => Some(Size::Tiny),
+            SMALL_STORAGE => Some(Size::Small),
+            LARGE_STORAGE => Some(Size::Large),
+            _ => None,
+        }
+    }
+
+    const fn storage_bytes(self) -> usize {
+        match self {
+            Size::Tiny => TINY_STORAGE,
+            Size::Small => SMALL_STORAGE,
+            Size::Large => LARGE_STORAGE,
+        }
+    }
+
+    /// Free storages of this size that a thread keeps.
+    const fn free_max(self) -> usize {
+        match self {
+            Size::Tiny | Size::Small => BUF_SMALL_FREE_MAX,
+            Size::Large => BUF_LARGE_FREE_MAX,
+        }
+    }
+}
+
 struct Pool {
-    tiny: Vec<Storage>,
-    small: Vec<Storage>,
-    large: Vec<Storage>,
+    /// Free storages of each size.
+    free: [Vec<Storage>; SIZES],
     /// Pooled buffers that are in use: taken and not yet given back.
     taken: usize,
     /// The most that were in use at once since the pool was trimmed.
@@ -39,7 +76,7 @@ struct Pool {
 }
 
 impl Pool {
-    const EMPTY: Pool = Pool { tiny: Vec::new(), small: Vec::new(), large: Vec::new(), taken: 0, taken_peak: 0 };
+    const EMPTY: Pool = Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0 };
 }
 
 thread_local! {
@@ -54,18 +91,18 @@ impl Buf {
 
     /// An empty buffer of [`BUF_SMALL_BYTES`].
     pub fn small() -> Self {
-        Self::fresh(take(|pool| &mut pool.small, SMALL_STORAGE))
+        Self::fresh(take(Size::Small))
     }
 
     /// An empty buffer of [`BUF_LARGE_BYTES`].
     pub fn large() -> Self {
-        Self::fresh(take(|pool| &mut pool.large, LARGE_STORAGE))
+        Self::fresh(take(Size::Large))
     }
 
     /// An empty buffer for at least `bytes`, pooled when a pooled size is enough.
     pub fn with_room(bytes: usize) -> Self {
         if bytes <= BUF_TINY_BYTES {
-            Self::fresh(take(|pool| &mut pool.tiny, TINY_STORAGE))
+            Self::fresh(take(Size::Tiny))
         } else if bytes <= BUF_SMALL_BYTES {
             Self::small()
         } else if bytes <= BUF_LARGE_BYTES {
@@ -174,6 +211,26 @@ impl Buf {
         self.end += bytes.len() as u32;
     }
 
+    /// Appends all of these, one behind the other: as [`Self::extend`] for each, with one look at the room.
+    #[inline]
+    pub fn extend_all<const N: usize>(&mut self, pieces: [&[u8]; N]) {
+        let more = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if self.storage.len() - (self.end as usize) < more {
+            self.reserve(more);
+        }
+        let mut end = self.end as usize;
+        for piece in pieces {
+            // SAFETY: there is room for all pieces from the window's end on (checked above or made by `reserve`), of
+            // which those before take what lies before `end`; none can overlap storage that is borrowed exclusively.
+            unsafe {
+                let to = self.storage.as_mut_ptr().add(end).cast::<u8>();
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+            }
+            end += piece.len();
+        }
+        self.end = end as u32;
+    }
+
     /// Puts `bytes` before the window, in the head room. Returns false, changing nothing, when they do not fit.
     pub fn prepend(&mut self, bytes: &[u8]) -> bool {
         let Some(start) = (self.start as usize).checked_sub(bytes.len()) else { return false };
@@ -225,12 +282,10 @@ impl Buf {
 }
 
 impl Drop for Buf {
+    #[inline]
     fn drop(&mut self) {
-        match self.storage.len() {
-            TINY_STORAGE => give(|pool| &mut pool.tiny, &mut self.storage, BUF_SMALL_FREE_MAX),
-            SMALL_STORAGE => give(|pool| &mut pool.small, &mut self.storage, BUF_SMALL_FREE_MAX),
-            LARGE_STORAGE => give(|pool| &mut pool.large, &mut self.storage, BUF_LARGE_FREE_MAX),
-            _ => {}
+        if self.has_storage() {
+            give(std::mem::take(&mut self.storage));
         }
     }
 }
@@ -281,7 +336,8 @@ unsafe impl IoBufMut for Buf {
 pub fn pool_free() -> (usize, usize) {
     POOL.try_with(|pool| {
         let pool = pool.borrow();
-        (pool.tiny.len() + pool.small.len(), pool.large.len())
+        let count = |size: Size| pool.free[size as usize].len();
+        (count(Size::Tiny) + count(Size::Small), count(Size::Large))
     })
     .unwrap_or_default()
 }
@@ -298,11 +354,9 @@ pub fn pool_trim(spare: usize) -> usize {
     let trim = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         let wanted = pool.taken_peak - pool.taken + spare;
-        let count = |pool: &Pool| pool.tiny.len() + pool.small.len() + pool.large.len();
+        let count = |pool: &Pool| pool.free.iter().map(Vec::len).sum::<usize>();
         let before = count(&pool);
-        pool.tiny.truncate(wanted);
-        pool.small.truncate(wanted);
-        pool.large.truncate(wanted);
+        pool.free.iter_mut().for_each(|free| free.truncate(wanted));
         pool.taken_peak = pool.taken;
         before - count(&pool)
     };
@@ -310,26 +364,27 @@ pub fn pool_trim(spare: usize) -> usize {
 }
 
 #[inline]
-fn take(list: fn(&mut Pool) -> &mut Vec<Storage>, bytes: usize) -> Storage {
+fn take(size: Size) -> Storage {
     let take_one = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         pool.taken += 1;
         pool.taken_peak = pool.taken_peak.max(pool.taken);
-        list(&mut pool).pop()
+        pool.free[size as usize].pop()
     };
     let pooled = POOL.try_with(take_one).ok().flatten();
-    pooled.unwrap_or_else(|| Box::new_uninit_slice(bytes))
+    pooled.unwrap_or_else(|| Box::new_uninit_slice(size.storage_bytes()))
 }
 
-#[inline]
-fn give(list: fn(&mut Pool) -> &mut Vec<Storage>, storage: &mut Storage, max: usize) {
+/// Gives storage back, if it is of a pooled size.
+fn give(storage: Storage) {
+    let Some(size) = Size::of(storage.len()) else { return };
     // The pool is gone when a thread ends; then the storage is simply freed.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         pool.taken = pool.taken.saturating_sub(1);
-        let free = list(&mut pool);
-        if free.len() < max {
-            free.push(std::mem::take(storage));
+        let free = &mut pool.free[size as usize];
+        if free.len() < size.free_max() {
+            free.push(storage);
         }
     });
 }
@@ -352,6 +407,20 @@ mod tests {
         assert_eq!(buf.len(), 9 + BUF_LARGE_BYTES * 2);
         assert_eq!(&buf.as_slice()[..9], b"big world");
         assert_eq!(buf.split_off(9).len(), BUF_LARGE_BYTES * 2);
+    }
+
+    #[test]
+    fn pieces_are_appended_in_order_whatever_their_size() {
+        let mut buf = Buf::copy_of(b"a");
+        buf.extend_all([b"bc", b"", b"d"]);
+        assert_eq!(buf.as_slice(), b"abcd");
+        let long = vec![7; BUF_SMALL_BYTES];
+        buf.extend_all([&long, b"e", &long]);
+        assert_eq!(buf.as_slice(), [b"abcd", &long[..], b"e", &long].concat());
+        let mut empty = Buf::empty();
+        empty.extend_all([]);
+        empty.extend_all([b"x"]);
+        assert_eq!(empty.as_slice(), b"x");
     }
 
     #[test]

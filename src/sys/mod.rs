@@ -3,6 +3,7 @@
 //! Every `unsafe` block states why it is sound. Nothing here knows HTTP.
 #![allow(unsafe_code)]
 
+pub mod alloc;
 pub mod buf;
 pub mod clock;
 pub mod limit;

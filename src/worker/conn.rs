@@ -159,11 +159,11 @@ pub fn serve_begun<'e, I: Io, C: Connect>(
         loop {
             // Where memory is short a connection that waits holds no buffer at all.
             let patience = if env.strain.get() == Strain::None { Patience::Short } else { Patience::Long };
-            let again = match connection.wait_request(patience).await {
-                Waited::Released => connection.wait_request(Patience::Long).await,
-                other => other,
-            };
-            if again != Waited::Arrived {
+            let mut waited = pin!(connection.wait_request(patience)).await;
+            if waited == Waited::Released {
+                waited = connection.wait_request(Patience::Long).await;
+            }
+            if waited != Waited::Arrived {
                 break;
             }
             if connection.may_speak_h2() && Box::pin(connection.speaks_h2()).await {
@@ -268,7 +268,7 @@ async fn serve_request<'e, I: Io, C: Connect>(
     connection.set_rules(&listener.rules);
     let active = Active::new(&env.active);
     env.stirred.set(true);
-    let next = answer_request(env, &mut connection, &listener, &mut request).await;
+    let next = pin!(answer_request(env, &mut connection, &listener, &mut request)).await;
     drop(active);
     env.give_request(request);
     (connection, next)
@@ -314,7 +314,7 @@ async fn answer_request<I: Io, C: Connect>(
             Box::pin(drive::refuse(&mut down, env, listener, request, failure)).await;
             None
         }
-        Ok(()) => drive::drive(&mut down, env, listener, request).await,
+        Ok(()) => pin!(drive::drive(&mut down, env, listener, request)).await,
         Err(failure) => {
             drive::refuse(&mut down, env, listener, request, failure).await;
             None

@@ -1,6 +1,6 @@
 //! A name with several addresses of which one leads nowhere (RFC 8305): no request waits for the time of a connection.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -23,11 +23,11 @@ struct BlackHole {
 }
 
 impl BlackHole {
-    fn at(port: u16) -> Option<Self> {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&SocketAddr::from((HOLE, port)).into()).ok()?;
+    fn at(ip: IpAddr, port: u16) -> Option<Self> {
+        let address = SocketAddr::from((ip, port));
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).ok()?;
+        listener.bind(&address.into()).ok()?;
         listener.listen(1).expect("it listens");
-        let address = SocketAddr::from((HOLE, port));
         // Until one does not come about any more.
         let mut filling = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(400)) {
@@ -39,9 +39,13 @@ impl BlackHole {
 
     /// Connections to it that are neither there nor given up.
     fn knocking(&self) -> usize {
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
-        let [a, b, c, d] = HOLE.octets();
-        let remote = format!("{:08X}:{:04X}", u32::from_le_bytes([a, b, c, d]), self.address.port());
+        let (table, words): (_, Vec<[u8; 4]>) = match self.address.ip() {
+            IpAddr::V4(ip) => ("/proc/net/tcp", vec![ip.octets()]),
+            IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().as_chunks().0.to_vec()),
+        };
+        let table = std::fs::read_to_string(table).expect("the kernel's table");
+        let words: String = words.into_iter().map(|word| format!("{:08X}", u32::from_le_bytes(word))).collect();
+        let remote = format!("{words}:{:04X}", self.address.port());
         let waits = |line: &&str| line.split_whitespace().skip(2).take(2).eq([remote.as_str(), "02"]);
         table.lines().filter(waits).count()
     }
@@ -49,17 +53,21 @@ impl BlackHole {
 
 /// A name server that knows the hole first, and then somebody who answers, at the same port.
 fn bed<O>(start: impl Fn(SocketAddr) -> O) -> (NameServer, BlackHole, O) {
+    bed_with(HOLE.into(), start)
+}
+
+fn bed_with<O>(nowhere: IpAddr, start: impl Fn(SocketAddr) -> O) -> (NameServer, BlackHole, O) {
     let port = |hole: &BlackHole| hole.address.port();
     let (hole, origin) = eventually("a port that is free at both addresses", || {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        let hole = BlackHole::at(free)?;
+        let hole = BlackHole::at(nowhere, free)?;
         // Somebody else may have taken it meanwhile.
         drop(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port(&hole))).ok()?);
         let origin = start(SocketAddr::from((Ipv4Addr::LOCALHOST, free)));
         Some((hole, origin))
     });
     let server = NameServer::start();
-    server.set_addresses(NAME, 60, &[&HOLE.to_string(), "127.0.0.1"]);
+    server.set_addresses(NAME, 60, &[&nowhere.to_string(), "127.0.0.1"]);
     (server, hole, origin)
 }
 
@@ -100,6 +108,33 @@ fn no_request_waits_for_an_address_that_leads_nowhere() {
     load.finish();
     // One connection of each worker finds out what becomes of it.
     eventually("the others are given up", || (1..=2).contains(&(hole.knocking() - before)).then_some(()));
+    assert_eq!(gateway.metric("gateway_errors_total", &[]), 0.0);
+    assert!(origin.connections() > 0);
+}
+
+/// The way of IPv6 leads nowhere, as in many networks: the name has both kinds of addresses, and IPv4 answers.
+#[test]
+fn no_request_waits_for_a_way_of_ipv6_that_leads_nowhere() {
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        println!("skipped: no IPv6 here");
+        return;
+    }
+    let (server, hole, origin) = bed_with(Ipv6Addr::LOCALHOST.into(), |address| Origin::fixed_at(address, "up"));
+    let before = hole.knocking();
+    let name = format!("endpoints: [\"{NAME}:{}\"]", hole.address.port());
+    let both = format!("discovery: [{{dns: {{address: \"{NAME}:{}\", family: both}}}}]", hole.address.port());
+    let yaml = yaml(&server, &hole, 1, ENDLESS);
+    // By default a name with both goes by IPv4, and nobody knocks there.
+    let gateway = Gateway::start(&yaml);
+    both_methods(&gateway, 3);
+    assert_eq!((gateway.resolved().len(), hole.knocking() - before), (1, 0));
+    assert_eq!(gateway.reload(&yaml.replace(&name, &both)).status, 200);
+    eventually("both addresses are known", || (gateway.resolved().len() == 2).then_some(()));
+    both_methods(&gateway, 20);
+    let load = Load::start(gateway.address, 4, 0, 0);
+    load.wait(60);
+    load.finish();
+    eventually("one finds out", || (hole.knocking() - before == 1).then_some(()));
     assert_eq!(gateway.metric("gateway_errors_total", &[]), 0.0);
     assert!(origin.connections() > 0);
 }

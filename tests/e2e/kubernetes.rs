@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -51,6 +51,18 @@ fn config(kubeconfig: &Path, service: &str) -> String {
     )
 }
 
+fn new_token(cluster: &Cluster, dir: &Path) {
+    std::fs::write(dir.join("token"), cluster.token_of("shop", "gateway")).expect("written");
+}
+
+/// A kubeconfig with a new token of the gateway's account.
+fn with_token(cluster: &Cluster, dir: &Path) -> PathBuf {
+    let kubeconfig = dir.join("config");
+    new_token(cluster, dir);
+    cluster.kubeconfig(&kubeconfig, "shop", "{tokenFile: token}");
+    kubeconfig
+}
+
 fn source(gateway: &Gateway) -> Value {
     gateway.ask_admin("GET", "/services").json()[0]["sources"][0].clone()
 }
@@ -77,16 +89,12 @@ fn wait_resolved(gateway: &Gateway, expected: &[String]) {
 
 #[test]
 fn a_real_api_server_is_followed_under_load() {
-    let (Some(cluster), Some(ip)) = (Cluster::start(), own_ip()) else { return };
+    let (Some(cluster), Some(ip)) = (Cluster::with_shop(false), own_ip()) else { return };
     let origins = [(); 3].map(|()| Origin::everywhere(|_| ok("up")));
     let [one, two, three] = origins.each_ref().map(|origin| origin.address.port());
     let (ip, at) = (ip.to_string(), |port: u16| format!("{ip}:{port}"));
-    cluster.namespace("shop");
-    cluster.account("shop", "gateway");
     let dir = tempfile::tempdir().expect("a directory");
-    let (kubeconfig, token) = (dir.path().join("config"), dir.path().join("token"));
-    std::fs::write(&token, cluster.token_of("shop", "gateway")).expect("written");
-    cluster.kubeconfig(&kubeconfig, "shop", "{tokenFile: token}");
+    let kubeconfig = with_token(&cluster, dir.path());
     let mut known = ready(&ip);
     known["zone"] = json!("eu-1a");
     known["nodeName"] = json!("node-7");
@@ -137,8 +145,7 @@ fn a_real_api_server_is_followed_under_load() {
 
 #[test]
 fn a_service_of_more_slices_than_one_page_is_whole() {
-    let Some(cluster) = Cluster::start() else { return };
-    cluster.namespace("shop");
+    let Some(cluster) = Cluster::with_shop(true) else { return };
     let ip = |n: usize| format!("10.1.{}.{}", n / 200, n % 200 + 1);
     for n in 0..260 {
         cluster.put(&slice(&format!("s{n}"), "many", 80, json!([ready(&ip(n))])));
@@ -160,15 +167,9 @@ fn a_service_of_more_slices_than_one_page_is_whole() {
 
 #[test]
 fn a_real_api_server_that_goes_and_comes_back_is_believed_meanwhile() {
-    let Some(cluster) = Cluster::start() else { return };
-    cluster.namespace("shop");
-    cluster.account("shop", "gateway");
-    cluster.allow("shop", "gateway");
+    let Some(cluster) = Cluster::with_shop(true) else { return };
     let dir = tempfile::tempdir().expect("a directory");
-    let (kubeconfig, token) = (dir.path().join("config"), dir.path().join("token"));
-    let new_token = || std::fs::write(&token, cluster.token_of("shop", "gateway")).expect("written");
-    new_token();
-    cluster.kubeconfig(&kubeconfig, "shop", "{tokenFile: token}");
+    let kubeconfig = with_token(&cluster, dir.path());
     let put = |ips: &[&str]| {
         let endpoints: Vec<_> = ips.iter().map(|ip| ready(ip)).collect();
         cluster.put(&slice("a", "users", 80, json!(endpoints)));
@@ -209,7 +210,7 @@ fn a_real_api_server_that_goes_and_comes_back_is_believed_meanwhile() {
     cluster.make("start");
     wait_state(&gateway, "stale", "answered 401: Unauthorized");
     assert_eq!(gateway.resolved_ips(), ["10.0.0.4"]);
-    new_token();
+    new_token(&cluster, dir.path());
     put(&["10.0.0.5"]);
     gateway.wait_resolved_ips(&["10.0.0.5"]);
     wait_state(&gateway, "current", "");
@@ -217,10 +218,7 @@ fn a_real_api_server_that_goes_and_comes_back_is_believed_meanwhile() {
 
 #[test]
 fn a_gateway_in_a_pod_finds_the_api_by_itself() {
-    let Some(cluster) = Cluster::start() else { return };
-    cluster.namespace("shop");
-    cluster.account("shop", "gateway");
-    cluster.allow("shop", "gateway");
+    let Some(cluster) = Cluster::with_shop(true) else { return };
     cluster.put(&slice("a", "users", 80, json!([ready("10.0.0.1")])));
     let dir = tempfile::tempdir().expect("a directory");
     let account = dir.path().join("account");

@@ -42,6 +42,28 @@ fn a_trickling_body_is_ended_with_408() {
     }
 }
 
+/// Who sends half a request cannot have an endpoint taken for a failing one, whatever time runs out first.
+#[test]
+fn half_a_body_is_the_clients_fault_also_when_the_time_of_the_request_is_over() {
+    let origin = Origin::start(|_| ok("well"));
+    let listeners = "listeners: [{address: \"127.0.0.1:0\", limits: {body_timeout: 20s}}]";
+    let services = format!("services: [{{name: up, endpoints: [\"{}\"]}}]", origin.address);
+    let gateway =
+        Gateway::start(&format!("{listeners}\n{services}\nroutes: [{{path: /*, service: up, timeout: 300ms}}]\n"));
+    // A short body, one that is passed on inside the kernel, and chunks.
+    for framing in ["Content-Length: 100", "Content-Length: 5000000", "Transfer-Encoding: chunked"] {
+        for _ in 0..4 {
+            let mut client = gateway.connect();
+            client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n2\r\nab"));
+            let response = client.response();
+            let seen = (response.status, response.reason(), response.closes());
+            assert_eq!(seen, (408, "body_timeout".to_owned(), true), "{framing}");
+        }
+        assert_eq!(gateway.get("/").text(), "well", "{framing}: the endpoint was ejected");
+    }
+    assert_eq!(gateway.metric("ringway_service_ejections_total", &["up"]), 0.0);
+}
+
 #[test]
 fn a_body_that_is_fast_enough_arrives() {
     let origin = Origin::echo();

@@ -19,6 +19,8 @@ pub(super) struct Identities<'a> {
     before: OnceCell<AHashMap<&'a str, Shared>>,
     route_breakers: OnceCell<AHashMap<&'a str, &'a BreakerSpec>>,
     compiled: AHashMap<String, Shared>,
+    /// Where a service is looked for first.
+    at: usize,
 }
 
 /// What all variants of a service share: that of the first one that has it.
@@ -30,6 +32,12 @@ struct Shared {
 }
 
 impl Shared {
+    fn of(service: &Service) -> Self {
+        let mut shared = Self::default();
+        shared.take(service);
+        shared
+    }
+
     fn take(&mut self, service: &Service) {
         self.state.get_or_insert_with(|| service.state.clone());
         let gate = service.limits.as_ref().map(|limits| &limits.gate);
@@ -42,11 +50,16 @@ impl Shared {
 impl<'a> Identities<'a> {
     pub(super) fn of(snapshot: Option<&'a Snapshot>) -> Self {
         let (services, before, route_breakers) = Default::default();
-        Self { snapshot, services, before, route_breakers, compiled: AHashMap::new() }
+        Self { snapshot, services, before, route_breakers, compiled: AHashMap::new(), at: 0 }
     }
 
     fn all_services(&self) -> &'a [Service] {
         self.snapshot.map_or(&[][..], |snapshot| &snapshot.services)
+    }
+
+    /// A service is compiled whose place is this one: most stand where they stood.
+    pub(super) fn look_at(&mut self, at: usize) {
+        self.at = at;
     }
 
     /// A service is compiled: its variants share what it has.
@@ -57,7 +70,8 @@ impl<'a> Identities<'a> {
     /// The service of this identity in the snapshot before.
     pub(super) fn service(&self, identity: &str) -> Option<&'a Service> {
         let by_name = || self.all_services().iter().rev().map(|service| (&*service.name, service)).collect();
-        self.services.get_or_init(by_name).get(identity).copied()
+        let stands = self.all_services().get(self.at).filter(|service| service.name == identity);
+        stands.or_else(|| self.services.get_or_init(by_name).get(identity).copied())
     }
 
     /// What is known of the endpoints of services with this label.
@@ -93,7 +107,10 @@ impl<'a> Identities<'a> {
             }
             all
         };
-        let before = || self.before.get_or_init(by_label).get(label).and_then(&of);
+        let before = || match self.all_services().get(self.at).filter(|one| one.is_whole() && one.label == label) {
+            Some(service) => of(&Shared::of(service)),
+            None => self.before.get_or_init(by_label).get(label).and_then(&of),
+        };
         self.compiled.get(label).and_then(&of).or_else(before)
     }
 }

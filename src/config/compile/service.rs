@@ -1,6 +1,6 @@
 //! Services: by name from the registry, or by URL where a route gives one.
 
-use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -32,14 +32,15 @@ use crate::upstream::sticky::Sticky;
 /// The services of a snapshot while it is compiled. Routes may add variants: another algorithm, or a URL.
 pub(super) struct Services<'a> {
     written: &'a [Spanned<Arc<model::Service>>],
-    /// The same by name; the first one of each.
-    named: AHashMap<&'a str, &'a model::Service>,
+    /// Their places by name, the first one of each; made when something is looked for first.
+    named: OnceCell<AHashMap<&'a str, u32>>,
     zone: &'a str,
     resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     previous: Option<&'a Snapshot>,
     known: Identities<'a>,
     compiled: Vec<Service>,
-    ids: AHashMap<Cow<'a, str>, u32>,
+    /// Of what routes added.
+    ids: AHashMap<String, u32>,
     /// By label.
     tls: BTreeMap<String, Arc<ClientTls>>,
 }
@@ -53,18 +54,19 @@ impl<'a> Services<'a> {
     ) -> Self {
         let mut services = Self {
             written: &config.services,
-            named: config.services.iter().rev().map(|service| (service.name.as_str(), &***service)).collect(),
+            named: OnceCell::new(),
             zone: config.server.zone.as_deref().unwrap_or_default(),
             resolve: inputs.resolve,
             previous: inputs.previous,
             known: Identities::of(inputs.previous),
             compiled: Vec::with_capacity(config.services.len()),
-            ids: AHashMap::with_capacity(config.services.len()),
+            ids: AHashMap::new(),
             tls: BTreeMap::new(),
         };
         for (at, written) in config.services.iter().enumerate() {
             if let Some(before) = shared.service(at) {
-                services.keep(written.name.as_str(), before);
+                // What its variants share with it is found there too.
+                services.compiled.push(Service { fallback: None, ..before.clone() });
                 continue;
             }
             if let Some(tls) = &written.tls {
@@ -78,15 +80,18 @@ impl<'a> Services<'a> {
                 diagnostics.report(codes::OUT_OF_RANGE, written.name.span, message);
             }
             let name = written.name.as_str();
-            services.add(Cow::Borrowed(name), &Common::of(written, services.zone), sources, &written.load_balancer);
+            services.add(name, &Common::of(written, services.zone), sources, &written.load_balancer);
         }
         services
     }
 
-    /// Takes a service over from the snapshot before. What its variants share with it is found there too.
-    fn keep(&mut self, name: &'a str, before: &Service) {
-        self.ids.insert(Cow::Borrowed(name), self.compiled.len() as u32);
-        self.compiled.push(Service { fallback: None, ..before.clone() });
+    /// The place of a written service, which is also its id.
+    fn place_of(&self, name: &str) -> Option<u32> {
+        let by_name = || {
+            let places = self.written.iter().enumerate().rev();
+            places.map(|(at, service)| (service.name.as_str(), at as u32)).collect()
+        };
+        self.named.get_or_init(by_name).get(name).copied()
     }
 
     pub(super) fn into_services(mut self) -> Vec<Service> {
@@ -102,7 +107,7 @@ impl<'a> Services<'a> {
 
     fn fallback(&self, written: &model::Fallback) -> Option<Fallback> {
         match (&written.service, &written.respond) {
-            (Some(name), _) => self.ids.get(name.as_str()).copied().map(Fallback::Service),
+            (Some(name), _) => self.place_of(name.as_str()).map(Fallback::Service),
             (None, Some(respond)) => {
                 let (status, body, fields) = fixed_answer(respond);
                 Some(Fallback::Respond { status, body, fields })
@@ -134,12 +139,14 @@ impl<'a> Services<'a> {
         subset: &[(&str, &str)],
         diagnostics: &mut Diagnostics,
     ) -> Option<u32> {
-        let known = name.and_then(|name| self.named.get(name).copied());
+        let written = self.written;
+        let known = name.and_then(|name| self.place_of(name));
+        let known = known.and_then(|at| Some((at, &**written.get(at as usize)?)));
         match (known, url) {
-            (Some(service), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
+            (Some((_, service)), Some(url)) if service.endpoints.is_empty() && service.discovery.is_empty() => {
                 self.by_url(url, balancer, diagnostics)
             }
-            (Some(service), _) => self.variant(service, balancer, subset, diagnostics),
+            (Some((at, service)), _) => self.variant(at, service, balancer, subset, diagnostics),
             (None, Some(url)) => self.by_url(url, balancer, diagnostics),
             (None, None) => None,
         }
@@ -147,6 +154,7 @@ impl<'a> Services<'a> {
 
     fn variant(
         &mut self,
+        at: u32,
         written: &model::Service,
         balancer: Option<&model::LoadBalancer>,
         subset: &[(&str, &str)],
@@ -154,16 +162,21 @@ impl<'a> Services<'a> {
     ) -> Option<u32> {
         let mut identity = written.name.as_str().to_owned();
         let own = balancer.filter(|own| differs(own, &written.load_balancer));
+        if own.is_none() && subset.is_empty() {
+            return Some(at);
+        }
         identity.extend(own.map(|balancer| format!(" by {}", describe(balancer))));
         identity.extend(subset.iter().map(|(key, value)| format!(" where {key}={value}")));
-        if let Some(id) = self.ids.get(&*identity) {
+        if let Some(id) = self.ids.get(&identity) {
             return Some(*id);
         }
         let balancer = own.unwrap_or(&written.load_balancer);
         let sources = self.sources(written, diagnostics);
         let mut common = Common::of(written, self.zone);
         common.subset = subset.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Some(self.add(Cow::Owned(identity), &common, sources, balancer))
+        let id = self.add(&identity, &common, sources, balancer);
+        self.ids.insert(identity, id);
+        Some(id)
     }
 
     fn by_url(
@@ -177,8 +190,8 @@ impl<'a> Services<'a> {
             // Beside the same endpoint without TLS it is another service.
             authority.insert_str(0, "https://");
         }
-        if let Some(id) = self.ids.get(&*authority) {
-            return Some(*id);
+        if let Some(id) = self.ids.get(&authority).copied().or_else(|| self.place_of(&authority)) {
+            return Some(id);
         }
         if url.scheme == Scheme::Https {
             let tls = endpoint_tls::usual(&authority, self.previous, url.span, diagnostics)?;
@@ -198,7 +211,9 @@ impl<'a> Services<'a> {
             proxy_protocol: None,
         };
         let round_robin = model::LoadBalancer { algorithm: Algorithm::RoundRobin, key: None };
-        Some(self.add(Cow::Owned(authority.clone()), &common, vec![source], balancer.unwrap_or(&round_robin)))
+        let id = self.add(&authority, &common, vec![source], balancer.unwrap_or(&round_robin));
+        self.ids.insert(authority, id);
+        Some(id)
     }
 
     fn sources(&self, written: &model::Service, diagnostics: &mut Diagnostics) -> Vec<Source> {
@@ -235,14 +250,13 @@ impl<'a> Services<'a> {
 
     fn add(
         &mut self,
-        identity: Cow<'a, str>,
+        identity: &str,
         common: &Common<'_>,
         sources: Vec<Source>,
         balancer: &model::LoadBalancer,
     ) -> u32 {
         let id = self.compiled.len() as u32;
-        self.ids.insert(identity.clone(), id);
-        let identity = &*identity;
+        self.known.look_at(id as usize);
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
         let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources, &common.subset);
         let state = self.state(common.label, &endpoints.get().endpoints);

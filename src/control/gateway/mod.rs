@@ -210,10 +210,7 @@ impl Gateway {
         tokio::task::spawn_blocking(move || {
             // Where a worker has the same core, its requests go first.
             thread::give_way();
-            if source.is_unchanged(&previous) {
-                return Ok(None);
-            }
-            let ready = source.compile(previous.generation + 1, env, Some(&previous))?;
+            let Some(ready) = source.compile(previous.generation + 1, env, Some(&previous))? else { return Ok(None) };
             let before = Present::in_snapshot(&previous);
             let changes = before.map(|before| changes(&before.config, &ready.loaded.config));
             Ok(Some((ready, changes.unwrap_or_default())))
@@ -300,6 +297,11 @@ impl Gateway {
                 // What was begun for the new one is of no use.
                 self.discovery.prepare(previous, None).await;
                 self.discovery.settle(previous, None, &self.fleet).await;
+                // What services had there was made known.
+                for service in previous.services.iter().filter(|service| service.is_whole()) {
+                    let set = service.endpoints.get();
+                    service.state.set_endpoints(set.endpoints.iter().map(|one| &*one.authority), time::Now::read());
+                }
                 Err(undo(what.to_owned(), listening))
             }
         }

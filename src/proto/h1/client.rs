@@ -1,6 +1,7 @@
 //! The client's side of an HTTP/1 connection to an endpoint.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 
 use super::body::{BodyError, BodyReader};
@@ -11,7 +12,7 @@ use super::server::part;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
 use crate::http::message::{BodyLength, Method, ResponseHead};
-use crate::limits::{BUF_LARGE_BYTES, SEND_CHECK_MS};
+use crate::limits::{BUF_LARGE_BYTES, BUF_TINY_BYTES, SEND_CHECK_MS};
 use crate::net::duplex::Duplex;
 use crate::net::io::{Io, ReadHalf, WriteHalf, send_all};
 use crate::net::splice::End;
@@ -117,7 +118,7 @@ impl<W: WriteHalf> RequestSink for Sender<W> {
     async fn send(&mut self, buf: Buf, timeout_ms: u64) -> Result<Buf, Failure> {
         // An endpoint that reads no more may still be answering.
         self.deadline.arm_in(timeout_ms, OnExpiry::ShutWrite);
-        let sent = send_all(&mut self.write, buf).await;
+        let sent = pin!(send_all(&mut self.write, buf)).await;
         self.deadline.disarm();
         match sent {
             Ok(buf) => Ok(buf),
@@ -185,7 +186,7 @@ impl<R: ReadHalf> ResponseSource for Receiver<R> {
         let buf = self.begin_head(head);
         debug_assert!(buf.is_empty(), "bytes of a response before its request");
         self.deadline.arm_in(SEND_CHECK_MS, OnExpiry::Release);
-        let (count, buf) = self.read.recv_idle(Buf::with_room(room)).await;
+        let (count, buf) = pin!(self.read.recv_idle(Buf::with_room(room))).await;
         match count {
             Ok(count) if count > 0 => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Soon::Late),
@@ -193,6 +194,11 @@ impl<R: ReadHalf> ResponseSource for Receiver<R> {
             Err(_) => return Err(Reason::UpstreamReset.into()),
         }
         self.deadline.arm(due, OnExpiry::ShutBoth);
+        // Nearly every head comes whole: it is read here, without a wait.
+        if let Parsed::Complete(bytes) = response::parse_lines(buf.as_slice(), limits, head)? {
+            self.deadline.disarm();
+            return self.accept_head(head, buf, bytes, method).map(|()| Soon::Received);
+        }
         self.read_head(head, method, limits, buf).await.map(|()| Soon::Received)
     }
 
@@ -288,13 +294,22 @@ impl<R: ReadHalf> Receiver<R> {
     fn accept_head(
         &mut self,
         head: &mut ResponseHead,
-        buf: Buf,
+        mut buf: Buf,
         head_bytes: usize,
         method: Method,
     ) -> Result<(), Failure> {
         let filled = buf.spare() == 0;
-        let (head_buf, rest) = part(buf, head_bytes);
-        self.keeps = response::interpret(head, head_buf, method)?;
+        let rest = if head_bytes <= BUF_TINY_BYTES.min(buf.len() - head_bytes) {
+            // A short head before more of a body: the buffer goes on as that body.
+            head.fields.set_copy(&buf.as_slice()[..head_bytes]);
+            buf.consume(head_bytes);
+            buf
+        } else {
+            let (head_buf, rest) = part(buf, head_bytes);
+            head.fields.set_buffer(head_buf);
+            rest
+        };
+        self.keeps = response::interpret_lines(head, method)?;
         self.until_close = head.body == BodyLength::UntilClose;
         self.body = BodyReader::new(head.body, rest);
         self.body.set_filled(filled);

@@ -9,3 +9,4 @@ pub mod response;
 pub mod serialise;
 pub mod server;
 pub mod upgrade;
+mod usual;

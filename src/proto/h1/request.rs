@@ -1,7 +1,7 @@
 //! Parsing a request head (RFC 9112 sections 3 to 6) into its typed form.
 
 use super::parse::{self, HeadLimits, Parsed};
-use super::upgrade;
+use super::{upgrade, usual};
 use crate::error::{Failure, Reason};
 use crate::http::fields::Text;
 use crate::http::hop::{self, ConnectionOptions};
@@ -25,7 +25,19 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The reason to refuse the request; framing is lost then and the connection closes after the answer.
+#[inline]
 pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
+    match usual::request(bytes, limits, head) {
+        Some(length) => Ok(Parsed::Complete(length)),
+        None => parse_any(bytes, limits, head),
+    }
+}
+
+/// As [`parse_lines`], for a head of any shape, at more cost.
+///
+/// # Errors
+/// As [`parse_lines`].
+pub fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
     let skip = parse::leading_empty_lines(bytes)?;
     let message = &bytes[skip..];
     if message.first() == Some(&b'\n') {
@@ -292,6 +304,10 @@ fn check_query(head: &RequestHead) -> Result<(), Failure> {
 /// Checks the authority (RFC 3986 section 3.2, without user information) and keeps its host in lower case.
 pub(in crate::proto) fn read_host(head: &mut RequestHead) -> Result<(), Failure> {
     let authority = head.fields.text(head.authority);
+    if let Some(length) = head.known.host_length(authority) {
+        head.host = head.authority.part(0, length);
+        return Ok(());
+    }
     if authority.is_empty() {
         return if head.version == Version::Http10 {
             Ok(())
@@ -305,6 +321,7 @@ pub(in crate::proto) fn read_host(head: &mut RequestHead) -> Result<(), Failure>
         head.host = head.fields.keep(&lower);
     } else {
         head.host = head.authority.part(0, host_len);
+        head.known.set(authority, host_len);
     }
     Ok(())
 }
@@ -400,6 +417,29 @@ mod tests {
         assert_eq!((head.path(), head.query(), head.host()), (&b"/a/b"[..], Some(&b"x=1"[..]), &b"ex.ample"[..]));
         assert_eq!(head.fields.text(head.authority), b"Ex.ample:80");
         assert_eq!(accepted.head_bytes, 50);
+    }
+
+    #[test]
+    fn a_known_authority_is_read_as_before() {
+        let mut head = RequestHead::default();
+        let mut host = |authority: &str| {
+            let text = format!("GET / HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+            head.clear();
+            parse_lines(text.as_bytes(), &HeadLimits::default(), &mut head).expect("legal");
+            interpret(&mut head, Buf::copy_of(text.as_bytes()), text.len(), PathPolicy::default(), false)?;
+            Ok::<_, Failure>(String::from_utf8_lossy(head.host()).into_owned())
+        };
+        let long = "a.".repeat(60) + "b:80";
+        for _ in 0..2 {
+            for (authority, expected) in
+                [("a.b:80", "a.b"), ("a.b:80", "a.b"), ("A.b:80", "a.b"), ("a.b", "a.b"), ("a.b:8", "a.b")]
+            {
+                assert_eq!(host(authority).as_deref(), Ok(expected));
+            }
+            assert_eq!(host(&long).as_deref(), Ok(&long[..long.len() - 3]));
+            assert_eq!(host("a.b:x").map_err(|failure| failure.reason), Err(Reason::BadHost));
+            assert_eq!(host("").map_err(|failure| failure.reason), Err(Reason::BadHost));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Parsing an endpoint's response head, as strictly as a request's.
 
 use super::parse::{self, HeadLimits, Parsed};
-use super::upgrade;
+use super::{upgrade, usual};
 use crate::error::{Failure, Reason};
 use crate::http::hop::{self, ConnectionOptions};
 use crate::http::message::{BodyLength, Method, ResponseHead, Version};
@@ -11,7 +11,19 @@ use crate::sys::buf::Buf;
 ///
 /// # Errors
 /// [`Reason::UpstreamInvalid`] or [`Reason::UpstreamHeaderTooLarge`]; the connection is never used again.
+#[inline]
 pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Parsed, Failure> {
+    match usual::response(bytes, limits, head) {
+        Some(length) => Ok(Parsed::Complete(length)),
+        None => parse_any(bytes, limits, head),
+    }
+}
+
+/// As [`parse_lines`], for a head of any shape, at more cost.
+///
+/// # Errors
+/// As [`parse_lines`].
+pub fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Parsed, Failure> {
     // Lines before it, which a tolerant parser skips, are bytes that nobody asked for (F34).
     if matches!(bytes.first(), Some(b'\r' | b'\n')) {
         return Err(Failure::with(Reason::UpstreamInvalid, "empty line before a response"));
@@ -51,6 +63,14 @@ fn check_size(bytes: usize, limits: &HeadLimits) -> Result<(), Failure> {
 /// [`Reason::UpstreamInvalid`] for framing that can be read in two ways.
 pub fn interpret(head: &mut ResponseHead, buffer: Buf, request_method: Method) -> Result<bool, Failure> {
     head.fields.set_buffer(buffer);
+    interpret_lines(head, request_method)
+}
+
+/// As [`interpret`], of a head that has its bytes.
+///
+/// # Errors
+/// As [`interpret`].
+pub(super) fn interpret_lines(head: &mut ResponseHead, request_method: Method) -> Result<bool, Failure> {
     let framing = parse::framing(&head.fields, Reason::UpstreamInvalid)?;
     if framing.chunked && head.version == Version::Http10 {
         return Err(Failure::with(Reason::UpstreamInvalid, "transfer coding in HTTP/1.0"));

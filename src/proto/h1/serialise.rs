@@ -13,10 +13,7 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Writes `name: value CRLF`. Both were checked when they entered a section, or are the gateway's own.
 #[inline]
 pub fn field(out: &mut Buf, name: &[u8], value: &[u8]) {
-    out.extend(name);
-    out.extend(b": ");
-    out.extend(value);
-    out.extend(b"\r\n");
+    out.extend_all([name, b": ", value, b"\r\n"]);
 }
 
 /// Writes the lines of a section, but for those of `except`. Lines that arrived in just this form are passed on as they
@@ -56,9 +53,7 @@ pub fn status_line(out: &mut Buf, status: u16) {
 /// Writes `Content-Length: number CRLF`.
 #[inline]
 pub fn content_length(out: &mut Buf, length: u64) {
-    out.extend(b"Content-Length: ");
-    out.extend(Decimal::of(length).as_bytes());
-    out.extend(b"\r\n");
+    out.extend_all([b"Content-Length: ", Decimal::of(length).as_bytes(), b"\r\n"]);
 }
 
 /// Puts a piece of a body into the chunked coding, in place where the buffer has room around the payload.

@@ -16,6 +16,7 @@ pub use proxied::receive as receive_proxy_header;
 pub use response::Response;
 pub use rules::ServerRules;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -160,7 +161,7 @@ impl<I: Io> Connection<I> {
     async fn wait_with_buffer(&mut self) -> Waited {
         self.read_deadline.arm_in(IDLE_RELEASE_MS.min(self.patience_ms()), OnExpiry::Release);
         let room = if self.roomy { BUF_SMALL_BYTES } else { BUF_TINY_BYTES };
-        let (count, buf) = self.read.recv_idle(Buf::with_room(room)).await;
+        let (count, buf) = pin!(self.read.recv_idle(Buf::with_room(room))).await;
         match count {
             Ok(count) if count > 0 => {
                 self.roomy = buf.spare() == 0 || buf.len() > BUF_TINY_BYTES;

@@ -17,8 +17,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// One with a namespace `shop` that has an account `gateway`, which may read its endpoints or not.
+    pub fn with_shop(is_allowed: bool) -> Option<Self> {
+        let cluster = Self::start()?;
+        cluster.namespace("shop");
+        cluster.account("shop", "gateway");
+        if is_allowed {
+            cluster.allow("shop", "gateway");
+        }
+        Some(cluster)
+    }
+
     /// None where the programs are not there, which is said.
-    pub fn start() -> Option<Self> {
+    fn start() -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = std::env::var_os("KUBE_BIN").map_or_else(|| root.join("target/tools"), PathBuf::from);
         if !programs.join("kube-apiserver").exists() {

@@ -105,8 +105,8 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         }
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn()> {
+    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
         let deadline = self.deadline.clone();
-        Box::new(move || deadline.arm_in(LINGER_MS, OnExpiry::ShutRead))
+        Box::new(move |ms| deadline.arm_in(ms, OnExpiry::ShutRead))
     }
 }

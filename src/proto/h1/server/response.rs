@@ -1,6 +1,7 @@
 //! The way of a response out to an HTTP/1 connection: its head, its framing, and clients that do not read.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use super::{Keep, switch};
 use crate::error::{Failure, Reason};
@@ -51,7 +52,7 @@ impl<W: WriteHalf> Response<'_, W> {
         while !buf.is_empty() {
             self.deadline.arm_watched(self.first_look_ms);
             let asked = self.deadline.known_now();
-            let (sent, back) = self.write.send(buf).await;
+            let (sent, back) = pin!(self.write.send(buf)).await;
             buf = back;
             match sent {
                 Ok(count) if count > 0 => {
@@ -174,9 +175,7 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         serialise::status_line(&mut out, x.response.status);
         serialise::fields(&mut out, &x.response.fields, WRITTEN_HERE);
         serialise::fields(&mut out, &x.late_fields, WRITTEN_HERE);
-        out.extend(b"X-Request-ID: ");
-        out.extend(x.id.as_bytes());
-        out.extend(b"\r\n");
+        out.extend_all([b"X-Request-ID: ", x.id.as_bytes(), b"\r\n"]);
         self.write_framing(&mut out, x, &first);
         self.write_connection(&mut out);
         out.extend(b"\r\n");
@@ -191,7 +190,7 @@ impl<W: WriteHalf> ResponseSink for Response<'_, W> {
         if end && rest.is_none() {
             self.ends();
         }
-        drop(self.send(out).await?);
+        drop(pin!(self.send(out)).await?);
         match rest {
             Some(rest) => {
                 if end {

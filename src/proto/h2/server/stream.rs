@@ -151,9 +151,9 @@ impl RequestBody for Body {
         self.stopped.set(true);
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn()> {
+    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
         let (stopped, ready, slot) = (self.stopped.clone(), self.link.ready.clone(), self.key.slot as usize);
-        Box::new(move || {
+        Box::new(move |_| {
             stopped.set(true);
             ready.mark(slot);
         })
