@@ -9,7 +9,7 @@ use ringway::config::compile::{Inputs, compile};
 use ringway::config::load_str;
 use ringway::handler::forward;
 use ringway::http::exchange::{Exchange, RequestId, ShortText};
-use ringway::http::fields::Fields;
+use ringway::http::fields::{Fields, Text};
 use ringway::http::hop;
 use ringway::http::message::{BodyLength, Method, RequestHead, ResponseHead};
 use ringway::http::name::Name;
@@ -68,6 +68,13 @@ fn parsed(bytes: &[u8], policy: PathPolicy, trusted: bool) -> Option<(RequestHea
 
 /// A request head: whatever is accepted is typed without contradiction, and no prefix of it was whole before.
 pub fn request_head(data: &[u8]) {
+    let (mut head, mut general) = (RequestHead::default(), RequestHead::default());
+    let found = request::parse_lines(data, &HeadLimits::default(), &mut head);
+    assert_eq!(found, request::parse_any(data, &HeadLimits::default(), &mut general), "the short way and the long one");
+    if let Ok(Parsed::Complete(_)) = found {
+        let start = |head: &RequestHead| (head.method, head.version, head.method_text, head.target);
+        assert_eq!((start(&head), lines(&head.fields)), (start(&general), lines(&general.fields)));
+    }
     for policy in POLICIES {
         let Some((head, length)) = parsed(data, policy, false) else { continue };
         assert!(head.path() == b"*" || head.path().starts_with(b"/"));
@@ -81,8 +88,24 @@ pub fn request_head(data: &[u8]) {
     }
 }
 
+/// The places of field lines.
+fn lines(fields: &Fields) -> Vec<(Text, Text, Name)> {
+    fields.lines().map(|line| (line.name, line.value, line.id)).collect()
+}
+
 /// A response head, as the answer to a GET and to a HEAD.
 pub fn response_head(data: &[u8]) {
+    let (mut head, mut general) = (ResponseHead::default(), ResponseHead::default());
+    let found = response::parse_lines(data, &HeadLimits::default(), &mut head);
+    assert_eq!(
+        found,
+        response::parse_any(data, &HeadLimits::default(), &mut general),
+        "the short way and the long one"
+    );
+    if let Ok(Parsed::Complete(_)) = found {
+        let start = |head: &ResponseHead| (head.status, head.version);
+        assert_eq!((start(&head), lines(&head.fields)), (start(&general), lines(&general.fields)));
+    }
     for method in [Method::Get, Method::Head] {
         let mut head = ResponseHead::default();
         let Ok(Parsed::Complete(length)) = response::parse_lines(data, &HeadLimits::default(), &mut head) else {

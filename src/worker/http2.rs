@@ -60,17 +60,17 @@ impl<F: Future<Output = ()>> Rooms<F> {
 /// Rounds over the streams in one turn: what one writes or takes may let another go on.
 const ROUNDS_MAX: usize = 8;
 
-/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. The
-/// deadlines of `duplex` go at once: the link has its own. No async function, as those keep each argument twice.
+/// Serves HTTP/2 on a connection until it ends. `listener` gives the present settings of where it came in. No async
+/// function, as those keep each argument twice.
 pub fn serve_http2<'e, I: Io, C: Connect>(
     env: &'e Env<C>,
     duplex: Duplex<I>,
     origin: ConnectionOrigin,
     listener: impl Fn() -> Rc<Listener> + 'e,
 ) -> impl Future<Output = ()> + 'e {
-    let Duplex { mut read, mut write, interrupt, early, .. } = duplex;
+    let Duplex { mut read, mut write, interrupt, early, read_deadline, write_deadline } = duplex;
+    let link = Link::new(read_deadline, write_deadline, &env.timers, listener().rules.clone());
     async move {
-        let link = Link::new(interrupt.clone(), &env.timers, listener().rules.clone());
         let open = Open::new(env, &link);
         let arrivals = RefCell::new(VecDeque::new());
         let mut rooms = Rooms(Vec::new());

@@ -33,8 +33,11 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) ->
     }
 }
 
-/// As [`parse_lines`], for a head of any shape.
-pub(super) fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
+/// As [`parse_lines`], for a head of any shape, at more cost.
+///
+/// # Errors
+/// As [`parse_lines`].
+pub fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Parsed, Failure> {
     let skip = parse::leading_empty_lines(bytes)?;
     let message = &bytes[skip..];
     if message.first() == Some(&b'\n') {

@@ -19,8 +19,11 @@ pub fn parse_lines(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -
     }
 }
 
-/// As [`parse_lines`], for a head of any shape.
-pub(super) fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Parsed, Failure> {
+/// As [`parse_lines`], for a head of any shape, at more cost.
+///
+/// # Errors
+/// As [`parse_lines`].
+pub fn parse_any(bytes: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Parsed, Failure> {
     // Lines before it, which a tolerant parser skips, are bytes that nobody asked for (F34).
     if matches!(bytes.first(), Some(b'\r' | b'\n')) {
         return Err(Failure::with(Reason::UpstreamInvalid, "empty line before a response"));

@@ -193,8 +193,8 @@ pub fn write(out: &mut Buf, kind: Kind, flags: u8, stream: u32, payload: &[u8]) 
 pub fn write_settings(out: &mut Buf, settings: &[(u16, u32)]) {
     out.extend(&Head { length: settings.len() * 6, kind: Kind::Settings, flags: 0, stream: 0 }.bytes());
     for (id, value) in settings {
-        out.extend(&id.to_be_bytes());
-        out.extend(&value.to_be_bytes());
+        let ([a, b], [c, d, e, f]) = (id.to_be_bytes(), value.to_be_bytes());
+        out.extend(&[a, b, c, d, e, f]);
     }
 }
 

@@ -24,26 +24,21 @@ pub const WINDOW_BYTES_DEFAULT: u32 = 65_535;
 /// Smallest SETTINGS_MAX_FRAME_SIZE, and its default.
 pub const FRAME_BYTES_MIN: u32 = 16_384;
 
-/// What a server tells.
-pub fn of_server(header_bytes_max: usize, connect_protocol: bool) -> Vec<(u16, u32)> {
-    let mut all = vec![
+/// What a server tells, and [`WITH_CONNECT`] where that is so.
+pub fn of_server(header_bytes_max: usize) -> [(u16, u32); 3] {
+    [
         (MAX_CONCURRENT_STREAMS, H2_STREAMS_MAX as u32),
         (INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW_BYTES),
         (MAX_HEADER_LIST_SIZE, header_bytes_max as u32),
-    ];
-    if connect_protocol {
-        all.push((ENABLE_CONNECT_PROTOCOL, 1));
-    }
-    all
+    ]
 }
 
+/// A server takes extended CONNECT (RFC 8441).
+pub const WITH_CONNECT: (u16, u32) = (ENABLE_CONNECT_PROTOCOL, 1);
+
 /// What a client tells: nothing is to be pushed.
-pub fn of_client(header_bytes_max: usize) -> Vec<(u16, u32)> {
-    vec![
-        (ENABLE_PUSH, 0),
-        (INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW_BYTES),
-        (MAX_HEADER_LIST_SIZE, header_bytes_max as u32),
-    ]
+pub fn of_client(header_bytes_max: usize) -> [(u16, u32); 3] {
+    [(ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW_BYTES), (MAX_HEADER_LIST_SIZE, header_bytes_max as u32)]
 }
 
 /// What the peer has told.

@@ -139,7 +139,9 @@ impl Core {
     /// A server's side. Its settings are ready to be sent.
     pub fn server(limits: HeadLimits, connect_protocol: bool, now: Now) -> Self {
         let mut core = Self::new(Role::Server, limits, now);
-        core.begin(&settings::of_server(limits.header_bytes_max, connect_protocol));
+        let [streams, window, header] = settings::of_server(limits.header_bytes_max);
+        let all = [streams, window, header, settings::WITH_CONNECT];
+        core.begin(if connect_protocol { &all } else { &all[..3] });
         core
     }
 

@@ -160,8 +160,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// A connection that has begun. `interrupt` is its socket's.
-    pub fn new(interrupt: Rc<dyn Interrupt>, timers: &Rc<Timers>, rules: Arc<ServerRules>) -> Rc<Self> {
+    /// A connection that has begun. The deadlines are those of its socket's halves, and not armed.
+    pub fn new(
+        read_deadline: Deadline,
+        write_deadline: Deadline,
+        timers: &Rc<Timers>,
+        rules: Arc<ServerRules>,
+    ) -> Rc<Self> {
         let ready = Arc::<Ready>::default();
         let alarm = Alarm::of_connection(ready.waker(CONNECTION));
         let now = timers.known_now();
@@ -179,8 +184,8 @@ impl Link {
         let link = Self {
             inner: RefCell::new(inner),
             alarm_deadline: timers.deadline(alarm.clone()),
-            read_deadline: timers.deadline(interrupt.clone()),
-            write_deadline: timers.deadline(interrupt),
+            read_deadline,
+            write_deadline,
             ready,
             timers: timers.clone(),
             alarm,
