@@ -30,7 +30,9 @@ class Ringway(_Built):
         sections = {
             "server": {"workers": spec.workers},
             "admin": {"listen": f"127.0.0.1:{spec.admin_port}"},
-            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}", **_front(spec)}],
+            # As many requests on a connection as the others are told; the default of 10,000 ends those of HTTP/2 midway.
+            "listeners": [{"name": "public", "address": f"127.0.0.1:{spec.port}", "limits": {"requests_max": 1_000_000_000},
+                           **_front(spec)}],
             "services": [{
                 "name": "up",
                 "endpoints": [{"address": f"127.0.0.1:{spec.upstream_port}"}],
