@@ -27,7 +27,7 @@ use crate::exec::{Exec, Handle};
 use crate::h2wire::{Wire, faults};
 use crate::http2_client::Client;
 use crate::rng::Rng;
-use crate::{bed, h2wire, http1_up, http2_up, number};
+use crate::{bed, h2wire, http1_up, http2_up};
 
 const END_MS: u64 = 100_000;
 
@@ -328,14 +328,7 @@ fn run(world: World) -> Sums {
 
 /// Runs the seeds of this run, each in its world. Returns their sums, and how many they are; 0 for one alone.
 fn run_all(usual: u64, of: impl Fn(u64) -> World) -> (Sums, u64) {
-    let from = number("RINGWAY_SEEDS_FROM").unwrap_or(0);
-    let (seeds, count) = match number("RINGWAY_SEED") {
-        Some(seed) => (seed..seed + 1, 0),
-        None => {
-            let count = number("RINGWAY_SEEDS").unwrap_or(usual);
-            (from..from + count, count)
-        }
-    };
+    let (seeds, count) = crate::chosen_seeds(usual);
     let mut all = Sums::default();
     for seed in seeds {
         let world = of(seed);

@@ -30,6 +30,7 @@ mod slow;
 mod wire;
 mod world;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -117,6 +118,18 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// The seeds of this run, and how many they are where none is asked for by itself; 0 for one alone.
+fn chosen_seeds(usual: u64) -> (Range<u64>, u64) {
+    let from = number("RINGWAY_SEEDS_FROM").unwrap_or(0);
+    match number("RINGWAY_SEED") {
+        Some(seed) => (seed..seed + 1, 0),
+        None => {
+            let count = number("RINGWAY_SEEDS").unwrap_or(usual);
+            (from..from + count, count)
+        }
+    }
+}
+
 fn outcome_is_wanted() -> bool {
     number("RINGWAY_SEED").is_some()
 }
@@ -127,12 +140,11 @@ fn seeds() {
         println!("{:?}", explain(seed));
         return;
     }
-    let from = number("RINGWAY_SEEDS_FROM").unwrap_or(0);
-    let count = number("RINGWAY_SEEDS").unwrap_or(SEEDS);
+    let (seeds, count) = chosen_seeds(SEEDS);
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let one = |thread: u64| {
         let mut sum = Summary::default();
-        for seed in (from..from + count).filter(|seed| seed % threads == thread) {
+        for seed in seeds.clone().filter(|seed| seed % threads == thread) {
             let one = run_or_explain(seed);
             sum.responses += one.responses;
             sum.connects += one.connects;

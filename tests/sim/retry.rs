@@ -30,7 +30,7 @@ use crate::exec::{Exec, Handle};
 use crate::h2wire::{self, faults};
 use crate::retry_down::{self, Shift};
 use crate::rng::Rng;
-use crate::{bed, number, retry_up};
+use crate::{bed, retry_up};
 
 const END_MS: u64 = 200_000;
 /// By when the endpoints know that a client has left, and the gateway has given up what an endpoint has not seen. No
@@ -480,14 +480,7 @@ fn check_end(
 
 /// Runs the seeds of this run, each in its world. Returns their sums, and how many they are; 0 for one alone.
 fn run_all(usual: u64, of: impl Fn(u64) -> World) -> (Sums, u64) {
-    let from = number("RINGWAY_SEEDS_FROM").unwrap_or(0);
-    let (seeds, count) = match number("RINGWAY_SEED") {
-        Some(seed) => (seed..seed + 1, 0),
-        None => {
-            let count = number("RINGWAY_SEEDS").unwrap_or(usual);
-            (from..from + count, count)
-        }
-    };
+    let (seeds, count) = crate::chosen_seeds(usual);
     let mut all = Sums::default();
     for seed in seeds {
         let world = of(seed);
