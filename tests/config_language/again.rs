@@ -297,6 +297,36 @@ fn what_nothing_has_changed_for_is_not_compiled_anew() {
     assert_eq!((service(0), service(1)), ("a", "b"));
 }
 
+/// What is known is not looked at again: so what is done elsewhere must not be what makes it wrong. All combinations.
+#[test]
+fn names_that_come_and_go_are_found_wherever_they_are_used() {
+    let file = "listeners: [\"127.0.0.1:0\"]\nservices:\n- name: a\n  endpoints: [\"127.0.0.1:1\"]\n- name: b\n  \
+                endpoints: [\"127.0.0.1:2\"]\n- name: c\n  endpoints: [\"127.0.0.1:3\"]\n  fallback: {service: b}\n\
+                routes:\n- name: one\n  path: /1\n  service: a\n- name: two\n  path: /2\n  service: c\n\
+                - name: three\n  path: /3\n  service: a\n- name: four\n  path: /4\n  service: b\n";
+    let edits = [
+        ("- name: a\n", "- name: d\n"),
+        ("- name: b\n", "- name: a\n"),
+        ("127.0.0.1:3", "127.0.0.1:4"),
+        ("fallback: {service: b}", "fallback: {service: a}"),
+        ("/1\n  service: a", "/1\n  service: d"),
+        ("name: two\n  path: /2\n  service: c", "name: two\n  path: /2\n  service: b"),
+        ("- name: three\n  path: /3\n  service: a\n", ""),
+        ("name: four", "name: one"),
+        ("/4\n  service: b", "/1\n  service: b"),
+    ];
+    let first = load(None, file, 0).expect("good");
+    let mut good = 0;
+    for which in 0..1_u32 << edits.len() {
+        let chosen = edits.iter().enumerate().filter(|(at, _)| which & (1 << at) != 0).map(|(_, edit)| edit);
+        let text = chosen.fold(file.to_owned(), |text, (from, to)| text.replace(from, to));
+        let (whole, again) = (load(None, &text, 0), load(Some(&first.kept), &text, 0));
+        assert_eq!(whole.as_ref().map(Loaded::effective), again.as_ref().map(Loaded::effective), "{text}");
+        good += usize::from(again.is_some());
+    }
+    assert!((8..1 << edits.len()).contains(&good), "{good}");
+}
+
 /// What an alias stands for, and what a variable says, are no part of an item's text.
 #[test]
 fn what_hangs_on_more_than_its_text_is_read_each_time() {
