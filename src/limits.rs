@@ -231,6 +231,9 @@ pub const EJECTION_PERCENT_MAX: u32 = 50;
 pub const PANIC_PERCENT: u32 = 50;
 /// What a tier of endpoints can take, in percent of its even share (`overprovision`).
 pub const OVERPROVISION_PERCENT: u32 = 140;
+/// Request body that is taken in before it is sent, so that it can go to several endpoints at once: what the buffers
+/// between the gateway and an endpoint that does not read can be expected to take.
+pub const HEDGED_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Request body that is held so that it can be sent again (`retries.replay_bytes_max`).
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// First pause before a retry at most (`retries.backoff.base`).

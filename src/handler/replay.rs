@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::http::body::Chunk;
 use crate::http::downstream::RequestBody;
 use crate::http::exchange::Exchange;
+use crate::http::fields::Fields;
 use crate::limits::BUF_SMALL_BYTES;
 use crate::net::splice::End;
 use crate::sys::buf::Buf;
@@ -48,6 +49,9 @@ pub struct Held {
     ended: Cell<bool>,
     /// From where on it is still to be sent again.
     again_from: Cell<Option<usize>>,
+    /// Trailers are held too, where they come.
+    holds_trailers: Cell<bool>,
+    trailers: RefCell<Option<Box<Fields>>>,
     /// Who gets a copy.
     tap: Option<Rc<Tap>>,
 }
@@ -62,6 +66,11 @@ impl Held {
     pub fn tapped(self, tap: Option<&Rc<Tap>>) -> Self {
         let bytes_max = tap.map_or(0, |tap| tap.bytes_max).max(self.bytes_max);
         Self { bytes_max, tap: tap.cloned(), ..self }
+    }
+
+    /// Holds trailers too from now on: the whole body is taken in before any of it is sent.
+    pub fn take_in_trailers(&self) {
+        self.holds_trailers.set(true);
     }
 
     /// Whether all of the body is here: it has ended, and was not too long.
@@ -98,11 +107,17 @@ impl Held {
         }
     }
 
+    /// Nothing of it is to be sent again, unless that is asked for.
+    pub fn is_sent(&self) {
+        self.again_from.set(None);
+    }
+
     fn keep(&self, chunk: &Chunk) {
         let mut bytes = self.bytes.borrow_mut();
-        // Trailers are rare and not worth holding.
-        let has_trailers = chunk.trailers.as_ref().is_some_and(|trailers| !trailers.is_empty());
-        if self.is_over.get() || has_trailers || bytes.len() + chunk.data.len() > self.bytes_max {
+        // Trailers are rare, and not worth holding where the body may do without being held.
+        let trailers = chunk.trailers.as_ref().filter(|trailers| !trailers.is_empty());
+        let is_not_held = trailers.is_some() && !self.holds_trailers.get();
+        if self.is_over.get() || is_not_held || bytes.len() + chunk.data.len() > self.bytes_max {
             self.is_over.set(true);
             *bytes = Vec::new();
             self.tap.iter().for_each(|tap| tap.tell(None));
@@ -111,22 +126,38 @@ impl Held {
         bytes.extend_from_slice(chunk.data.as_slice());
         self.ended.set(self.ended.get() || chunk.end);
         if self.ended.get() {
-            self.tap.iter().for_each(|tap| tap.tell(Some(&bytes)));
+            self.tap
+                .iter()
+                .for_each(|tap| tap.tell(Some(&*bytes).filter(|_| trailers.is_none()).map(|bytes| &**bytes)));
         }
+        self.trailers.replace(trailers.map(|trailers| Box::new(trailers.copy())));
     }
 
     /// The next piece that was held; None when all of it was sent again.
     fn again(&self) -> Option<Chunk> {
-        let from = self.again_from.take()?;
+        self.next_of(&self.again_from)
+    }
+
+    /// All pieces of what is held, for one more of those who are sent it.
+    pub fn pieces(&self) -> impl Iterator<Item = Chunk> {
+        let from = Cell::new(Some(0));
+        std::iter::from_fn(move || self.next_of(&from))
+    }
+
+    fn next_of(&self, next: &Cell<Option<usize>>) -> Option<Chunk> {
+        let from = next.take()?;
         let bytes = self.bytes.borrow();
         let to = bytes.len().min(from + BUF_SMALL_BYTES);
         let last = to == bytes.len();
         if !last {
-            self.again_from.set(Some(to));
+            next.set(Some(to));
         } else if from == to && !self.ended.get() {
             return None;
         }
-        Some(Chunk { data: Buf::copy_of(&bytes[from..to]), end: last && self.ended.get(), trailers: None })
+        let end = last && self.ended.get();
+        let trailers = self.trailers.borrow();
+        let trailers = trailers.as_ref().filter(|_| end).map(|trailers| Box::new(trailers.copy()));
+        Some(Chunk { data: Buf::copy_of(&bytes[from..to]), end, trailers })
     }
 }
 
