@@ -103,7 +103,8 @@ pub const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
-/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
+/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn; of those that it takes
+/// over as they are, 64 count as one.
 pub const PREPARED_AT_ONCE: usize = 256;
 /// How long a snapshot that was replaced is kept, in milliseconds, so that no worker is the last to have it.
 pub const LET_GO_MS_MAX: u64 = 60_000;
