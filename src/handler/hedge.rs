@@ -1,8 +1,8 @@
 //! Hedged requests (Dean and Barroso, The Tail at Scale): where an endpoint takes longer than most answers do, the same
 //! request goes to another one as well. The first answer wins, the others are cancelled.
 //!
-//! Only what may be repeated is hedged, and each copy takes a retry from the service's budget. A body is taken in first,
-//! if it says that it is short enough to be held, so that each endpoint gets all of it whatever the others do. A copy
+//! Only what may be repeated is hedged, and each copy takes a retry from the service's budget. A body is taken in
+//! first, if it says that it is short enough to be held, so that each endpoint gets all of it. A copy
 //! is a future of its own with its own connection or stream: the loser's is dropped as a whole, its connection shut
 //! before, its stream reset, and never used again. Interim responses are not passed on meanwhile: they would be those
 //! of an answer that may lose.
@@ -76,8 +76,8 @@ impl Drop for Cut {
 }
 
 impl<C: Connect> Proxy<'_, C> {
-    /// Whether the request's body is taken in before an endpoint is asked, so that several may be: where it may be sent to
-    /// several at all, and says that it fits what may be held. A client that waits to be told to send it is no such one.
+    /// Whether the request's body is taken in before an endpoint is asked, so that several may be: where it may be sent
+    /// to several at all, and says that it fits what may be held. A client that waits to be told to send it is no such one.
     #[inline]
     pub(super) fn takes_in<D: Downstream>(&self, down: &mut D, x: &Exchange) -> bool {
         if self.retries.hedge.is_none() || x.attempts > 0 || !self.is_for_several(x) || down.split().0.is_done() {
