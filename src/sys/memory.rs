@@ -7,6 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::limits::{MEMORY_GROUP_RESERVE_BYTES, MEMORY_GROUP_RESERVE_PERCENT};
+
 /// Gives what this thread has freed back to the kernel. The allocator does it by itself only when it is used again,
 /// which a worker whose clients have all become idle does not. Takes up to a millisecond.
 pub fn give_back() {
@@ -116,13 +118,22 @@ impl Group {
         })
     }
 
+    /// What the gateway may take of the limit, in bytes. At the limit itself the kernel kills; what it holds for a burst of
+    /// connections is charged before the gateway can look, and does not grow with the size of the group.
+    pub fn share_bytes(&self) -> u64 {
+        let (least, most) = MEMORY_GROUP_RESERVE_PERCENT;
+        let percent = |part: u64| self.limit_bytes / 100 * part;
+        let reserve = MEMORY_GROUP_RESERVE_BYTES.clamp(percent(least), percent(most));
+        self.limit_bytes - reserve
+    }
+
     /// What the group is charged for, in bytes: with the kernel's own memory for its sockets, without files, which the
     /// kernel drops when it needs room. None where the group is shared. The parts are looked at only when the whole
-    /// comes near `limit_bytes`.
-    pub fn used_bytes(&self, limit_bytes: u64) -> Option<u64> {
+    /// comes near what there is.
+    pub fn used_bytes(&self) -> Option<u64> {
         use std::sync::atomic::Ordering;
         let used: u64 = read_at(&self.usage)?.trim().parse().ok()?;
-        if used < limit_bytes / 4 * 3 {
+        if used < self.share_bytes() / 4 * 3 {
             return self.is_own.load(Ordering::Relaxed).then_some(used);
         }
         let processes = std::fs::read_to_string(&self.processes).map_or(0, |text| text.lines().count());
