@@ -77,7 +77,8 @@ impl Drop for Cut {
 
 impl<C: Connect> Proxy<'_, C> {
     /// Whether the request's body is taken in before an endpoint is asked, so that several may be: where it may be sent
-    /// to several at all, and says that it fits what may be held. A client that waits to be told to send it is no such one.
+    /// to several at all, and says that it fits what may be held. A client that waits to be told to send it is no such
+    /// one.
     #[inline]
     pub(super) fn takes_in<D: Downstream>(&self, down: &mut D, x: &Exchange) -> bool {
         if self.retries.hedge.is_none() || x.attempts > 0 || !self.is_for_several(x) || down.split().0.is_done() {
@@ -284,8 +285,8 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    /// Sends a request and waits for the head of its answer, both at the same time where there is a body: an endpoint may
-    /// answer before it has read all of that. Returns whether it has taken all.
+    /// Sends a request and waits for the head of its answer, both at the same time where there is a body: an endpoint
+    /// may answer before it has read all of that. Returns whether it has taken all.
     async fn ask_whole<W: RequestSink, R: ResponseSource>(
         &self,
         sender: &mut W,

@@ -363,7 +363,8 @@ impl<I: Io> Service<I> {
         known.unwrap_or(hedge.after_ms)
     }
 
-    /// Once a second: closes connections that were idle for too long, counts requests for the budget, looks for outliers.
+    /// Once a second: closes connections that were idle for too long, counts requests for the budget, looks for
+    /// outliers.
     /// With thousands of services most have nothing to look after: one that rests is passed by.
     pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
         if self.rests.get() && self.requests.get() == 0 {
