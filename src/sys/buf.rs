@@ -80,8 +80,7 @@ struct Pool {
 }
 
 impl Pool {
-    const EMPTY: Pool =
-        Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0, bytes: 0, scarce: false };
+    const EMPTY: Pool = Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0, bytes: 0, scarce: false };
 }
 
 thread_local! {
