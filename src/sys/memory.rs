@@ -123,8 +123,7 @@ impl Group {
     pub fn share_bytes(&self) -> u64 {
         let (least, most) = MEMORY_GROUP_RESERVE_PERCENT;
         let percent = |part: u64| self.limit_bytes / 100 * part;
-        let reserve = MEMORY_GROUP_RESERVE_BYTES.clamp(percent(least), percent(most));
-        self.limit_bytes - reserve
+        self.limit_bytes - MEMORY_GROUP_RESERVE_BYTES.clamp(percent(least), percent(most))
     }
 
     /// What the group is charged for, in bytes: with the kernel's own memory for its sockets, without files, which the
@@ -231,6 +230,28 @@ mod tests {
         assert_eq!(file_bytes("anon 7\ninactive_file 30\nactive_file 12\n"), 42);
         assert_eq!(file_bytes("inactive_file 1\ntotal_inactive_file 30\ntotal_active_file 5\n"), 35);
         assert_eq!(file_bytes(""), 0);
+    }
+
+    #[test]
+    fn a_group_leaves_room_and_counts_all_but_files() {
+        let folder = std::env::temp_dir().join(format!("ringway-group-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+        write("memory.stat", "anon 1\ninactive_file 30000000\nactive_file 0\n");
+        write("cgroup.procs", "1\n");
+        let open = |limit_mib: u64, used: u64| {
+            write("memory.max", &format!("{}\n", limit_mib << 20));
+            write("memory.current", &format!("{used}\n"));
+            Group::open(&folder, &VERSION_2).expect("a group")
+        };
+        let mib = |limit_mib: u64| open(limit_mib, 0).share_bytes() >> 20;
+        assert_eq!([mib(64), mib(256), mib(500), mib(640), mib(10_000)], [51, 204, 436, 576, 9_000]);
+        // Far from the limit the parts are not looked at.
+        assert_eq!(open(256, 100 << 20).used_bytes(), Some(100 << 20));
+        assert_eq!(open(256, 200 << 20).used_bytes(), Some((200 << 20) - 30_000_000));
+        write("cgroup.procs", "1\n2\n3\n4\n5\n");
+        assert_eq!(open(256, 200 << 20).used_bytes(), None, "what others use counts for nothing");
+        std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

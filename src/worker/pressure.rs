@@ -141,6 +141,11 @@ impl Pressure {
         self.admitted_then.replace(admitted) != admitted || self.allowance.memory.level() != Level::Ample
     }
 
+    /// Whether half of the memory limit or more is in use.
+    pub fn is_felt(&self) -> bool {
+        self.is_limited() && self.used_bytes.get() >= self.allowance.memory.limit_bytes() / 2
+    }
+
     /// Tells what this worker holds and takes over what the level says to requests.
     fn tell(&self, shared: &Shared, now: Now) -> (u64, Level) {
         let memory = &self.allowance.memory;
