@@ -298,8 +298,8 @@ mod tests {
     /// Each text behind each other one, and behind itself with a piece taken out or put in.
     #[test]
     fn a_text_that_was_split_before_is_split_as_if_it_was_not() {
-        let whole = "# first\nlisteners: [\":1\"]\nservices: # all\n\n  - name: a\n    weight: 1\n  # of b\n  - name: b\n\
-                     \x20 - name: c\n    x: |\n      text\n\n\nroutes:\n- path: /a\n\n- path: /b\n- path: é\nlogging:\n\
+        let whole = "# first\nlisteners: [\":1\"]\nservices: # all\n\n  - name: a\n    weight: 1\n  # of b\n\
+                     \x20 - name: b\n  - name: c\n    x: |\n      text\n\n\nroutes:\n- path: /a\n\n- path: /b\n- path: é\nlogging:\n\
                      \x20 level: info";
         let parts = [
             "",
