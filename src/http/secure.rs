@@ -19,8 +19,8 @@ pub struct Secure {
 
 /// The owner of a verified client certificate, as text that is the value of a field as it stands.
 ///
-/// Whoever asks for a certificate chooses most of what stands in it. What would end a line, or make one name look like two,
-/// is escaped, so that what reads as a name is a name that the authority has signed.
+/// Whoever asks for a certificate chooses most of what stands in it. What would end a line, or make one name look like
+/// two, is escaped, so that what reads as a name is a name that the authority has signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// Its subject (`CN=robot, O=Example`); within a value all that divides is escaped as `\2C` (RFC 4514 section 2.4).
