@@ -4,6 +4,7 @@
 pub mod acme;
 pub mod activation;
 pub mod admin;
+mod background;
 pub mod checks;
 mod client;
 pub mod discovery;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::admin::backend::{ReloadOutcome, UpgradeOutcome};
@@ -66,7 +65,7 @@ const START_OVER: Duration = Duration::from_millis(500);
 /// A reload under way, and who waits for it.
 #[derive(Default)]
 pub(super) struct Reload {
-    compiling: Option<JoinHandle<Compiled>>,
+    compiling: Option<oneshot::Receiver<Compiled>>,
     askers: Vec<oneshot::Sender<ReloadOutcome>>,
     /// Another one was asked for meanwhile: the file may have changed since it was read.
     next: Option<Vec<oneshot::Sender<ReloadOutcome>>>,
@@ -377,9 +376,9 @@ async fn changed(watch: &mut Option<FileWatch>) {
 }
 
 /// The end of the compilation under way; never, when there is none. None when it panicked.
-async fn compiled(compiling: &mut Option<JoinHandle<Compiled>>) -> Option<Compiled> {
+async fn compiled(compiling: &mut Option<oneshot::Receiver<Compiled>>) -> Option<Compiled> {
     match compiling {
-        Some(task) => task.await.ok(),
+        Some(answer) => answer.await.ok(),
         None => std::future::pending().await,
     }
 }

@@ -107,7 +107,7 @@ impl<'p, I: Io> Preparing<'p, I> {
     fn service(&mut self, slots: &Slots, metrics: &mut WorkerMetrics, seed: u64, room: &mut usize) {
         let at = self.services.len();
         let spec = &self.snapshot.services[at];
-        let old = self.old(at, &spec.name);
+        let old = self.old(at, spec);
         if let Some((service, before)) = old
             && Arc::ptr_eq(before, spec)
         {
@@ -126,15 +126,18 @@ impl<'p, I: Io> Preparing<'p, I> {
     }
 
     /// The service of this name, which most often stands where it stood, with what it was made from.
-    fn old(&self, at: usize, name: &str) -> Option<(&'p Rc<Service<I>>, &'p Arc<snapshot::Service>)> {
-        let previous = self.previous?;
-        let before = &previous.services;
-        let by_name = || before.iter().map(|service| service.name()).zip(0..).collect();
-        let at = match before.get(at) {
-            Some(service) if service.name() == name => at,
-            _ => *self.moved.get_or_init(by_name).get(name)?,
+    fn old(
+        &self,
+        at: usize,
+        spec: &Arc<snapshot::Service>,
+    ) -> Option<(&'p Rc<Service<I>>, &'p Arc<snapshot::Service>)> {
+        let (services, specs) = self.previous.map(|plan| (&plan.services, &plan.snapshot.services))?;
+        let by_name = || specs.iter().map(|service| &*service.name).zip(0..).collect();
+        let at = match specs.get(at) {
+            Some(before) if Arc::ptr_eq(before, spec) || before.name == spec.name => at,
+            _ => *self.moved.get_or_init(by_name).get(&*spec.name)?,
         };
-        before.get(at).zip(previous.snapshot.services.get(at))
+        services.get(at).zip(specs.get(at))
     }
 
     /// The plan, of which nothing is left to be made.

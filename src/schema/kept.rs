@@ -2,8 +2,8 @@
 //!
 //! A value is found again by its text, where the file is read in pieces ([`super::pieces`]); where it is not, by a
 //! print of its part of the tree (texts, quotes, order; not places). Only what was decoded without a finding and
-//! without reading another file is kept. Places inside of such a value are those of the file that it came from, so whoever has
-//! something to report reads the file once more without what is kept.
+//! without reading another file is kept. Places inside of such a value are those of the file that it came from, so
+//! whoever has something to report reads the file once more without what is kept.
 
 use std::any::{Any, TypeId};
 use std::hash::{BuildHasher, Hash, Hasher};

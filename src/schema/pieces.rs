@@ -2,10 +2,10 @@
 //!
 //! The text is split by its lines ([`super::split`]), where it is not the same as before. A piece that stood in the
 //! file before gives the value that it gave then; another one is read alone. This is the same as reading the whole,
-//! because a piece begins where a key of the top level or an item of its list does, and is whole in itself: the scanner then stands at the beginning of the
-//! next one as it would at the beginning of a text. What could make that untrue (texts and brackets
-//! that are left open, aliases, several documents) is refused by the scanner or looked for here, and then the whole is
-//! read. So it is where there is anything to report: what was kept has places of an earlier file.
+//! because a piece begins where a key of the top level or an item of its list does, and is whole in itself: the scanner
+//! then stands at the beginning of the next one as it would at the beginning of a text. What could make that untrue
+//! (texts and brackets that are left open, aliases, several documents) is refused by the scanner or looked for here,
+//! and then the whole is read. So it is where there is anything to report: what was kept has places of an earlier file.
 
 use std::sync::Arc;
 

@@ -299,8 +299,8 @@ mod tests {
     #[test]
     fn a_text_that_was_split_before_is_split_as_if_it_was_not() {
         let whole = "# first\nlisteners: [\":1\"]\nservices: # all\n\n  - name: a\n    weight: 1\n  # of b\n\
-                     \x20 - name: b\n  - name: c\n    x: |\n      text\n\n\nroutes:\n- path: /a\n\n- path: /b\n- path: é\nlogging:\n\
-                     \x20 level: info";
+                     \x20 - name: b\n  - name: c\n    x: |\n      text\n\n\nroutes:\n- path: /a\n\n- path: /b\n\
+                     - path: é\nlogging:\n  level: info";
         let parts = [
             "",
             "\n",

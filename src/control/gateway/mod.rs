@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 pub use self::access_logs::AccessLogs;
 use self::changes::changes;
@@ -20,6 +19,7 @@ use self::facts::stable_hash;
 use super::acme::Acme;
 use super::activation::Inherited;
 use super::admin::backend::{EndpointOrder, EndpointOutcome, ReloadOutcome, UpgradeOutcome};
+use super::background::Background;
 use super::checks::Checks;
 use super::discovery::Discovery;
 use super::door::Door;
@@ -33,7 +33,6 @@ use crate::limits::{LET_GO_LOOK_MS, LET_GO_LOOK_MS_MAX, LET_GO_MS_MAX};
 use crate::policy::CompileEnv;
 use crate::schema::{Diagnostics, Kept};
 use crate::snapshot::{Service, Snapshot};
-use crate::sys::{memory, thread};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::Exposition;
@@ -84,6 +83,7 @@ pub struct Gateway {
     checks: Arc<Checks>,
     acme: Arc<Acme>,
     orders: Arc<Orders>,
+    background: Arc<Background>,
 }
 
 /// What a gateway is made of.
@@ -130,6 +130,7 @@ impl Gateway {
             checks: Arc::default(),
             acme: Arc::default(),
             orders,
+            background: Arc::default(),
         };
         (Arc::new(gateway), wishes)
     }
@@ -205,11 +206,9 @@ impl Gateway {
 
     /// Reads, checks and compiles the configuration on a thread of its own: names are resolved meanwhile, and the
     /// control thread answers others.
-    pub fn compile(&self, source: &ConfigSource, env: CompileEnv) -> JoinHandle<Compiled> {
+    pub fn compile(&self, source: &ConfigSource, env: CompileEnv) -> oneshot::Receiver<Compiled> {
         let (source, previous) = (source.clone(), self.fleet.snapshot());
-        tokio::task::spawn_blocking(move || {
-            // Where a worker has the same core, its requests go first.
-            thread::give_way();
+        self.background.run(move || {
             let Some(ready) = source.compile(previous.generation + 1, env, Some(&previous))? else { return Ok(None) };
             let before = Present::in_snapshot(&previous);
             let changes = before.map(|before| {
@@ -233,7 +232,7 @@ impl Gateway {
         };
         match outcome {
             Ok(Some((generation, changes))) => {
-                let_go(previous);
+                let_go(previous, &self.background);
                 self.went_well();
                 log::info("configuration applied", &[("generation", &generation), ("changes", &changes)]);
                 ReloadOutcome::Applied { generation, changes }
@@ -280,7 +279,7 @@ impl Gateway {
         let Ready { snapshot, loaded, warnings } = ready;
         let state_file = loaded.config.admin.state_file.as_ref().map(PathBuf::from);
         // Taking thousands of routes apart is work for the same thread.
-        in_background(move || drop((loaded, warnings)));
+        drop(self.background.run(move || drop((loaded, warnings))));
         self.discovery.prepare(&snapshot, Some(previous)).await;
         self.orders.apply(&snapshot);
         match self.fleet.replace(snapshot.clone(), shares(sockets, access_logs)).await {
@@ -360,18 +359,10 @@ impl Gateway {
     }
 }
 
-/// Work on a thread that gives way to workers on the same core. It frees: what lay in the thread's own pages goes back.
-fn in_background(work: impl FnOnce() + Send + 'static) {
-    tokio::task::spawn_blocking(|| {
-        thread::give_way();
-        work();
-        memory::give_back();
-    });
-}
-
 /// Takes a snapshot apart that serves no more: for thousands of routes that is milliseconds, which a worker would take
 /// from its requests if it were the last to have it. One that is in use for longer, by a stream, is left to the worker.
-fn let_go(previous: Arc<Snapshot>) {
+fn let_go(previous: Arc<Snapshot>, background: &Arc<Background>) {
+    let background = background.clone();
     tokio::spawn(async move {
         let (mut waited_ms, mut pause_ms) = (0, LET_GO_LOOK_MS);
         while Arc::strong_count(&previous) > 1 && waited_ms < LET_GO_MS_MAX {
@@ -379,7 +370,7 @@ fn let_go(previous: Arc<Snapshot>) {
             waited_ms += pause_ms;
             pause_ms = (2 * pause_ms).min(LET_GO_LOOK_MS_MAX);
         }
-        in_background(move || drop(previous));
+        drop(background.run(move || drop(previous)));
     });
 }
 
