@@ -104,8 +104,8 @@ impl Checks {
     fn take_up(&self, snapshot: &Snapshot, random: &mut u64) -> bool {
         let (now, mut known) = (Now::read(), self.known());
         let mut wanted = HashMap::new();
-        for service in snapshot.services.iter().filter(|service| service.is_whole()) {
-            let Some(rules) = &service.check else { continue };
+        for service in &snapshot.services {
+            let Some(rules) = service.check.as_ref().filter(|_| service.is_whole()) else { continue };
             for endpoint in &service.endpoints.get().endpoints {
                 if let Some(address) = endpoint.address {
                     let key = (service.label.clone(), endpoint.authority.clone());

@@ -35,7 +35,15 @@ impl Lists {
     }
 
     fn yaml(&self) -> String {
-        let service = |n: usize| format!("- {{name: s{n}, discovery: [{{file: {}}}]}}\n", self.path(n).display());
+        self.yaml_after(0)
+    }
+
+    /// With another time in one of the services after each turn.
+    fn yaml_after(&self, turn: usize) -> String {
+        let service = |n: usize| {
+            let more = if n == turn { format!(", timeouts: {{connect: {}ms}}", 1_501 + turn) } else { String::new() };
+            format!("- {{name: s{n}, discovery: [{{file: {}}}]{more}}}\n", self.path(n).display())
+        };
         let route = |n: usize| format!("- {{prefix: /s{n}/, service: s{n}}}\n");
         let (services, routes): (String, String) =
             ((0..SERVICES).map(service).collect(), (0..SERVICES).map(route).collect());
@@ -89,5 +97,19 @@ fn only_what_changes_is_done_anew_and_no_request_is_lost() {
     // Were old sets kept, 200 of them with their endpoints and pools would be there by now.
     let (early, late) = (resident_kib[1], resident_kib[5]);
     assert!(late < early + 8 * 1024, "{resident_kib:?} KiB");
+    // Of a reload that changes two services, all others and what they know go on; nothing is looked up anew.
+    let opened = || gateway.metric("ringway_worker_upstream_connections_opened_total", &[]);
+    let before = (taken(), sets(), opened());
+    for turn in 1..=5 {
+        let told = gateway.reload(&lists.yaml_after(turn)).json();
+        let names: Vec<_> = [turn - 1, turn].iter().map(|n| format!("s{n}")).collect();
+        assert_eq!(told["changes"]["services"]["changed"], serde_json::json!(names), "{told}");
+        assert_eq!(endpoints(&gateway, turn).len(), EACH);
+        assert_eq!(gateway.get(&format!("/s{turn}/x")).text(), "up");
+        load.wait(5);
+    }
+    assert_eq!((taken(), sets()), (before.0, before.1), "no list is others than it was");
+    // The plain path's connections are kept; a new one goes to each of those that were asked here.
+    assert!(opened() <= before.2 + 10.0, "{} {}", opened(), before.2);
     load.finish();
 }
