@@ -1,8 +1,8 @@
 //! Work that takes milliseconds and that no request waits for: compiling a configuration, taking one apart.
 //!
-//! One thread does all of it, and gives way to workers on the same core. What one piece of work has freed is room for the
-//! next, which is most of what it needs; so memory goes back to the system only when there has been nothing to do for a
-//! while. A pool of threads would give each of them pages of its own, and a cold stack.
+//! One thread does all of it, and gives way to workers on the same core. What one piece of work has freed is room for
+//! the next, which is most of what it needs; so memory goes back to the system only when there has been nothing to do
+//! for a while. A pool of threads would give each of them pages of its own, and a cold stack.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
