@@ -141,6 +141,7 @@ fn windows() -> Vec<Row> {
 fn blocks() -> Vec<Row> {
     let fixed = block(&pseudo("GET", "/fixed"));
     let (begin, rest) = fixed.split_at(9);
+    let upper = &b"\0\x01A\x01b"[..];
     let with = |more: &[u8]| head(1, 5, &[&fixed[..], more].concat());
     vec![
         (
@@ -154,6 +155,35 @@ fn blocks() -> Vec<Row> {
             "a block with an empty frame",
             [head(1, 1, begin), raw(CONTINUATION, 0, 1, b""), raw(CONTINUATION, 4, 1, rest)].concat(),
             Want::Status(200),
+        ),
+        (
+            "6.10",
+            "a field in three frames",
+            [
+                head(1, 1, &[&fixed[..], &[0, 1]].concat()),
+                raw(CONTINUATION, 0, 1, &[b'a', 3, b'b']),
+                raw(CONTINUATION, 4, 1, b"cd"),
+            ]
+            .concat(),
+            Want::Status(200),
+        ),
+        (
+            "8.1.1",
+            "a malformed field before the last frame of a block",
+            [head(1, 1, begin), raw(CONTINUATION, 0, 1, &[rest, upper].concat())].concat(),
+            PROTOCOL,
+        ),
+        (
+            "8.1.1",
+            "a malformed field in the last frame of a block",
+            [head(1, 1, begin), raw(CONTINUATION, 4, 1, &[rest, upper].concat())].concat(),
+            Want::Reset(&[1]),
+        ),
+        (
+            "4.3",
+            "an index beyond the table before the last frame of a block",
+            [head(1, 1, begin), raw(CONTINUATION, 0, 1, &[rest, &[0xfe]].concat())].concat(),
+            COMPRESSION,
         ),
         ("6.10", "CONTINUATION of nothing", raw(CONTINUATION, 4, 1, &fixed), PROTOCOL),
         (

@@ -10,6 +10,7 @@
 //! and for all of them, one block of fields, one table for them in each direction, and a budget for all that costs work
 //! and moves nothing on.
 
+mod block;
 mod out;
 mod receive;
 mod send;
@@ -23,8 +24,9 @@ mod tests;
 pub use send::Sent;
 pub use table::{Key, SLOTS};
 
+use self::block::Block;
 use self::out::Out;
-use self::receive::{Block, DataFrame};
+use self::receive::DataFrame;
 use self::table::Table;
 use super::budget::Budget;
 use super::code::{Code, Fatal};
@@ -128,7 +130,8 @@ pub struct Core {
     out: Out,
     preface_left: usize,
     connected: bool,
-    block: Option<Block>,
+    /// Boxed, as few blocks are more than a frame.
+    block: Option<Box<Block>>,
     data: Option<DataFrame>,
     wanted_bytes: usize,
     /// GOAWAY with an error was written: nothing follows it.
