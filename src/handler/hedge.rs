@@ -95,7 +95,7 @@ impl<C: Connect> Proxy<'_, C> {
         x.hedge_won = winner != at;
         x.response = *won.head;
         let refuses = |x: &Exchange| self.refuses(x, None);
-        let terms = self.terms(&visit, begun, &refuses);
+        let terms = self.terms(&visit, begun, &refuses, None);
         let (_, sink) = down.split();
         let delivered = match won.wire {
             Wire::Connection(mut connection) => {

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use crate::error::Failure;
 use crate::http::body::Chunk;
-use crate::http::downstream::RequestBody;
+use crate::http::downstream::{RequestBody, Rest};
 use crate::http::exchange::Exchange;
+use crate::http::fields::Fields;
 use crate::limits::BUF_SMALL_BYTES;
 use crate::net::splice::End;
 use crate::sys::buf::Buf;
@@ -41,6 +42,7 @@ impl Tap {
 #[derive(Default)]
 pub struct Held {
     bytes: RefCell<Vec<u8>>,
+    trailers: RefCell<Option<Box<Fields>>>,
     bytes_max: usize,
     /// More came than may be held, or something that cannot be.
     is_over: Cell<bool>,
@@ -86,32 +88,43 @@ impl Held {
     /// Holds nothing any more, but for who gets a copy, and for what is being sent again at the moment.
     fn let_go(&self) {
         if self.tap.is_none() && self.again_from.get().is_none() {
-            self.is_over.set(true);
-            drop(self.bytes.take());
+            self.drop_all();
         }
+    }
+
+    fn drop_all(&self) {
+        self.is_over.set(true);
+        drop((self.bytes.take(), self.trailers.take()));
+    }
+
+    /// Whether something was passed on.
+    pub fn has_begun(&self) -> bool {
+        self.ended.get() || !self.bytes.borrow().is_empty()
     }
 
     /// Sends what is held again.
     pub fn rewind(&self) {
-        if self.ended.get() || !self.bytes.borrow().is_empty() {
+        if self.has_begun() {
             self.again_from.set(Some(0));
         }
     }
 
     fn keep(&self, chunk: &Chunk) {
-        let mut bytes = self.bytes.borrow_mut();
-        // Trailers are rare and not worth holding.
-        let has_trailers = chunk.trailers.as_ref().is_some_and(|trailers| !trailers.is_empty());
-        if self.is_over.get() || has_trailers || bytes.len() + chunk.data.len() > self.bytes_max {
-            self.is_over.set(true);
-            *bytes = Vec::new();
+        let trailers = chunk.trailers.as_deref().filter(|trailers| !trailers.is_empty());
+        let trailer_bytes =
+            trailers.map_or(0, |trailers| trailers.lines().map(|line| line.name.len() + line.value.len()).sum());
+        if self.is_over.get() || self.bytes.borrow().len() + chunk.data.len() + trailer_bytes > self.bytes_max {
+            self.drop_all();
             self.tap.iter().for_each(|tap| tap.tell(None));
             return;
         }
+        let mut bytes = self.bytes.borrow_mut();
         bytes.extend_from_slice(chunk.data.as_slice());
+        self.trailers.replace(trailers.map(copy));
         self.ended.set(self.ended.get() || chunk.end);
         if self.ended.get() {
-            self.tap.iter().for_each(|tap| tap.tell(Some(&bytes)));
+            // A copy has no room for trailers.
+            self.tap.iter().for_each(|tap| tap.tell(trailers.is_none().then_some(&bytes)));
         }
     }
 
@@ -126,8 +139,19 @@ impl Held {
         } else if from == to && !self.ended.get() {
             return None;
         }
-        Some(Chunk { data: Buf::copy_of(&bytes[from..to]), end: last && self.ended.get(), trailers: None })
+        let end = last && self.ended.get();
+        let trailers = if end { self.trailers.borrow().as_deref().map(copy) } else { None };
+        Some(Chunk { data: Buf::copy_of(&bytes[from..to]), end, trailers })
     }
+}
+
+fn copy(fields: &Fields) -> Box<Fields> {
+    let mut copy = Box::<Fields>::default();
+    for line in fields.lines() {
+        let copied = copy.append(fields.text(line.name), fields.text(line.value));
+        debug_assert!(copied.is_ok(), "of a section that was checked");
+    }
+    copy
 }
 
 /// The body of one attempt: first what is held, then what still comes.
@@ -191,8 +215,8 @@ impl<B: RequestBody> RequestBody for Replayed<'_, B> {
         self.body.begin_drain();
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
-        self.body.drain_limit()
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
+        self.body.stopper()
     }
 }
 
@@ -227,6 +251,35 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(replayed(&held), ([b"begin", &long[..], b"end"].concat(), true));
         }
+    }
+
+    #[test]
+    fn trailers_come_again_and_count() {
+        let trailers = || {
+            let mut fields = Box::<Fields>::default();
+            fields.append(b"x-sum", b"1").expect("legal");
+            Some(fields)
+        };
+        let told = Rc::new(Cell::new(None));
+        let copy = told.clone();
+        let tap = Rc::new(Tap::new(100, move |body| copy.set(Some(body.is_some()))));
+        let held = Held::new(100).tapped(Some(&tap));
+        held.keep(&chunk(&[b'x'; 94], false));
+        held.keep(&Chunk { trailers: trailers(), ..chunk(b"", true) });
+        assert!(held.is_whole());
+        assert_eq!(told.get(), Some(false), "a copy has none");
+        for _ in 0..2 {
+            held.rewind();
+            let last = held.again().expect("all in one");
+            let again = last.trailers.expect("trailers");
+            let line = again.lines().next().expect("a line");
+            assert_eq!((again.text(line.name), again.text(line.value)), (&b"x-sum"[..], &b"1"[..]));
+            assert!(last.end && held.again().is_none());
+        }
+        let over = Held::new(99);
+        over.keep(&chunk(&[b'x'; 94], false));
+        over.keep(&Chunk { trailers: trailers(), ..chunk(b"", true) });
+        assert!(!over.is_within());
     }
 
     #[test]

@@ -195,7 +195,9 @@ mod tests {
         parts.iter().enumerate().flat_map(frame).collect()
     }
 
-    fn lines(core: &mut Core) -> Vec<(String, String)> {
+    type Lines = Vec<(String, String)>;
+
+    fn lines(core: &mut Core) -> Lines {
         let mut fields = Fields::default();
         fields.set_buffer(std::mem::take(&mut core.section.buf));
         let text = |text| String::from_utf8_lossy(fields.text(text)).into_owned();
@@ -203,7 +205,7 @@ mod tests {
     }
 
     /// As [`feed`], so many bytes at a time; tells the lines of the last block.
-    fn fed(core: &mut Core, bytes: &[u8], step: usize) -> Result<(Vec<String>, Vec<(String, String)>), Fatal> {
+    fn fed(core: &mut Core, bytes: &[u8], step: usize) -> Result<(Vec<String>, Lines), Fatal> {
         let (mut input, mut events, mut found) = (Buf::small(), Vec::new(), Vec::new());
         for piece in bytes.chunks(step) {
             input.extend(piece);
@@ -339,8 +341,8 @@ mod tests {
         assert_eq!(lines.last(), Some(&("n".to_owned(), "v".to_owned())));
     }
 
-    /// F42, F44: what is over a bound is told when the block is whole, what comes behind it still enters the table, and a
-    /// block that is too large for any bound does not become whole.
+    /// F42, F44: what is over a bound is told when the block is whole, what comes behind it still enters the table, and
+    /// a block that is too large for any bound does not become whole.
     #[test]
     fn bounds_hold_for_blocks_in_parts() {
         let many = b"\0\x01a\x01b".repeat(FIELDS_MAX + 5);
