@@ -103,7 +103,8 @@ pub const RECORDS_PER_KEY_MAX: u64 = 1 << 24;
 pub const REQUESTS_PER_CONNECTION_MAX: u64 = 10_000;
 /// Age of a downstream connection, after which it is closed at the next response.
 pub const CONNECTION_AGE_MS_MAX: u64 = 3_600_000;
-/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn.
+/// Routes, services and endpoints of a new configuration that a worker makes ready in one turn; of those that it takes
+/// over as they are, 64 count as one.
 pub const PREPARED_AT_ONCE: usize = 256;
 /// How long a snapshot that was replaced is kept, in milliseconds, so that no worker is the last to have it.
 pub const LET_GO_MS_MAX: u64 = 60_000;
@@ -132,9 +133,11 @@ pub const UPSTREAM_SHARE: usize = 4;
 pub const SHARE_MIN: u64 = 8;
 /// Locks of the table that counts the connections of each client.
 pub const CLIENT_SHARDS: usize = 64;
-/// Part of a control group's limit that `memory_limit` is by itself, in percent: at the group's limit the kernel kills,
-/// and what it needs for a burst of connections is charged before the gateway can look.
-pub const MEMORY_GROUP_PERCENT: u64 = 90;
+/// What `memory_limit` by itself leaves of a control group's limit: at the group's the kernel kills, and what it needs for
+/// a burst of connections is charged before the gateway can look (F10).
+pub const MEMORY_GROUP_RESERVE_BYTES: u64 = 64 << 20;
+/// Least and most of that reserve, in percent of the group's limit.
+pub const MEMORY_GROUP_RESERVE_PERCENT: (u64, u64) = (10, 20);
 /// Part of `memory_limit` in use from which connections close behind their responses, in percent (F10).
 pub const MEMORY_SAVE_PERCENT: u64 = 90;
 /// Part of `memory_limit` in use from which new requests are answered 503, in percent (F10).
@@ -231,6 +234,9 @@ pub const EJECTION_PERCENT_MAX: u32 = 50;
 pub const PANIC_PERCENT: u32 = 50;
 /// What a tier of endpoints can take, in percent of its even share (`overprovision`).
 pub const OVERPROVISION_PERCENT: u32 = 140;
+/// Request body that is taken in before it is sent, so that it can go to several endpoints at once: what the buffers
+/// between the gateway and an endpoint that does not read can be expected to take.
+pub const HEDGED_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Request body that is held so that it can be sent again (`retries.replay_bytes_max`).
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// First pause before a retry at most (`retries.backoff.base`).

@@ -8,7 +8,7 @@ use ahash::AHashMap;
 use super::model::{Answer, Config, DefaultRoute, EndpointWire, ListenProtocol, Listener, Mirror, Route, Service};
 use super::reach;
 use crate::schema::types::Name;
-use crate::schema::{self, Cx, Node, Pieces, Span, Spanned, codes};
+use crate::schema::{self, Cx, Kept, Node, Pieces, Span, Spanned, codes};
 
 /// Paths of the admin listener that metrics may not take.
 const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload", "/services"];
@@ -19,7 +19,10 @@ const ADMIN_PATHS: &[&str] = &["/health", "/ready", "/config", "/config/reload",
 pub(super) fn check(config: &Config, root: &Node, known: &Known, cx: &mut Cx) {
     check_admin(config, cx);
     check_listeners(config, cx);
-    let mut services = Services::gather(&config.services, root, cx);
+    let mut services = match known.is_alike {
+        true => Services::as_before(),
+        false => Services::gather(&config.services, root, cx),
+    };
     for (at, service) in config.services.iter().enumerate() {
         if !known.has_service(at) {
             check_service(service, cx);
@@ -31,10 +34,12 @@ pub(super) fn check(config: &Config, root: &Node, known: &Known, cx: &mut Cx) {
     for listener in &config.listeners {
         check_protocol(listener, &mut services, cx);
     }
-    let names = config.routes.iter().filter_map(|route| route.name.as_ref());
-    unique(names, "route", cx);
+    if !known.is_alike {
+        unique(config.routes.iter().filter_map(|route| route.name.as_ref()), "route", cx);
+    }
     for (at, route) in config.routes.iter().enumerate() {
         match known.has_route(at) {
+            true if services.are_as_before => {}
             true => refer(route, &mut services, cx),
             false => check_route(route, &mut services, cx),
         }
@@ -52,12 +57,19 @@ pub(super) fn check(config: &Config, root: &Node, known: &Known, cx: &mut Cx) {
 pub(super) struct Known {
     services: Vec<bool>,
     routes: Vec<bool>,
+    /// What is new has the names of what is gone, and refers to the same services: nothing is called like another one,
+    /// and nothing is missing or left over that was not before.
+    is_alike: bool,
 }
 
 impl Known {
-    /// What of a file is known, that was read in these pieces.
-    pub(super) fn of(pieces: &Pieces) -> Self {
-        Self { services: pieces.known("services"), routes: pieces.known("routes") }
+    /// What of a file is known, that was read in these pieces behind another one.
+    pub(super) fn of(config: &Config, before: &Kept, pieces: &Pieces) -> Self {
+        let (services, routes) = (pieces.known("services"), pieces.known("routes"));
+        let gone = Parts { services: before.gone("services", pieces), routes: before.gone("routes", pieces) };
+        let fresh = Parts { services: fresh(&config.services, &services), routes: fresh(&config.routes, &routes) };
+        let is_alike = gone.services.len() == fresh.services.len() && gone.summary() == fresh.summary();
+        Self { services, routes, is_alike }
     }
 
     fn has_service(&self, at: usize) -> bool {
@@ -73,6 +85,33 @@ impl Known {
     pub(super) fn has_all_routes(&self, count: usize) -> bool {
         self.routes.len() == count && self.routes.iter().all(|known| *known)
     }
+}
+
+/// Some of the services and routes of a file.
+struct Parts {
+    services: Vec<Arc<Service>>,
+    routes: Vec<Arc<Route>>,
+}
+
+impl Parts {
+    /// All names, and all services that are referred to, by where that may be done; none twice that may not be.
+    fn summary(&self) -> [Vec<&str>; 3] {
+        let own = self.services.iter().map(|service| service.name.as_str());
+        let of_routes = self.routes.iter().filter_map(|route| Some(route.name.as_ref()?.as_str()));
+        let fallbacks = self.services.iter().filter_map(|service| service.fallback.as_ref()?.service.as_ref());
+        let referred = self.routes.iter().flat_map(|route| referred(route)).chain(fallbacks).map(|name| name.as_str());
+        let sorted = |mut names: Vec<_>| {
+            names.sort_unstable();
+            names
+        };
+        [sorted(own.collect()), sorted(of_routes.collect()), sorted(referred.collect())]
+    }
+}
+
+/// What of a list is not known.
+fn fresh<T>(all: &[Spanned<Arc<T>>], known: &[bool]) -> Vec<Arc<T>> {
+    let is_fresh = |at: usize| !known.get(at).copied().unwrap_or(false);
+    all.iter().enumerate().filter(|(at, _)| is_fresh(*at)).map(|(_, item)| item.value.clone()).collect()
 }
 
 /// Gives a name to every route that has none: its path, with `#2` and so on where that is taken. One that gets the name
@@ -236,12 +275,19 @@ fn check_service(service: &Spanned<Arc<Service>>, cx: &mut Cx) {
 }
 
 /// The services by name, and which of them are used.
+#[derive(Default)]
 struct Services<'c> {
     known: Vec<&'c str>,
     index: AHashMap<&'c str, bool>,
+    /// They have the names that they had, and are used as they were: there is nothing to find.
+    are_as_before: bool,
 }
 
 impl<'c> Services<'c> {
+    fn as_before() -> Self {
+        Self { are_as_before: true, ..Self::default() }
+    }
+
     fn gather(services: &'c [Spanned<Arc<Service>>], root: &'c Node, cx: &mut Cx) -> Services<'c> {
         unique(services.iter().map(|service| &service.name), "service", cx);
         let written = root.get("services").and_then(Node::as_sequence).unwrap_or_default();
@@ -254,10 +300,13 @@ impl<'c> Services<'c> {
             false => written.iter().filter_map(name_of).collect(),
         };
         let index = known.iter().map(|name| (*name, false)).collect();
-        Services { known, index }
+        Services { known, index, are_as_before: false }
     }
 
     fn refer(&mut self, name: &Spanned<Name>, cx: &mut Cx) {
+        if self.are_as_before {
+            return;
+        }
         if let Some(used) = self.index.get_mut(name.as_str()) {
             *used = true;
             return;
@@ -270,17 +319,20 @@ impl<'c> Services<'c> {
     }
 
     fn is_used(&self, name: &str) -> bool {
-        self.index.get(name).copied().unwrap_or(false)
+        self.are_as_before || self.index.get(name).copied().unwrap_or(false)
     }
 }
 
 /// What a route that is good has to do with services, which may be others now.
 fn refer(route: &Route, services: &mut Services, cx: &mut Cx) {
+    referred(route).for_each(|name| services.refer(name, cx));
+}
+
+/// The services that a route names.
+fn referred(route: &Route) -> impl Iterator<Item = &Spanned<Name>> {
     let of_split = route.services.iter().map(|part| &part.name);
     let mirror = route.mirror.as_ref().map(|mirror| &mirror.service);
-    for name in route.service.iter().chain(of_split).chain(mirror) {
-        services.refer(name, cx);
-    }
+    route.service.iter().chain(of_split).chain(mirror)
 }
 
 fn check_route(route: &Spanned<Arc<Route>>, services: &mut Services, cx: &mut Cx) {
@@ -394,7 +446,7 @@ fn check_answers(answers: &[Answer], place: Span, whole: bool, services: &mut Se
 }
 
 fn warn_unused(config: &Config, services: &Services, cx: &mut Cx) {
-    if cx.diagnostics.has_errors() {
+    if cx.diagnostics.has_errors() || services.are_as_before {
         return;
     }
     for service in &config.services {

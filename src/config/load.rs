@@ -92,7 +92,8 @@ pub fn load_file_after(before: &Kept, path: &Path, env: &dyn Env, policies: &[Po
     if before.is_of(&text) {
         return Some(Again::Unchanged);
     }
-    let loaded = load_str_after(Some(before), &path.display().to_string(), &text, env, policies).ok()?;
+    let source = Arc::new(Source { name: path.display().to_string(), text });
+    let loaded = load_after(Some(before), source, env, policies).ok()?;
     loaded.warnings.is_empty().then(|| Again::Loaded(Box::new(loaded)))
 }
 
@@ -116,8 +117,16 @@ pub fn load_str_after(
     env: &dyn Env,
     policies: &[PolicyKind],
 ) -> Result<Loaded, Box<Diagnostics>> {
-    let source = Arc::new(Source::new(name, text));
-    let is_json = name.ends_with(".json");
+    load_after(before, Arc::new(Source::new(name, text)), env, policies)
+}
+
+fn load_after(
+    before: Option<&Kept>,
+    source: Arc<Source>,
+    env: &dyn Env,
+    policies: &[PolicyKind],
+) -> Result<Loaded, Box<Diagnostics>> {
+    let is_json = source.name.ends_with(".json");
     let again = before.filter(|_| !is_json).and_then(|before| load_pieces(before, &source, env, policies));
     if let Some(loaded) = again {
         return Ok(loaded);
@@ -127,7 +136,7 @@ pub fn load_str_after(
         true => (parse_json(env, &mut diagnostics), None),
         false => match read(env, &mut diagnostics) {
             Some(Read { root, has_aliases, .. }) => {
-                let pieces = if has_aliases { None } else { Pieces::of(text, &root) };
+                let pieces = if has_aliases { None } else { Pieces::of(&source.text, &root) };
                 (Some(root), pieces)
             }
             None => (None, None),
@@ -155,27 +164,23 @@ fn load_pieces(before: &Kept, source: &Arc<Source>, env: &dyn Env, policies: &[P
 
 fn config_of(root: &Node, pieces: Option<Pieces>, cx: &mut Cx) -> Option<Config> {
     let mut config = Config::decode(root, cx)?;
-    let is_same = |pieces: &&Pieces| cx.before.is_some_and(|before| before.has_rest_of(pieces));
-    let known = pieces.as_ref().filter(is_same).map(Known::of).unwrap_or_default();
+    let before = cx.before.zip(pieces.as_ref()).filter(|(before, pieces)| before.has_rest_of(pieces));
+    let known = before.map(|(before, pieces)| Known::of(&config, before, pieces)).unwrap_or_default();
     check::check(&config, root, &known, cx);
     if let Some(pieces) = pieces.filter(|_| cx.diagnostics.is_empty()) {
-        let (services, routes) = (config.services.iter(), config.routes.iter());
-        let (services, routes): (Vec<_>, Vec<_>) =
-            (services.map(|item| item.value.clone()).collect(), routes.map(|item| item.value.clone()).collect());
-        cx.kept.keep_list("services", &pieces, &services);
-        cx.kept.keep_list("routes", &pieces, &routes);
+        cx.kept.keep_list("services", &pieces, config.services.iter().map(|item| item.value.clone()));
+        cx.kept.keep_list("routes", &pieces, config.routes.iter().map(|item| item.value.clone()));
         if cx.files_read() == 0 {
             cx.kept.keep_rest(&pieces);
         }
+        cx.kept.keep_pieces(pieces);
     }
     check::name_routes(&mut config, cx);
     Some(config)
 }
 
 fn loaded(config: Config, mut cx: Cx, source: Arc<Source>) -> Loaded {
-    if cx.files_read() == 0 && !config.uses_files() {
-        cx.kept.keep_whole(&source.text);
-    }
+    cx.kept.keep_source(&source, cx.files_read() == 0 && !config.uses_files());
     let kept = Arc::new(std::mem::take(&mut cx.kept));
     Loaded { config: Arc::new(config), warnings: cx.diagnostics, source, kept }
 }

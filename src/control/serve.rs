@@ -22,7 +22,7 @@ use super::upgrade::Predecessor;
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
-use crate::limits::{MEMORY_GROUP_PERCENT, RING_ENTRIES};
+use crate::limits::RING_ENTRIES;
 use crate::policy::CompileEnv;
 use crate::sys::limit::{self, DescriptorShare};
 use crate::sys::memory::Group;
@@ -280,7 +280,7 @@ fn allowance(server: &model::Server, workers: u32, listeners: usize) -> Result<A
 /// The memory under the limit that is configured, or most of that of the control group, whichever is tighter.
 fn memory(server: &model::Server, workers: u32) -> Memory {
     let group = Group::find();
-    let of_group = group.as_ref().map_or(u64::MAX, |group| group.limit_bytes / 100 * MEMORY_GROUP_PERCENT);
+    let of_group = group.as_ref().map_or(u64::MAX, Group::share_bytes);
     let limit = match server.memory_limit {
         MemoryLimit::Auto => of_group,
         MemoryLimit::None => return Memory::new(0, None, workers),
@@ -288,7 +288,7 @@ fn memory(server: &model::Server, workers: u32) -> Memory {
     };
     match limit {
         u64::MAX => Memory::new(0, None, workers),
-        _ => Memory::new(limit, group.filter(|_| limit == of_group), workers),
+        _ => Memory::new(limit, group, workers),
     }
 }
 

@@ -85,6 +85,12 @@ impl<C: Connect> Proxy<'_, C> {
         // takes a new connection.
         let mut stale = false;
         let held = self.hold(down, x);
+        if let Some(held) = held.as_deref()
+            && self.takes_in(down, x)
+        {
+            // Boxed: as below.
+            Box::pin(self.take_in(down, x, held)).await?;
+        }
         loop {
             let now = self.timers.known_now();
             let (mut at, mut visit) = match self.service.choose(self.spec, x, &mut tried, now) {
@@ -98,9 +104,10 @@ impl<C: Connect> Proxy<'_, C> {
             }
             let attempt = match &self.retries.hedge {
                 // Boxed: requests that are not hedged carry nothing of it.
-                Some(hedge) if x.attempts == 1 && self.may_hedge(down, x) => {
+                Some(hedge) if x.attempts == 1 && self.may_hedge(down, x, held.as_deref()) => {
                     let attempt;
-                    (attempt, at, visit) = Box::pin(self.race(down, x, (at, visit), &mut tried, hedge, on_head)).await;
+                    let race = self.race(down, x, (at, visit), &mut tried, (hedge, held.as_deref()), on_head);
+                    (attempt, at, visit) = Box::pin(race).await;
                     attempt
                 }
                 _ => {
@@ -201,11 +208,16 @@ impl<C: Connect> Proxy<'_, C> {
         wanted.then(|| Box::new(Held::new(rules.replay_bytes_max).tapped(self.tap)))
     }
 
-    /// Whether the request may be with several endpoints at once: nothing of it has to be sent again.
-    fn may_hedge<D: Downstream>(&self, down: &mut D, x: &Exchange) -> bool {
+    /// Whether the request may be with several endpoints at once: it has no body, or all of that is here.
+    fn may_hedge<D: Downstream>(&self, down: &mut D, x: &Exchange, held: Option<&Held>) -> bool {
         let (body, _) = down.split();
-        let plain = self.upgrade.is_none() && self.spec.proxy_protocol.is_none();
-        plain && body.is_done() && x.request.body.is_empty() && self.is_repeatable(x)
+        let is_here = x.request.body.is_empty() || held.is_some_and(Held::is_whole);
+        self.is_for_several(x) && body.is_done() && is_here
+    }
+
+    /// Whether it may be with several at once, whatever its body is.
+    pub(super) fn is_for_several(&self, x: &Exchange) -> bool {
+        self.upgrade.is_none() && self.spec.proxy_protocol.is_none() && self.is_repeatable(x)
     }
 
     /// Whether the request may reach an endpoint twice.

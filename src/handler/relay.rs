@@ -238,7 +238,7 @@ struct Upload<'a> {
 }
 
 /// The time of the whole request ended while the client still owed a part of it, which is not the endpoint's fault.
-const HALF_SENT: Failure = Failure::with(Reason::BodyTimeout, "the time of the whole request");
+pub(super) const HALF_SENT: Failure = Failure::with(Reason::BodyTimeout, "the time of the whole request");
 
 impl Upload<'_> {
     /// Carries the request body up. When the response is complete before it, or the endpoint takes no more, the rest is

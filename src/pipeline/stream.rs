@@ -290,7 +290,7 @@ fn names<'a, I: Io>(
     x: &Exchange,
     endpoint: Option<&'a EndpointTag>,
 ) -> Names<'a> {
-    let service: Option<&snapshot::Service> = plan.snapshot.services.get(x.service as usize);
+    let service: Option<&snapshot::Service> = plan.snapshot.services.get(x.service as usize).map(|service| &**service);
     Names {
         route: &listener.name,
         service: service.map_or("", |service| &service.name),

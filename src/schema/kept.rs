@@ -1,13 +1,13 @@
 //! What was read before, for the next time that a file is read: of a list of thousands of mappings few change at once.
 //!
-//! A value is found again by a print: of its text, where the file is read in pieces ([`super::pieces`]); of its part of
-//! the tree (texts, quotes, order; not places) where it is not. Only what was decoded without a finding and without
+//! A value is found again by its text, where the file is read in pieces ([`super::pieces`]); where it is not, by a
+//! print of its part of the tree (texts, quotes, order; not places). Only what was decoded without a finding and without
 //! reading another file is kept. Places inside of such a value are those of the file that it came from, so whoever has
 //! something to report reads the file once more without what is kept.
 
 use std::any::{Any, TypeId};
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 use ahash::{AHashMap, AHashSet, RandomState};
 
@@ -15,8 +15,9 @@ use super::Json;
 use super::decode::{Cx, Decode};
 use super::doc::TypeDoc;
 use super::node::{Node, Value};
-use super::pieces::{ItemPrint, Pieces};
-use super::split::LISTS;
+use super::pieces::{ItemFacts, Pieces};
+use super::span::Source;
+use super::split::{LISTS, Piece, Section, split_after};
 
 /// Two hashes: nobody finds two texts that have both in common.
 pub(super) type Print = u128;
@@ -27,30 +28,28 @@ type Shared = Arc<dyn Any + Send + Sync>;
 pub struct Kept {
     /// By type and print of the tree.
     values: AHashMap<(TypeId, Print), Shared>,
-    /// By print of the text, in the order of the file.
-    lists: [List; LISTS.len()],
-    /// Of the whole text.
-    whole: Option<Print>,
+    /// The file.
+    source: Arc<Source>,
+    /// Its parts, if it was read in pieces, or could have been.
+    sections: Vec<Section>,
+    /// The items of the long lists as they were decoded, in the order of the file.
+    lists: [Vec<Known>; LISTS.len()],
+    /// All of it hangs on its text alone.
+    is_alone: bool,
     /// Of all but the lists.
     rest: Option<Print>,
     /// Values that were completed after decoding, by address, with what they are complete.
     complete: AHashMap<usize, (Shared, Shared)>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct List {
-    items: Vec<Option<Known>>,
-    /// Where each is; needed only where something has moved.
-    places: OnceLock<AHashMap<Print, usize>>,
-}
-
 /// An item of a list as it was decoded before.
 #[derive(Clone, Debug)]
 pub struct Known {
-    pub(super) text: Print,
     /// Values in it.
     pub(super) nodes: u32,
     value: Shared,
+    /// Where its text is the same, so is its value.
+    may_be_used: bool,
 }
 
 impl Kept {
@@ -77,30 +76,73 @@ impl Kept {
         self.values.insert((TypeId::of::<T>(), print), value);
     }
 
-    /// The item with this text and its place, if that is not before `from`.
-    pub(super) fn item(&self, list: usize, from: usize, text: Print) -> Option<(usize, &Known)> {
-        let List { items, places } = &self.lists[list];
-        let find = |at: usize| Some((at, items.get(at)?.as_ref().filter(|known| known.text == text)?));
-        find(from).or_else(|| {
-            let numbered = || items.iter().enumerate().filter_map(|(at, known)| Some((known.as_ref()?.text, at)));
-            find(*places.get_or_init(|| numbered().collect()).get(&text)?).filter(|(at, _)| *at >= from)
-        })
+    /// The parts of another text.
+    pub(super) fn split(&self, text: &str) -> Option<Vec<Section>> {
+        split_after((&self.source.text, &self.sections), text)
     }
 
-    /// Keeps the values of a list by the texts that they came from.
-    pub fn keep_list<T: Any + Send + Sync>(&mut self, list: &str, pieces: &Pieces, values: &[Arc<T>]) {
-        let Some(list) = LISTS.iter().position(|known| *known == list) else { return };
-        let prints = &pieces.lists[list];
-        if prints.len() != values.len() {
-            return;
-        }
-        let may_be_kept: AHashSet<usize> = self.values.values().map(address).collect();
-        let keep = |(print, value): (&ItemPrint, &Arc<T>)| {
-            let is_good = print.is_known || may_be_kept.contains(&address(value));
-            let text = print.text.filter(|_| is_good)?;
-            Some(Known { text, nodes: print.nodes, value: value.clone() })
+    /// How many items of a list are known.
+    pub(super) fn count(&self, list: usize) -> u32 {
+        self.lists[list].len() as u32
+    }
+
+    /// For each of the pieces of another text the item that had the same text, with its place: in the order of these.
+    /// Most often few have changed, somewhere between others that have not.
+    pub(super) fn items_of<'k>(&'k self, list: usize, text: &str, pieces: &[Piece]) -> Vec<Option<(u32, &'k Known)>> {
+        let (old, values) = (self.pieces(list), &self.lists[list]);
+        let mut known = vec![None; pieces.len()];
+        let is_same = |at: usize, piece: &Piece| {
+            values[at].may_be_used && old[at].of(&self.source.text).as_bytes() == piece.of(text).as_bytes()
         };
-        self.lists[list] = List { items: prints.iter().zip(values).map(keep).collect(), places: OnceLock::new() };
+        let both = old.len().min(pieces.len());
+        let first = (0..both).take_while(|at| is_same(*at, &pieces[*at])).count();
+        let shift = |back: usize| (old.len() - 1 - back, pieces.len() - 1 - back);
+        let last = (0..both - first).take_while(|back| is_same(shift(*back).0, &pieces[shift(*back).1])).count();
+        (0..first).for_each(|at| known[at] = Some((at as u32, &values[at])));
+        (0..last).map(shift).for_each(|(at, now)| known[now] = Some((at as u32, &values[at])));
+        let (mut from, end) = (first, old.len() - last);
+        if from < end {
+            let places: AHashMap<&str, usize> = (first..end).map(|at| (old[at].of(&self.source.text), at)).collect();
+            for now in first..pieces.len() - last {
+                let place = places.get(pieces[now].of(text)).copied();
+                if let Some(at) = place.filter(|at| *at >= from && values[*at].may_be_used) {
+                    known[now] = Some((at as u32, &values[at]));
+                    from = at + 1;
+                }
+            }
+        }
+        known
+    }
+
+    /// Where the items of a list stand that are known.
+    fn pieces(&self, list: usize) -> &[Piece] {
+        let section = self.sections.iter().find(|section| section.key(&self.source.text) == LISTS[list]);
+        let pieces = section.map_or(&[][..], |section| &section.items);
+        if pieces.len() == self.lists[list].len() { pieces } else { &[] }
+    }
+
+    /// Keeps the values of a list, whose texts are these pieces.
+    pub fn keep_list<T: Any + Send + Sync>(
+        &mut self,
+        list: &str,
+        pieces: &Pieces,
+        values: impl Iterator<Item = Arc<T>>,
+    ) {
+        let Some(list) = LISTS.iter().position(|known| *known == list) else { return };
+        let facts = &pieces.lists[list];
+        let may_be_kept: AHashSet<usize> = self.values.values().map(address).collect();
+        let keep = |(fact, value): (&ItemFacts, Arc<T>)| {
+            let is_good = fact.is_known || may_be_kept.contains(&address(&value));
+            Known { may_be_used: fact.is_alone && is_good, nodes: fact.nodes, value }
+        };
+        self.lists[list] = facts.iter().zip(values).map(keep).collect();
+    }
+
+    /// The values of a list that are not among those of a file that was read after this one in these pieces.
+    pub fn gone<T: Any + Send + Sync>(&self, list: &str, pieces: &Pieces) -> Vec<Arc<T>> {
+        let Some(list) = LISTS.iter().position(|known| *known == list) else { return Vec::new() };
+        let value = |at: &u32| self.lists[list].get(*at as usize)?.value.clone().downcast().ok();
+        pieces.gone[list].iter().filter_map(value).collect()
     }
 
     /// What this value became when it was completed the last time.
@@ -121,17 +163,23 @@ impl Kept {
 
     /// Whether the file was written like this, and says the same for as long as it is.
     pub fn is_of(&self, text: &str) -> bool {
-        self.whole.is_some() && self.whole == print_of_text(text)
+        self.is_alone && self.source.text == text
     }
 
-    /// Remembers the text, of which all hangs on itself alone.
-    pub fn keep_whole(&mut self, text: &str) {
-        self.whole = print_of_text(text);
+    /// Remembers the file. `is_alone`: it names no other one that has a say in what it means.
+    pub fn keep_source(&mut self, source: &Arc<Source>, is_alone: bool) {
+        self.is_alone = is_alone && !hangs_on_more(&source.text);
+        self.source = source.clone();
     }
 
     /// Remembers how the rest of the file is written, for [`Self::has_same_rest`].
     pub fn keep_rest(&mut self, pieces: &Pieces) {
         self.rest = pieces.rest;
+    }
+
+    /// Remembers where everything stands.
+    pub fn keep_pieces(&mut self, pieces: Pieces) {
+        self.sections = pieces.sections;
     }
 }
 
@@ -139,12 +187,14 @@ fn address<T: ?Sized>(value: &Arc<T>) -> usize {
     Arc::as_ptr(value).cast::<()>() as usize
 }
 
+/// Whether what a text says hangs on the environment.
+pub(super) fn hangs_on_more(text: &str) -> bool {
+    memchr::memchr(b'$', text.as_bytes()).is_some() && (text.contains("${") || text.contains("$$"))
+}
+
 /// The print of a text; None where what it says hangs on the environment.
 pub(super) fn print_of_text(text: &str) -> Option<Print> {
-    if memchr::memchr(b'$', text.as_bytes()).is_some() && (text.contains("${") || text.contains("$$")) {
-        return None;
-    }
-    Some(join(KEYS.each_ref().map(|keys| keys.hash_one(text))))
+    (!hangs_on_more(text)).then(|| join(KEYS.each_ref().map(|keys| keys.hash_one(text))))
 }
 
 fn join([one, other]: [u64; 2]) -> Print {
@@ -181,7 +231,7 @@ fn feed(node: &Node, hasher: &mut impl Hasher) {
         }
         Value::Known(known) => {
             hasher.write_u8(3);
-            known.text.hash(hasher);
+            hasher.write_usize(address(&known.value));
         }
     }
 }

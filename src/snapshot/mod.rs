@@ -48,8 +48,8 @@ pub struct Snapshot {
     pub routes: Arc<[Route]>,
     /// Serves what no route matches (R20, C57); an index of `routes` that the table does not know.
     pub default_route: Option<u32>,
-    /// Where requests go.
-    pub services: Vec<Service>,
+    /// Where requests go. One that nothing has changed for is that of the snapshot before.
+    pub services: Vec<Arc<Service>>,
     /// Where endpoints are looked up.
     pub discovery: Arc<Discovery>,
     /// What certificates are ordered.
@@ -352,7 +352,7 @@ pub struct Service {
 }
 
 /// What answers in place of a service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// Another service: an index of `Snapshot::services`.
     Service(u32),

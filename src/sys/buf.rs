@@ -73,10 +73,14 @@ struct Pool {
     taken: usize,
     /// The most that were in use at once since the pool was trimmed.
     taken_peak: usize,
+    /// Storage of all pooled buffers, in use or free.
+    bytes: usize,
+    /// What can be done with less storage is.
+    scarce: bool,
 }
 
 impl Pool {
-    const EMPTY: Pool = Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0 };
+    const EMPTY: Pool = Pool { free: [const { Vec::new() }; SIZES], taken: 0, taken_peak: 0, bytes: 0, scarce: false };
 }
 
 thread_local! {
@@ -348,17 +352,35 @@ pub fn pool_taken() -> usize {
     POOL.try_with(|pool| pool.borrow().taken).unwrap_or_default()
 }
 
+/// Storage of this thread's pooled buffers, in use or free, in bytes.
+pub fn pool_bytes() -> usize {
+    POOL.try_with(|pool| pool.borrow().bytes).unwrap_or_default()
+}
+
+/// Whether memory is so short that no small buffer should become a large one where that can be refused (F10).
+pub fn is_scarce() -> bool {
+    POOL.try_with(|pool| pool.borrow().scarce).unwrap_or_default()
+}
+
+/// Says so for this thread.
+pub fn set_scarce(scarce: bool) {
+    let _ = POOL.try_with(|pool| pool.borrow_mut().scarce = scarce);
+}
+
 /// Gives the free buffers back to the allocator that were not needed since the last time: those over the most that
 /// were in use at once, and `spare` more. Returns how many. To be called once a second.
 pub fn pool_trim(spare: usize) -> usize {
     let trim = |pool: &RefCell<Pool>| {
         let mut pool = pool.borrow_mut();
         let wanted = pool.taken_peak - pool.taken + spare;
-        let count = |pool: &Pool| pool.free.iter().map(Vec::len).sum::<usize>();
-        let before = count(&pool);
-        pool.free.iter_mut().for_each(|free| free.truncate(wanted));
+        let (mut count, mut bytes) = (0, 0);
+        for free in &mut pool.free {
+            let over = free.drain(wanted.min(free.len())..);
+            over.for_each(|storage| (count, bytes) = (count + 1, bytes + storage.len()));
+        }
         pool.taken_peak = pool.taken;
-        before - count(&pool)
+        pool.bytes = pool.bytes.saturating_sub(bytes);
+        count
     };
     POOL.try_with(trim).unwrap_or_default()
 }
@@ -369,7 +391,11 @@ fn take(size: Size) -> Storage {
         let mut pool = pool.borrow_mut();
         pool.taken += 1;
         pool.taken_peak = pool.taken_peak.max(pool.taken);
-        pool.free[size as usize].pop()
+        let free = pool.free[size as usize].pop();
+        if free.is_none() {
+            pool.bytes += size.storage_bytes();
+        }
+        free
     };
     let pooled = POOL.try_with(take_one).ok().flatten();
     pooled.unwrap_or_else(|| Box::new_uninit_slice(size.storage_bytes()))
@@ -385,6 +411,8 @@ fn give(storage: Storage) {
         let free = &mut pool.free[size as usize];
         if free.len() < size.free_max() {
             free.push(storage);
+        } else {
+            pool.bytes = pool.bytes.saturating_sub(size.storage_bytes());
         }
     });
 }
@@ -456,6 +484,9 @@ mod tests {
             drop([Buf::small(), Buf::small()]);
             pool_trim(3);
             assert_eq!(pool_free(), (5, 0));
+            assert_eq!(pool_bytes(), 5 * SMALL_STORAGE);
+            let _large = Buf::large();
+            assert_eq!(pool_bytes(), 5 * SMALL_STORAGE + LARGE_STORAGE);
         })
         .join()
         .expect("the pool thread ends well");

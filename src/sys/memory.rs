@@ -7,6 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::limits::{MEMORY_GROUP_RESERVE_BYTES, MEMORY_GROUP_RESERVE_PERCENT};
+
 /// Gives what this thread has freed back to the kernel. The allocator does it by itself only when it is used again,
 /// which a worker whose clients have all become idle does not. Takes up to a millisecond.
 pub fn give_back() {
@@ -116,13 +118,21 @@ impl Group {
         })
     }
 
+    /// What the gateway may take of the limit, in bytes. At the limit itself the kernel kills; what it holds for a burst of
+    /// connections is charged before the gateway can look, and does not grow with the size of the group.
+    pub fn share_bytes(&self) -> u64 {
+        let (least, most) = MEMORY_GROUP_RESERVE_PERCENT;
+        let percent = |part: u64| self.limit_bytes / 100 * part;
+        self.limit_bytes - MEMORY_GROUP_RESERVE_BYTES.clamp(percent(least), percent(most))
+    }
+
     /// What the group is charged for, in bytes: with the kernel's own memory for its sockets, without files, which the
     /// kernel drops when it needs room. None where the group is shared. The parts are looked at only when the whole
-    /// comes near `limit_bytes`.
-    pub fn used_bytes(&self, limit_bytes: u64) -> Option<u64> {
+    /// comes near what there is.
+    pub fn used_bytes(&self) -> Option<u64> {
         use std::sync::atomic::Ordering;
         let used: u64 = read_at(&self.usage)?.trim().parse().ok()?;
-        if used < limit_bytes / 4 * 3 {
+        if used < self.share_bytes() / 4 * 3 {
             return self.is_own.load(Ordering::Relaxed).then_some(used);
         }
         let processes = std::fs::read_to_string(&self.processes).map_or(0, |text| text.lines().count());
@@ -220,6 +230,28 @@ mod tests {
         assert_eq!(file_bytes("anon 7\ninactive_file 30\nactive_file 12\n"), 42);
         assert_eq!(file_bytes("inactive_file 1\ntotal_inactive_file 30\ntotal_active_file 5\n"), 35);
         assert_eq!(file_bytes(""), 0);
+    }
+
+    #[test]
+    fn a_group_leaves_room_and_counts_all_but_files() {
+        let folder = std::env::temp_dir().join(format!("ringway-group-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+        write("memory.stat", "anon 1\ninactive_file 30000000\nactive_file 0\n");
+        write("cgroup.procs", "1\n");
+        let open = |limit_mib: u64, used: u64| {
+            write("memory.max", &format!("{}\n", limit_mib << 20));
+            write("memory.current", &format!("{used}\n"));
+            Group::open(&folder, &VERSION_2).expect("a group")
+        };
+        let mib = |limit_mib: u64| open(limit_mib, 0).share_bytes() >> 20;
+        assert_eq!([mib(64), mib(256), mib(500), mib(640), mib(10_000)], [51, 204, 436, 576, 9_000]);
+        // Far from the limit the parts are not looked at.
+        assert_eq!(open(256, 100 << 20).used_bytes(), Some(100 << 20));
+        assert_eq!(open(256, 200 << 20).used_bytes(), Some((200 << 20) - 30_000_000));
+        write("cgroup.procs", "1\n2\n3\n4\n5\n");
+        assert_eq!(open(256, 200 << 20).used_bytes(), None, "what others use counts for nothing");
+        std::fs::remove_dir_all(&folder).expect("removed");
     }
 
     #[test]

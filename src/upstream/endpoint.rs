@@ -181,6 +181,12 @@ impl<I: Io> Endpoint<I> {
         }
     }
 
+    /// Whether nothing is under way with it, and nothing kept open: what comes next is a request.
+    pub(super) fn rests(&self) -> bool {
+        let is_quiet = self.active.get() == 0 && self.late.get() == 0 && self.late_failures.borrow().is_empty();
+        is_quiet && self.pool.is_empty() && self.streams.rests()
+    }
+
     /// Whether others of its service are addresses of the same name.
     #[inline]
     pub fn has_twins(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -37,6 +37,10 @@ pub struct Service<I: Io> {
     name: String,
     /// Requests since the last look.
     requests: Cell<u32>,
+    /// There was nothing to look after at the last look, and only a request can change that.
+    rests: Cell<bool>,
+    /// The same service in an earlier plan, whose requests may still ask the same endpoints.
+    before: Weak<Service<I>>,
     /// Workers that share what the retry budget earns with time.
     workers: u32,
     seed: u64,
@@ -68,7 +72,7 @@ struct Balancing<I: Io> {
 impl<I: Io> Service<I> {
     /// The service of a snapshot; endpoints that `previous` had at the same address are taken over with their
     /// connections and their load.
-    pub fn new(spec: &snapshot::Service, previous: Option<&Service<I>>, stats: ServiceHandle, seed: u64) -> Self {
+    pub fn new(spec: &snapshot::Service, previous: Option<&Rc<Service<I>>>, stats: ServiceHandle, seed: u64) -> Self {
         let set = spec.endpoints.get();
         let before = previous.map(|service| service.balancing.borrow());
         let endpoints = match &before {
@@ -93,6 +97,8 @@ impl<I: Io> Service<I> {
             endpoint_requests_max: ENDPOINT_REQUESTS_MAX,
             name: spec.name.clone(),
             requests: Cell::new(0),
+            rests: Cell::new(false),
+            before: previous.map(Rc::downgrade).unwrap_or_default(),
             workers: 1,
             seed,
             spread: RefCell::default(),
@@ -264,6 +270,7 @@ impl<I: Io> Service<I> {
         random: u64,
         tried: &TriedSet,
     ) -> Option<usize> {
+        self.rests.set(false);
         let Balancing { set, endpoints, selection, states, .. } = balancing;
         let mut suspects = *tried;
         let fails = |e: &Endpoint<I>| e.record.streak().failures > 0 || e.record.streak().unreached > 0;
@@ -338,6 +345,7 @@ impl<I: Io> Service<I> {
     /// Whether the budget has a retry left, which is then taken (F25).
     pub fn take_retry(&self, spec: &snapshot::Service, now: Now) -> bool {
         let rules = &spec.resilience.retries.budget;
+        self.rests.set(false);
         self.balancing.borrow_mut().budget.take(self.requests.take(), now, rules, self.workers)
     }
 
@@ -355,8 +363,20 @@ impl<I: Io> Service<I> {
         known.unwrap_or(hedge.after_ms)
     }
 
-    /// Once a second: counts requests for the budget, looks for outliers.
+    /// Once a second: closes connections that were idle for too long, counts requests for the budget, looks for
+    /// outliers.
+    /// With thousands of services most have nothing to look after: one that rests is passed by.
     pub fn on_second(&self, spec: &snapshot::Service, now: Now) {
+        if self.rests.get() && self.requests.get() == 0 {
+            return;
+        }
+        self.look(spec, now);
+        let rests = self.before.strong_count() == 0 && spec.resilience.ejection.outliers.is_none();
+        self.rests.set(rests && self.balancing.borrow().endpoints.iter().all(|endpoint| endpoint.rests()));
+    }
+
+    fn look(&self, spec: &snapshot::Service, now: Now) {
+        self.expire(now, &spec.rules);
         self.balancing.borrow_mut().budget.count(self.requests.take(), now);
         self.learn_of_late(spec, now);
         let Some(rules) = &spec.resilience.ejection.outliers else { return };
@@ -390,6 +410,7 @@ impl<I: Io> Service<I> {
         from: u32,
         taken: impl Fn(usize) -> bool,
     ) -> Option<(u32, Visit<I>)> {
+        self.rests.set(false);
         let balancing = self.balancing.borrow();
         let Balancing { endpoints, selection, .. } = &*balancing;
         let asked = |at: usize| selection.healthy.get(at).is_some_and(|view| view.healthy && view.weight > 0);
@@ -412,7 +433,7 @@ impl<I: Io> Service<I> {
     }
 
     /// Closes idle connections that are too old.
-    pub fn expire(&self, now: Now, rules: &ServiceRules) {
+    fn expire(&self, now: Now, rules: &ServiceRules) {
         self.balancing.borrow().endpoints.iter().for_each(|endpoint| {
             endpoint.pool.expire(now, rules);
             endpoint.streams.expire(now, rules);
@@ -617,9 +638,50 @@ mod tests {
         }
     }
 
-    fn make(spec: &snapshot::Service, previous: Option<&Service<Mem>>) -> Service<Mem> {
+    fn make(spec: &snapshot::Service, previous: Option<&Rc<Service<Mem>>>) -> Rc<Service<Mem>> {
         let stats = WorkerMetrics::new(0, Now(0)).service("up", []);
-        Service::new(spec, previous, stats, 1).limited(spec, previous, 3_100)
+        Rc::new(Service::new(spec, previous, stats, 1).limited(spec, previous.map(|old| &**old), 3_100))
+    }
+
+    /// What is passed by once a second must have nothing that could age.
+    #[test]
+    fn a_service_rests_while_nothing_is_open_and_nobody_asks() {
+        let spec = make_spec(None);
+        let service = make(&spec, None);
+        let second = |at: u64| service.on_second(&spec, Now::from_ms(1_000 * at));
+        let (x, mut tried) = (Exchange::default(), TriedSet::default());
+        second(1);
+        assert!(service.rests.get());
+        let (_, visit) = service.choose(&spec, &x, &mut tried, Now::from_ms(1_500)).expect("one");
+        second(2);
+        second(3);
+        assert!(!service.rests.get(), "a request is with an endpoint");
+        let (ours, _theirs) = crate::net::mem::pair(64, &crate::net::mem::Faults::NONE);
+        let timers = crate::net::timer::Timers::new(crate::time::Clock::stopped());
+        let connection = Box::new(crate::proto::h1::client::ClientConnection::new(ours, &timers));
+        visit.pool.give(connection, Now::from_ms(3_500), &spec.rules);
+        drop(visit);
+        second(4);
+        assert!(!service.rests.get() && service.report()[0].idle == 1, "a connection is kept");
+        second(4 + spec.rules.idle_timeout_ms / 1_000);
+        assert!(service.rests.get() && service.report()[0].idle == 0, "no longer");
+        // A request that was tried elsewhere before, and one that nobody saw a second of.
+        tried.insert(0);
+        let more = make_spec(None);
+        more.endpoints
+            .replace(&["10.0.0.1:80", "10.0.0.2:80"].map(|at| snapshot::Endpoint::at(at.parse().expect("at"))));
+        assert!(service.follow(&more));
+        tried.follow(2);
+        tried.insert(0);
+        drop(service.choose(&spec, &x, &mut tried, Now::from_ms(200_000)).expect("the other one"));
+        assert!(!service.rests.get());
+        // While the plan before still has requests, they may bring connections.
+        let next = make(&spec, Some(&service));
+        next.on_second(&spec, Now::from_ms(201_000));
+        assert!(!next.rests.get());
+        drop(service);
+        next.on_second(&spec, Now::from_ms(202_000));
+        assert!(next.rests.get());
     }
 
     #[test]

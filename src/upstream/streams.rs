@@ -137,6 +137,11 @@ impl Streams {
         Ok(())
     }
 
+    /// Whether there is no connection, and none that is being opened.
+    pub fn rests(&self) -> bool {
+        self.links.borrow().is_empty() && !self.is_connecting.get()
+    }
+
     /// Lets all that wait look again.
     pub fn call_all(&self) {
         self.queue.call_all();

@@ -79,6 +79,8 @@ pub struct Memory {
     limit_bytes: u64,
     resident: Option<Resident>,
     group: Option<Group>,
+    /// What the group may be charged for beyond the limit: its own is wider by so much.
+    group_spare_bytes: u64,
     level: AtomicU8,
     /// What each worker holds by its own count.
     held: Box<[AtomicU64]>,
@@ -95,13 +97,15 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The memory of a process with so many workers, under a limit of so many bytes; 0 for none. What `group` is
-    /// charged for counts too.
+    /// The memory of a process with so many workers, under a limit of so many bytes; 0 for none. What the control group
+    /// is charged for counts too, by how little it leaves of what a group of that size may be charged for.
     pub fn new(limit_bytes: u64, group: Option<Group>, workers: u32) -> Self {
+        let of_group = group.as_ref().map_or(limit_bytes, Group::share_bytes);
         Self {
             limit_bytes,
             resident: Resident::open(),
             group,
+            group_spare_bytes: of_group.saturating_sub(limit_bytes),
             level: AtomicU8::new(Level::Ample as u8),
             held: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             looked_ms: AtomicU64::new(0),
@@ -178,23 +182,27 @@ impl Memory {
     }
 
     fn look(&self, held: u64, since_ms: u64) {
-        let seen = || self.resident_bytes.load(Ordering::Relaxed).max(self.group_bytes.load(Ordering::Relaxed));
-        let before = seen();
+        let before = self.seen();
         let resident = self.resident.as_ref().and_then(Resident::bytes).unwrap_or_default();
-        let group = self.group.as_ref().and_then(|group| group.used_bytes(self.limit_bytes)).unwrap_or_default();
+        let group = self.group.as_ref().and_then(Group::used_bytes).unwrap_or_default();
         self.resident_bytes.store(resident, Ordering::Relaxed);
         self.group_bytes.store(group, Ordering::Relaxed);
         self.held_then.store(held, Ordering::Relaxed);
         // The first look has nothing to compare with, and one after a long calm says little of now.
-        let grown = if before == 0 { 0 } else { seen().saturating_sub(before) };
+        let grown = if before == 0 { 0 } else { self.seen().saturating_sub(before) };
         self.rise_bytes.store(grown * MEMORY_LOOK_MS / since_ms.max(MEMORY_LOOK_MS / 10), Ordering::Relaxed);
+    }
+
+    /// What the kernel said.
+    fn seen(&self) -> u64 {
+        let of_group = self.group_bytes.load(Ordering::Relaxed).saturating_sub(self.group_spare_bytes);
+        self.resident_bytes.load(Ordering::Relaxed).max(of_group)
     }
 
     /// What the kernel said, and what workers took since.
     fn used(&self, held: u64) -> u64 {
-        let seen = self.resident_bytes.load(Ordering::Relaxed).max(self.group_bytes.load(Ordering::Relaxed));
         let since = held.saturating_sub(self.held_then.load(Ordering::Relaxed));
-        held.max(seen + since)
+        held.max(self.seen() + since)
     }
 
     fn judge(&self, used: u64) {

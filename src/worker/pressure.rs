@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use super::memory::{Level, Memory};
 use super::run::Shared;
-use crate::limits::{
-    ACCEPT_OVERSHOOT, BUF_LARGE_BYTES, BUF_SMALL_BYTES, CLIENT_HELD_BYTES, CONNECTION_HELD_BYTES, REQUEST_HELD_BYTES,
-};
+use crate::limits::{ACCEPT_OVERSHOOT, CLIENT_HELD_BYTES, CONNECTION_HELD_BYTES, REQUEST_HELD_BYTES};
 use crate::net::timer::{Timers, Waits};
 use crate::pipeline::env::Strain;
 use crate::sys::limit::DescriptorShare;
 use crate::sys::{buf, memory, room, stream};
 use crate::telemetry::metrics::instruments::{Eviction, Refusal};
+use crate::time::Now;
 
 /// What a worker may use, given at its start.
 #[derive(Clone, Debug)]
@@ -38,6 +37,8 @@ pub struct Pressure {
     ticks: Cell<u64>,
     /// Clients that were let in under a memory limit, to look at it now and then.
     admitted: Cell<u32>,
+    /// How many had been when it was last asked whether some came.
+    admitted_then: Cell<u32>,
     /// What the process used at the last tick, and what was accepted since counts on top.
     used_bytes: Cell<u64>,
 }
@@ -59,6 +60,7 @@ impl Pressure {
             short: Cell::new(false),
             ticks: Cell::new(0),
             admitted: Cell::new(0),
+            admitted_then: Cell::new(0),
             used_bytes: Cell::new(0),
         }
     }
@@ -105,7 +107,7 @@ impl Pressure {
         self.admitted.set(admitted);
         if admitted.is_multiple_of(ADMITTED_PER_LOOK) {
             // In a flood of connections one turn of the loop may take longer than a tick.
-            self.used_bytes.set(memory.tell(self.worker, held_bytes(shared), shared.env.timers.now()));
+            self.tell(shared, shared.env.timers.now());
         }
         let used = self.used_bytes.get() + CLIENT_HELD_BYTES * self.workers;
         self.used_bytes.set(used);
@@ -132,10 +134,22 @@ impl Pressure {
         }
     }
 
-    /// Tells what this worker holds and does what the level asks for.
-    fn follow(&self, shared: &Shared, sweep: bool) {
+    /// Whether memory is limited and clients come, or it is short: the worker looks at it at each tick then, as what it
+    /// holds may grow by many MiB between two.
+    pub fn is_watching(&self) -> bool {
+        let admitted = self.admitted.get();
+        self.admitted_then.replace(admitted) != admitted || self.allowance.memory.level() != Level::Ample
+    }
+
+    /// Whether half of the memory limit or more is in use.
+    pub fn is_felt(&self) -> bool {
+        self.is_limited() && self.used_bytes.get() >= self.allowance.memory.limit_bytes() / 2
+    }
+
+    /// Tells what this worker holds and takes over what the level says to requests.
+    fn tell(&self, shared: &Shared, now: Now) -> (u64, Level) {
         let memory = &self.allowance.memory;
-        let used = memory.tell(self.worker, held_bytes(shared), shared.env.timers.known_now());
+        let used = memory.tell(self.worker, held_bytes(shared), now);
         self.used_bytes.set(used);
         let level = memory.level();
         shared.env.strain.set(match level {
@@ -143,6 +157,14 @@ impl Pressure {
             Level::Saving => Strain::CloseAfter,
             Level::Shedding => Strain::Refuse,
         });
+        buf::set_scarce(level == Level::Shedding);
+        (used, level)
+    }
+
+    /// Tells what this worker holds and does what the level asks for.
+    fn follow(&self, shared: &Shared, sweep: bool) {
+        let memory = &self.allowance.memory;
+        let (used, level) = self.tell(shared, shared.env.timers.known_now());
         if level == Level::Ample || !sweep {
             return;
         }
@@ -169,9 +191,7 @@ pub fn upstream_room(share: DescriptorShare, timers: std::rc::Rc<Timers>) -> imp
 /// What this worker holds by its own count, in bytes: an estimate from below that moves with every connection, while
 /// the kernel's figure is asked for ten times a second.
 fn held_bytes(shared: &Shared) -> u64 {
-    let (small, large) = buf::pool_free();
-    let buffers = (buf::pool_taken() + small) * BUF_SMALL_BYTES + large * BUF_LARGE_BYTES;
-    buffers as u64
+    buf::pool_bytes() as u64
         + stream::open_streams() as u64 * CONNECTION_HELD_BYTES
         + shared.env.active.get() * REQUEST_HELD_BYTES
 }

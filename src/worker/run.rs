@@ -124,7 +124,7 @@ pub struct Shared {
     taken_up: Cell<u64>,
     /// Processor time of the thread at the last second.
     cpu_ns: Cell<(Now, u64)>,
-    /// For so many seconds more memory is given back to the kernel.
+    /// So many times more memory is given back to the kernel.
     freed: Cell<u8>,
     /// There is a new configuration, and what was freed for it has not been given back.
     renewed: Cell<bool>,
@@ -132,8 +132,8 @@ pub struct Shared {
     died: Cell<bool>,
 }
 
-/// For how long memory is given back after buffers were freed: connections let go of theirs one after another.
-const FREED_SECONDS: u8 = 3;
+/// How often memory is given back after buffers were freed: connections let go of theirs one after another.
+const FREED_TIMES: u8 = 3;
 
 /// Runs a worker until it is told to end, or dies. `started` is answered once it serves, or with why it cannot.
 pub fn run(start: Start, started: oneshot::Sender<io::Result<Started>>) -> End {
@@ -357,6 +357,9 @@ async fn tick_all(shared: Weak<Shared>) {
         if since_slots >= SLOTS {
             since_slots = Duration::ZERO;
             shared.env.slots.borrow_mut().on_tick(tick(&shared.env.timers));
+            if shared.pressure.is_felt() {
+                shared.trim();
+            }
             shared.env.access_log.borrow_mut().flush();
         }
         if since_second >= SECOND {
@@ -364,7 +367,8 @@ async fn tick_all(shared: Weak<Shared>) {
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
-        let is_quiet = !shared.env.stirred.replace(false) && shared.env.active.get() == 0;
+        let is_stirred = shared.env.stirred.replace(false) | shared.pressure.is_watching();
+        let is_quiet = !is_stirred && shared.env.active.get() == 0;
         pause = if is_quiet { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
         due = due.max(shared.env.timers.known_now());
     }
@@ -593,15 +597,20 @@ impl Shared {
         let taken_up = self.env.metrics.borrow().own.accepted.get() as u64;
         self.member.took_up(taken_up - self.taken_up.replace(taken_up));
         self.env.pin().expire(now);
-        room::trim();
         pipe::trim();
+        self.trim();
+    }
+
+    /// Gives back what a load that is over has left. To be called once a second, or more often where memory is dear.
+    fn trim(&self) {
+        room::trim();
         // After a new configuration only once nothing is under way: a load of requests is not held up for it.
         let is_renewed = self.renewed.get() && self.env.active.get() == 0;
         if is_renewed {
             self.renewed.set(false);
         }
         if buf::pool_trim(BUF_SPARE) >= BUF_SPARE || is_renewed {
-            self.freed.set(FREED_SECONDS);
+            self.freed.set(FREED_TIMES);
         }
         if self.freed.get() > 0 {
             self.freed.set(self.freed.get() - 1);

@@ -1,13 +1,19 @@
 //! A file that is read again, of which only what is new goes through the scanner: nothing may show it but the time.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringway::config::compile::{Inputs, compile};
 use ringway::config::{Loaded, Present, load_str, load_str_after};
-use ringway::policy::{CompileEnv, SCHEMA};
+use ringway::net::mem::Mem;
+use ringway::pipeline::plan::{Plan, Preparing};
+use ringway::policy::slots::Slots;
+use ringway::policy::{CompileEnv, SCHEMA, Tick, WorkerSeed};
 use ringway::schema::{FixedEnv, Kept};
-use ringway::snapshot::Snapshot;
+use ringway::snapshot::{Endpoint, Fallback, Service, Snapshot};
+use ringway::telemetry::metrics::WorkerMetrics;
+use ringway::time::Now;
 
 const ENVS: [&[(&str, &str)]; 2] = [&[("PORT", "81"), ("NAME", "s1")], &[("PORT", "82"), ("NAME", "s2")]];
 
@@ -26,6 +32,8 @@ const SERVICES: &[&str] = &[
     "  - name: \"s#\"\n    endpoints: [\n      \"127.0.0.1:8#\",\n      ]\n",
     "  - &a#\n    name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n",
     "  - name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n    timeouts: {connect: 1s}\n    health_check: {path: /h}\n",
+    "  - name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n    fallback: {service: s2}\n",
+    "  - name: s#\n    endpoints: [\"127.0.0.1:8#\"]\n    fallback:\n      service: s5\n",
 ];
 const ROUTES: &[&str] = &[
     "- path: /r#\n  service: s#\n",
@@ -37,6 +45,9 @@ const ROUTES: &[&str] = &[
     "- path: /q#\n  respond: {body: \"one\n    two #\n\n    three\"}\n",
     "- path: /p#\n  respond:\n    body: plain\n      text #\n",
     "- path: /r#\n  service: ${NAME}\n",
+    "- path: /m#\n  service: s#\n  mirror: {service: s3}\n",
+    "- path: /w#\n  services: [{name: s#, weight: 1}, {name: s4, weight: 2}]\n",
+    "- path: /l#\n  service: s#\n  load_balancer: {algorithm: random}\n",
     "- path: /u#\n  service: s#\n  policies:\n  - ip: {deny: [10.0.0.#/32]}\n  - headers: {request: {set: {X-A: \"#\"}}}\n",
 ];
 const EVIL: &[&str] = &[
@@ -149,7 +160,12 @@ fn shown(snapshot: &Snapshot) -> String {
     let service = |id: &u32| snapshot.services.get(*id as usize).map_or("none", |service| &service.name);
     let services = snapshot.services.iter().map(|one| {
         let check = one.check.as_ref().map(|check| format!("{check:?}"));
-        format!("{} {} {:?} {:?} {:?} {check:?}\n", one.name, one.label, one.sources, one.rules, one.resilience)
+        let fallback = match &one.fallback {
+            Some(Fallback::Service(id)) => service(id).to_owned(),
+            other => format!("{other:?}"),
+        };
+        let Service { name, label, sources, rules, resilience, .. } = &**one;
+        format!("{name} {label} {sources:?} {rules:?} {resilience:?} {check:?} {fallback}\n")
     });
     let routes = snapshot.routes.iter().map(|route| {
         let services: Vec<_> = route.action.services().iter().map(service).collect();
@@ -158,6 +174,50 @@ fn shown(snapshot: &Snapshot) -> String {
     });
     let services: String = services.collect();
     services + &routes.collect::<String>() + &format!("{:?} {:?}", snapshot.default_route, snapshot.table.specs())
+}
+
+/// A worker, as far as it takes up configurations.
+struct Worker {
+    slots: Slots,
+    metrics: WorkerMetrics,
+    plan: Option<Plan<Mem>>,
+}
+
+impl Worker {
+    fn new() -> Self {
+        let seed = WorkerSeed { index: 0, count: 1, random: 1, tick: Tick::default() };
+        Self { slots: Slots::new(seed), metrics: WorkerMetrics::new(0, Now(0)), plan: None }
+    }
+
+    /// In slices of a few; `is_told` that the endpoints of a service are others before the new one serves. What both
+    /// snapshots have is not made anew, and nothing else is kept.
+    fn take_up(&mut self, snapshot: &Arc<Snapshot>, is_told: bool) {
+        let mut preparing = Preparing::new(snapshot.clone(), self.plan.as_ref());
+        while preparing.step(&mut self.slots, &mut self.metrics, Tick::default(), 1, 2) {}
+        let plan = preparing.into_plan();
+        if is_told && let Some(service) = snapshot.services.first() {
+            let mut endpoints = service.endpoints.get().endpoints.clone();
+            endpoints.extend(endpoints.first().cloned().map(|one| Endpoint { authority: "another:1".into(), ..one }));
+            service.endpoints.replace(&endpoints);
+            self.plan.iter().for_each(|serving| _ = serving.follow(None));
+        }
+        plan.commit(self.plan.as_ref().map(|plan| &*plan.snapshot), &mut self.slots, Now(0));
+        for (at, (service, spec)) in plan.services.iter().zip(&snapshot.services).enumerate() {
+            let shown = service.report().into_iter().map(|endpoint| endpoint.authority);
+            let wanted = spec.endpoints.get().endpoints.iter().map(|one| one.authority.clone()).collect::<Vec<_>>();
+            assert_eq!((service.name(), shown.collect::<Vec<_>>()), (&*spec.name, wanted), "{at}");
+            let before = self.plan.as_ref().and_then(|plan| {
+                let at = plan.snapshot.services.iter().position(|before| Arc::ptr_eq(before, spec))?;
+                plan.services.get(at)
+            });
+            let is_kept = self.plan.iter().flat_map(|plan| &plan.services).any(|before| Rc::ptr_eq(before, service));
+            assert_eq!(before.is_some_and(|before| Rc::ptr_eq(before, service)), is_kept, "{at}");
+            assert_eq!(before.is_some(), is_kept, "{at}");
+        }
+        let all: Vec<_> = snapshot.routes.iter().map(|route| route.chain.slots().is_empty()).collect();
+        assert_eq!(plan.routes.iter().map(|route| route.chain.is_empty()).collect::<Vec<_>>(), all);
+        self.plan = Some(plan);
+    }
 }
 
 proptest! {
@@ -173,7 +233,7 @@ proptest! {
     ) {
         let mut text = first(&seed);
         let mut kept = load(None, &text, environments[0]).map(|loaded| loaded.kept);
-        let mut serves: Option<Snapshot> = None;
+        let (mut serves, mut worker): (Option<Arc<Snapshot>>, _) = (None, Worker::new());
         for (edit, which) in edits.into_iter().zip(environments) {
             let now = edited(&text, edit);
             let whole = load_str("t.yaml", &now, &env(which), SCHEMA);
@@ -182,17 +242,20 @@ proptest! {
             match (good, &again) {
                 (Some(whole), Some(again)) => {
                     prop_assert_eq!(whole.effective(), again.effective(), "{}", now);
-                    let (from_whole, from_again) = (compiled(whole, None), compiled(again, serves.as_ref()));
+                    let (from_whole, from_again) = (compiled(whole, None), compiled(again, serves.as_deref()));
                     prop_assert_eq!(from_whole.as_ref().map(shown), from_again.as_ref().map(shown), "{}", now);
                     // One that was refused never serves, and nothing of it is kept.
-                    serves = from_again.or(serves);
+                    if let Some(snapshot) = from_again.map(Arc::new) {
+                        worker.take_up(&snapshot, edit.1 % 2 == 0);
+                        serves = Some(snapshot);
+                    }
                 }
                 (None, None) => {}
                 (whole, again) => prop_assert!(false, "{} {}\n{}", whole.is_some(), again.is_some(), now),
             }
             // As a gateway does: what is refused changes nothing, and the next edit may mend it.
             if again.is_some() {
-                let serving = serves.as_ref().and_then(|snapshot| Present::in_snapshot(snapshot)?.kept.clone());
+                let serving = serves.as_deref().and_then(|snapshot| Present::in_snapshot(snapshot)?.kept.clone());
                 kept = serving.or(again.map(|again| again.kept));
                 text = now;
             } else if edit.1 % 3 == 0 {
@@ -232,6 +295,36 @@ fn what_nothing_has_changed_for_is_not_compiled_anew() {
     );
     let service = |at: usize| &*swapped.services[swapped.routes[at].action.services()[0] as usize].name;
     assert_eq!((service(0), service(1)), ("a", "b"));
+}
+
+/// What is known is not looked at again: so what is done elsewhere must not be what makes it wrong. All combinations.
+#[test]
+fn names_that_come_and_go_are_found_wherever_they_are_used() {
+    let file = "listeners: [\"127.0.0.1:0\"]\nservices:\n- name: a\n  endpoints: [\"127.0.0.1:1\"]\n- name: b\n  \
+                endpoints: [\"127.0.0.1:2\"]\n- name: c\n  endpoints: [\"127.0.0.1:3\"]\n  fallback: {service: b}\n\
+                routes:\n- name: one\n  path: /1\n  service: a\n- name: two\n  path: /2\n  service: c\n\
+                - name: three\n  path: /3\n  service: a\n- name: four\n  path: /4\n  service: b\n";
+    let edits = [
+        ("- name: a\n", "- name: d\n"),
+        ("- name: b\n", "- name: a\n"),
+        ("127.0.0.1:3", "127.0.0.1:4"),
+        ("fallback: {service: b}", "fallback: {service: a}"),
+        ("/1\n  service: a", "/1\n  service: d"),
+        ("name: two\n  path: /2\n  service: c", "name: two\n  path: /2\n  service: b"),
+        ("- name: three\n  path: /3\n  service: a\n", ""),
+        ("name: four", "name: one"),
+        ("/4\n  service: b", "/1\n  service: b"),
+    ];
+    let first = load(None, file, 0).expect("good");
+    let mut good = 0;
+    for which in 0..1_u32 << edits.len() {
+        let chosen = edits.iter().enumerate().filter(|(at, _)| which & (1 << at) != 0).map(|(_, edit)| edit);
+        let text = chosen.fold(file.to_owned(), |text, (from, to)| text.replace(from, to));
+        let (whole, again) = (load(None, &text, 0), load(Some(&first.kept), &text, 0));
+        assert_eq!(whole.as_ref().map(Loaded::effective), again.as_ref().map(Loaded::effective), "{text}");
+        good += usize::from(again.is_some());
+    }
+    assert!((8..1 << edits.len()).contains(&good), "{good}");
 }
 
 /// What an alias stands for, and what a variable says, are no part of an item's text.

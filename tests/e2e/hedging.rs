@@ -83,9 +83,71 @@ fn copies_are_held_to_the_budget() {
     assert_eq!((one.seen().len() + two.seen().len(), hedges(&gateway)), (6 + 2, (2.0, 0.0)));
 }
 
-/// What has a body, or may not be repeated, goes to one endpoint alone.
+/// A body of its own for each number.
+fn body_of(number: usize) -> Vec<u8> {
+    (0..number * 7_919 % 60_000 + 1).map(|at| b'a' + ((at * 31 + number) % 26) as u8).collect()
+}
+
+fn put(client: &mut Client, number: usize) -> Vec<u8> {
+    let body = body_of(number);
+    client.send(format!("PUT /{number} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len()));
+    // In two writes, so that the gateway sees a half of it first.
+    let (one, other) = body.split_at(body.len() / 2);
+    client.send(one);
+    client.send(other);
+    let answer = client.response();
+    assert_eq!(answer.status, 200);
+    answer.body
+}
+
 #[test]
-fn bodies_and_posts_are_not_hedged() {
+fn a_body_that_fits_goes_whole_to_each_that_is_asked() {
+    let (slow, quick) = (Origin::start(|_| vec![Step::Hang]), Origin::start(|seen| ok(&seen.body)));
+    let gateway = gateway(&[slow.address, quick.address], PLENTY);
+    let mut client = gateway.connect();
+    (0..20).for_each(|number| assert_eq!(put(&mut client, number), body_of(number), "{number}"));
+    let seen = slow.seen();
+    assert!(seen.len() >= 9, "the slow one was asked {} times", seen.len());
+    for seen in seen {
+        let number = seen.path()[1..].parse().expect("a number");
+        assert_eq!(seen.body, body_of(number), "{number}");
+    }
+    assert!(hedges(&gateway).1 >= 9.0);
+    // One that has the body and says no more: the rest of the attempts have it too.
+    let dying = Origin::start(|_| vec![Step::Close]);
+    let gateway = self::gateway(&[dying.address, quick.address], PLENTY);
+    let mut client = gateway.connect();
+    (20..30).for_each(|number| assert_eq!(put(&mut client, number), body_of(number), "{number}"));
+    assert!(dying.seen().iter().any(|seen| !seen.body.is_empty()));
+}
+
+#[test]
+fn over_http2_too() {
+    let slow = H2Origin::start(|_| Answer { hangs: true, ..Answer::default() });
+    let quick = H2Origin::start(|seen| Answer::ok(&seen.body));
+    let gateway = gateway(&[slow.address, quick.address], &format!("protocol: h2, {PLENTY}"));
+    let mut client = gateway.connect();
+    (0..20).for_each(|number| assert_eq!(put(&mut client, number), body_of(number), "{number}"));
+    let seen = slow.seen();
+    assert!(seen.len() >= 9, "the slow one was asked {} times", seen.len());
+    for seen in seen {
+        assert_eq!(seen.body, body_of(seen.path()[1..].parse().expect("a number")));
+    }
+}
+
+/// An endpoint that answers before it has the body has answered.
+#[test]
+fn an_answer_may_come_before_the_body() {
+    let early = || Origin::early(|_| ok("early"));
+    let (one, two) = (early(), early());
+    let gateway = gateway(&[one.address, two.address], PLENTY);
+    let mut client = gateway.connect();
+    (0..10).for_each(|number| assert_eq!(put(&mut client, number), b"early", "{number}"));
+}
+
+/// What may not be repeated, and what does not say that it fits, goes to one endpoint alone.
+#[test]
+fn long_bodies_and_posts_are_not_hedged() {
     let (opener, gate) = mpsc::channel();
     let origin = |hangs: bool| {
         let opener = Mutex::new(opener.clone());
@@ -101,10 +163,17 @@ fn bodies_and_posts_are_not_hedged() {
     };
     let (slow, quick) = (origin(true), origin(false));
     let gateway = gateway(&[slow.address, quick.address], PLENTY);
-    let rows = [("POST", ""), ("POST", "body"), ("PUT", "body"), ("PATCH", "body")];
-    for (method, body) in rows {
+    let length = |length: usize| format!("Content-Length: {length}\r\n\r\n{}", "x".repeat(length));
+    let rows = [
+        ("POST", length(0)),
+        ("POST", length(4)),
+        ("PATCH", length(4)),
+        ("PUT", length(64 * 1024 + 1)),
+        ("PUT", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n".to_owned()),
+    ];
+    for (method, rest) in &rows {
         let mut client = Client::connect(gateway.address);
-        client.send(format!("{method} /held HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        client.send(format!("{method} /held HTTP/1.1\r\nHost: t\r\n{rest}"));
         let sender: mpsc::Sender<()> = gate.recv_timeout(PATIENCE).expect("one of them has it");
         // One that came later has had its copy by now.
         let before = hedges(&gateway).1;

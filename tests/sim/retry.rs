@@ -98,7 +98,7 @@ impl Plan {
     }
 }
 
-/// A little less than `replay_bytes_max` of the configuration: trailers count.
+/// A little less than `replay_bytes_max` of the configuration.
 const HELD_BYTES_MAX: usize = 16_000;
 
 /// Whether a client of HTTP/2 ends the body of this request with trailers.

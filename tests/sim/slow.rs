@@ -8,7 +8,7 @@ use std::rc::Rc;
 use ringway::net::io::{Connect, Interrupt, Io, ReadHalf};
 use ringway::net::mem::{Faults, Mem, MemRead, MemWrite, pair};
 use ringway::pipeline::env::Env;
-use ringway::sys::buf::{Buf, pool_taken};
+use ringway::sys::buf::{self, Buf, pool_taken};
 use ringway::telemetry::access_log::AccessLog;
 use ringway::telemetry::metrics::instruments::Deadline;
 use ringway::worker::conn::serve_http1;
@@ -308,4 +308,31 @@ fn an_upload_that_nobody_waits_for_ends_with_a_drain() {
     let seen = run(early, 1 << 16, upload(post(400) + "x", String::new(), 1, 1_000));
     assert_eq!(*seen.text.borrow(), "HTTP/1.1 200 OKearly");
     assert!(seen.over_ms.get() < 5_000, "over at {} ms", seen.over_ms.get());
+}
+
+#[test]
+fn where_memory_is_short_no_head_gets_a_large_buffer() {
+    let field = format!("X-Filler: {}\r\n", "a".repeat(1_988));
+    let answer = |bytes: usize| {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", field.repeat(bytes / field.len()));
+        let seen = run(echo, 1 << 16, upload(String::new(), head, 700, 1));
+        let text = seen.text.borrow().clone();
+        text
+    };
+    assert!(answer(20_000).starts_with("HTTP/1.1 200"));
+    buf::set_scarce(true);
+    let (small, large) = (answer(6_000), answer(20_000));
+    buf::set_scarce(false);
+    assert!(small.starts_with("HTTP/1.1 200"), "{small}");
+    assert!(large.starts_with("HTTP/1.1 503") && large.contains("\"memory\""), "{large}");
+    assert!(answer(20_000).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn where_memory_is_short_bodies_arrive_whole() {
+    buf::set_scarce(true);
+    let seen = run(echo, 1 << 16, upload(post(60_000), "x".repeat(60_000), 20_000, 1));
+    buf::set_scarce(false);
+    let text = seen.text.borrow();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
 }

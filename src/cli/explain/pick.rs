@@ -228,7 +228,12 @@ fn balanced(balancer: &Balancer, views: &[View], picked: Option<usize>, at: usiz
 
 /// What is known of a service's endpoints: those that a variant for a route leaves out too.
 pub fn of_whole<'a>(snapshot: &'a Snapshot, service: &'a Service) -> &'a Service {
-    snapshot.services.iter().find(|whole| whole.is_whole() && whole.label == service.label).unwrap_or(service)
+    snapshot
+        .services
+        .iter()
+        .map(|whole| &**whole)
+        .find(|whole| whole.is_whole() && whole.label == service.label)
+        .unwrap_or(service)
 }
 
 #[cfg(test)]

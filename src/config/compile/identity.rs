@@ -53,7 +53,7 @@ impl<'a> Identities<'a> {
         Self { snapshot, services, before, route_breakers, compiled: AHashMap::new(), at: 0 }
     }
 
-    fn all_services(&self) -> &'a [Service] {
+    fn all_services(&self) -> &'a [Arc<Service>] {
         self.snapshot.map_or(&[][..], |snapshot| &snapshot.services)
     }
 
@@ -69,8 +69,9 @@ impl<'a> Identities<'a> {
 
     /// The service of this identity in the snapshot before.
     pub(super) fn service(&self, identity: &str) -> Option<&'a Service> {
-        let by_name = || self.all_services().iter().rev().map(|service| (&*service.name, service)).collect();
-        let stands = self.all_services().get(self.at).filter(|service| service.name == identity);
+        let by_name = || self.all_services().iter().rev().map(|service| (&*service.name, &**service)).collect();
+        let stands = self.all_services().get(self.at).map(|service| &**service);
+        let stands = stands.filter(|service| service.name == identity);
         stands.or_else(|| self.services.get_or_init(by_name).get(identity).copied())
     }
 

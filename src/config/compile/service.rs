@@ -38,7 +38,7 @@ pub(super) struct Services<'a> {
     resolve: Option<fn(&str, u16) -> Option<std::net::SocketAddr>>,
     previous: Option<&'a Snapshot>,
     known: Identities<'a>,
-    compiled: Vec<Service>,
+    compiled: Vec<Arc<Service>>,
     /// Of what routes added.
     ids: AHashMap<String, u32>,
     /// By label.
@@ -66,7 +66,7 @@ impl<'a> Services<'a> {
         for (at, written) in config.services.iter().enumerate() {
             if let Some(before) = shared.service(at) {
                 // What its variants share with it is found there too.
-                services.compiled.push(Service { fallback: None, ..before.clone() });
+                services.compiled.push(before.clone());
                 continue;
             }
             if let Some(tls) = &written.tls {
@@ -94,13 +94,17 @@ impl<'a> Services<'a> {
         self.named.get_or_init(by_name).get(name).copied()
     }
 
-    pub(super) fn into_services(mut self) -> Vec<Service> {
+    pub(super) fn into_services(mut self) -> Vec<Arc<Service>> {
         let written =
             self.written.iter().filter_map(|service| Some((service.name.as_str(), service.fallback.as_ref()?)));
         let fallbacks: BTreeMap<_, _> =
             written.filter_map(|(name, written)| Some((name, self.fallback(written)?))).collect();
         for service in &mut self.compiled {
-            service.fallback = fallbacks.get(&*service.label).cloned();
+            let fallback = fallbacks.get(&*service.label);
+            // One of the snapshot before may be asked to have another service in its place, which has moved.
+            if service.fallback.as_ref() != fallback {
+                Arc::make_mut(service).fallback = fallback.cloned();
+            }
         }
         self.compiled
     }
@@ -260,7 +264,7 @@ impl<'a> Services<'a> {
         let limits = common.terms.map(|terms| ServiceLimits { gate: self.gate(common.label, &terms), terms });
         let endpoints = self.place(identity, algorithm(balancer.algorithm), &sources, &common.subset);
         let state = self.state(common.label, &endpoints.get().endpoints);
-        self.compiled.push(Service {
+        self.compiled.push(Arc::new(Service {
             name: identity.to_owned(),
             state,
             label: common.label.to_owned(),
@@ -279,7 +283,7 @@ impl<'a> Services<'a> {
             proxy_protocol: common.proxy_protocol,
             tls: self.tls.get(common.label).cloned(),
             limits,
-        });
+        }));
         self.known.add(&self.compiled[id as usize]);
         id
     }

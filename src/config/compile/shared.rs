@@ -38,7 +38,7 @@ impl<'a> Shared<'a> {
     }
 
     /// What the service at this place of the configuration was compiled to.
-    pub(super) fn service(&self, at: usize) -> Option<&'a Service> {
+    pub(super) fn service(&self, at: usize) -> Option<&'a Arc<Service>> {
         let (snapshot, _) = self.before?;
         // Those that are written come first, in their order; variants of routes follow.
         snapshot.services.get((*self.services.get(at)?)? as usize)

@@ -254,8 +254,9 @@ config_struct! {
         backoff: BackoffConfig = "{}",
         /// How many retries there may be, so that they do not make a bad hour worse (F25).
         budget: BudgetConfig = "{}",
-        /// Sends a request without a body to another endpoint as well when the first one is slow; the first answer
-        /// wins. Only what may be repeated, and within `budget`.
+        /// Sends a request to another endpoint as well when the first one is slow; the first answer wins. Only what may
+        /// be repeated, and within `budget`; a body that fits `replay_bytes_max`, and 64 KiB, is taken in before it is
+        /// sent.
         hedge: Option<HedgeConfig>,
         /// A request header that tells endpoints how many milliseconds are left (R133), as `X-Request-Timeout-Ms`.
         deadline_header: Option<HeaderName>,

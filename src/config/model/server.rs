@@ -22,8 +22,8 @@ config_struct! {
         /// How long listeners stay open after a stop is asked for, while `/ready` already answers 503.
         drain_delay: Duration<0> = "0s",
         /// Memory of the process: at 90 % of it connections close behind their responses, at 95 % new requests are
-        /// answered 503. `auto` is 90 % of the limit of the control group, if there is one (F10); never is it more. It
-        /// is taken up at the start.
+        /// answered 503. `auto` leaves 64 MiB of the limit of the control group, if there is one, at least 10 % and at
+        /// most 20 % of it (F10); never is it more. It is taken up at the start.
         memory_limit: MemoryLimit = "auto",
         /// Where this gateway stands, as `eu-1a`: endpoints in the same `zone` are preferred while enough of them are
         /// well.

@@ -155,8 +155,9 @@ impl Discovery {
     pub async fn settle(&self, snapshot: &Snapshot, previous: Option<&Snapshot>, fleet: &Fleet) {
         let fresh = fresh_services(snapshot, previous);
         self.state().follow(snapshot, previous, &fresh);
-        if !self.fill(snapshot, &fresh).is_empty() {
-            fleet.endpoints_changed(ChangedServices::All).await;
+        let changed = self.fill(snapshot, &fresh);
+        if !changed.is_empty() {
+            fleet.endpoints_changed(ChangedServices::Some(snapshot.generation, changed.into())).await;
         }
     }
 
@@ -485,8 +486,9 @@ impl Users {
 fn fresh_services(snapshot: &Snapshot, other: Option<&Snapshot>) -> Vec<u32> {
     let all = || (0..snapshot.services.len() as u32).collect();
     let Some(other) = other.filter(|other| other.discovery == snapshot.discovery) else { return all() };
-    let identity = |service: &Service| (service.sources.as_ptr(), Arc::as_ptr(&service.endpoints));
-    let stands = |(one, other): (&Service, &Service)| identity(one) == identity(other);
+    let identity = |service: &Arc<Service>| (service.sources.as_ptr(), Arc::as_ptr(&service.endpoints));
+    let stands =
+        |(one, other): (&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(one, other) || identity(one) == identity(other);
     let pairs = snapshot.services.iter().zip(&other.services);
     if snapshot.services.len() == other.services.len() {
         return pairs.zip(0_u32..).filter(|(pair, _)| !stands(*pair)).map(|(_, id)| id).collect();

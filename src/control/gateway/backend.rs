@@ -1,7 +1,7 @@
 //! What the admin API is told, and what it can ask for.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -134,7 +134,7 @@ impl AdminBackend for Gateway {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
             let reports = self.reports().await;
-            let service = |service: &Service| {
+            let service = |service: &Arc<Service>| {
                 json!({
                     "name": service.name,
                     "load_balancer": service.endpoints.algorithm().word(),

@@ -22,15 +22,20 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     all
 }
 
-/// What is different between two configurations, by name.
-pub(super) fn changes(old: &Config, new: &Config) -> Value {
+/// What is different between two configurations, by name. `same_rest`: all but services and routes is known to be as
+/// it was.
+pub(super) fn changes(old: &Config, new: &Config, same_rest: bool) -> Value {
     let name = |listener: &Spanned<Listener>| listener.name();
-    let listeners = (old.listeners.iter().collect(), new.listeners.iter().collect());
+    let listeners = match same_rest {
+        true => (Vec::new(), Vec::new()),
+        false => (old.listeners.iter().collect(), new.listeners.iter().collect()),
+    };
+    let needs_restart = if same_rest { Vec::new() } else { needs_restart(old, new) };
     json!({
         "listeners": of_lists(listeners, name, |old, new| old.dump() == new.dump()),
         "services": of_lists(differing(&old.services, &new.services), |one| one.name.as_str().to_owned(), is_same),
         "routes": of_lists(differing(&old.routes, &new.routes), |one| one.name().to_owned(), is_same),
-        "needs_restart": needs_restart(old, new),
+        "needs_restart": needs_restart,
     })
 }
 
@@ -85,7 +90,7 @@ mod tests {
              routes:\n- {name: a, path: /z, respond: {body: x}}\n- {name: c, path: /c, respond: {body: x}}\n\
              - {name: d, path: /d, respond: {status: 200, body: x}}\n",
         );
-        let told = changes(&old, &new);
+        let told = changes(&old, &new, false);
         assert_eq!(told["routes"], json!({ "added": ["c"], "removed": ["b"], "changed": ["a"] }));
         assert_eq!(told["listeners"], json!({ "added": [], "removed": [], "changed": [] }));
         assert_eq!(told["needs_restart"], json!(["server.workers"]));

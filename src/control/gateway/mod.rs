@@ -31,7 +31,7 @@ use super::source::{ConfigSource, Ready};
 use crate::config::Present;
 use crate::limits::{LET_GO_LOOK_MS, LET_GO_LOOK_MS_MAX, LET_GO_MS_MAX};
 use crate::policy::CompileEnv;
-use crate::schema::Diagnostics;
+use crate::schema::{Diagnostics, Kept};
 use crate::snapshot::{Service, Snapshot};
 use crate::sys::{memory, thread};
 use crate::telemetry::access_log::AccessLog;
@@ -212,7 +212,10 @@ impl Gateway {
             thread::give_way();
             let Some(ready) = source.compile(previous.generation + 1, env, Some(&previous))? else { return Ok(None) };
             let before = Present::in_snapshot(&previous);
-            let changes = before.map(|before| changes(&before.config, &ready.loaded.config));
+            let changes = before.map(|before| {
+                let is_alike = |kept: &Arc<Kept>| kept.has_same_rest(&ready.loaded.kept);
+                changes(&before.config, &ready.loaded.config, before.kept.as_ref().is_some_and(is_alike))
+            });
             Ok(Some((ready, changes.unwrap_or_default())))
         })
     }

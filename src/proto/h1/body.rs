@@ -7,7 +7,7 @@ use crate::http::body::Chunk;
 use crate::http::message::BodyLength;
 use crate::limits::{BUF_LARGE_BYTES, BUF_SMALL_BYTES};
 use crate::net::io::ReadHalf;
-use crate::sys::buf::Buf;
+use crate::sys::buf::{self, Buf};
 
 /// Why a body could not be read on.
 #[derive(Debug)]
@@ -169,6 +169,7 @@ impl BodyReader {
     fn buffer(&self) -> Buf {
         match self.mode {
             Mode::Length(remaining) if remaining <= BUF_SMALL_BYTES as u64 => Buf::small(),
+            _ if buf::is_scarce() => Buf::small(),
             _ => Buf::with_room(BUF_LARGE_BYTES),
         }
     }

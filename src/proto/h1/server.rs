@@ -33,7 +33,7 @@ use crate::limits::{BUF_SMALL_BYTES, BUF_TINY_BYTES, DRAIN_BODY_BYTES_MAX, IDLE_
 use crate::net::io::{Io, ReadHalf, WriteHalf};
 use crate::net::pace::Pace;
 use crate::net::timer::{Deadline, OnExpiry, Timers, Waits};
-use crate::sys::buf::Buf;
+use crate::sys::buf::{self, Buf};
 use crate::time::Now;
 
 /// How a connection waits for its next request.
@@ -223,6 +223,10 @@ impl<I: Io> Connection<I> {
     async fn read_rest_of_head(&mut self, x: &mut Exchange) -> Result<usize, Failure> {
         loop {
             if self.carry.spare() == 0 {
+                if self.carry.len() >= BUF_SMALL_BYTES && buf::is_scarce() {
+                    // Nobody who is being served pays for a head that is long on its way.
+                    return Err(Reason::MemoryShort.into());
+                }
                 self.carry.reserve(self.carry.len().max(1));
             }
             let before = self.carry.len();

@@ -1,6 +1,7 @@
 """F26: an endpoint is up and down every few hundred ms under load: no GET is lost, log and metrics stay bounded."""
 
 import asyncio
+import datetime
 import math
 import os
 import time
@@ -14,6 +15,8 @@ SHORT = True
 
 PHASE_SECONDS = 0.3
 BASE_SECONDS = 0.2
+# Between an event and the time in its line, where everything takes long.
+CLOCK_SECONDS = 0.5
 CLIENTS = 16
 CONFIG = """
 services:
@@ -92,8 +95,9 @@ async def work(bed, origin):
     lost = {status.decode(): count for status, count in counts.items() if status != b"200"}
     check(not lost, lambda: f"lost: {lost} of {counts}")
     ejections = gateway.metric("ringway_service_ejections_total", service="up")
-    # Each lasts twice as long as the one before, and the next begins when it is over.
-    most = math.floor(math.log2(span / BASE_SECONDS + 1)) + 1
+    # Each lasts twice as long as the one before, and the next begins when it is over; for three base times between them
+    # one doubling is forgotten.
+    most = math.floor(math.log2(span / BASE_SECONDS + 1)) + 1 + doubled(gateway.events("endpoint ejected"))
     # Where everything takes long it may not fail three times before it is back.
     check(ejections <= most and (ejections or SLACK > 1), lambda: f"{ejections} ejections in {span:.1f} s, {most} are possible")
     logged = len(gateway.lines) - lines
@@ -103,6 +107,24 @@ async def work(bed, origin):
     check(grown <= 150, lambda: f"{grown} lines more in the metrics")
     check(flapping.answered > 0, lambda: f"it was asked {flapping.answered} times in between")
     return flapping, counts, ejections, logged, gateway
+
+
+def doubled(events):
+    """Holds each ejection to the one before; returns how many doublings were forgotten in all."""
+    forgotten = 0
+    for before, after in zip(events, events[1:], strict=False):
+        length, next_length = int(before["ms"]) / 1000, int(after["ms"]) / 1000
+        served = (moment(after) - moment(before)).total_seconds() - length
+        check(served > -CLOCK_SECONDS, lambda: f"ejected while it was out: {before} {after}")
+        most = math.floor((served + CLOCK_SECONDS) / (3 * BASE_SECONDS))
+        least = max(BASE_SECONDS, 2 * length / 2**most)
+        check(least <= next_length <= 2 * length, lambda: f"not twice as long, less one doubling each 600 ms: {before} {after}")
+        forgotten += round(math.log2(2 * length / next_length))
+    return forgotten
+
+
+def moment(event):
+    return datetime.datetime.fromisoformat(event["time"].replace("Z", "+00:00"))
 
 
 def run(bed):

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 
-from bed import Skipped, check, eventually
+from bed import Skipped, check
 
 SECONDS = 60
 SHORT = False
@@ -48,11 +48,12 @@ def read_response(client):
 
 def run(bed):
     env = {"LD_PRELOAD": shim(bed.folder), "RING_ENTRIES": "8", "RING_ENTER_FAIL": "5"}
-    # Failing submits keep the loop a little busy for ever, so the bed does not judge its rest; this run does, below.
-    gateway = bed.gateway(CONFIG % bed.origin(), env=env, settles=False)
+    gateway = bed.gateway(CONFIG % bed.origin(), env=env)
     driver = gateway.events("ringway starts")[0]["driver"]
     if "io_uring" not in driver:
         raise Skipped("this kernel has no io_uring")
+    # Failing submits keep the loop a little busy for ever: F60 is held at three times its share.
+    gateway.idle_max *= 3
     clients = [socket.create_connection(gateway.address, 10) for _ in range(CONNECTIONS)]
     for client in clients:
         client.settimeout(20)
@@ -65,7 +66,4 @@ def run(bed):
     for client in clients:
         client.close()
     check(answered == CONNECTIONS * ROUNDS, f"{answered} of {CONNECTIONS * ROUNDS} answered")
-    eventually("descriptors are back", lambda: gateway.fds() <= gateway.fds_before, 15)
-    share = gateway.cpu_share(1)
-    check(share < 0.05, f"{share:.1%} of a core is used at rest")
     return f"{answered} requests on {CONNECTIONS} connections answered, {driver}"
