@@ -133,8 +133,8 @@ pub const UPSTREAM_SHARE: usize = 4;
 pub const SHARE_MIN: u64 = 8;
 /// Locks of the table that counts the connections of each client.
 pub const CLIENT_SHARDS: usize = 64;
-/// What `memory_limit` by itself leaves of a control group's limit: at the group's the kernel kills, and what it needs for
-/// a burst of connections is charged before the gateway can look (F10).
+/// What `memory_limit` by itself leaves of a control group's limit: at the group's the kernel kills, and what it needs
+/// for a burst of connections is charged before the gateway can look (F10).
 pub const MEMORY_GROUP_RESERVE_BYTES: u64 = 64 << 20;
 /// Least and most of that reserve, in percent of the group's limit.
 pub const MEMORY_GROUP_RESERVE_PERCENT: (u64, u64) = (10, 20);

@@ -17,21 +17,17 @@ pub struct Secure {
     pub client: Option<ClientIdentity>,
 }
 
-/// The owner of a verified client certificate.
+/// The owner of a verified client certificate, as text that is the value of a field as it stands.
+///
+/// Whoever asks for a certificate chooses most of what stands in it. What would end a line, or make one name look like
+/// two, is escaped, so that what reads as a name is a name that the authority has signed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// Its subject, as text (`CN=robot, O=Example`).
+    /// Its subject (`CN=robot, O=Example`); within a value all that divides is escaped as `\2C` (RFC 4514 section 2.4).
     pub subject: String,
-    /// Its alternative names, each with its kind: `DNS:`, `URI:`, `IP:`, `email:`.
-    pub names: Vec<String>,
+    /// Its alternative names, each with its kind (`DNS:`, `URI:`, `IP:`, `email:`), with commas between them; a comma
+    /// within a name is `%2C`.
+    pub names: String,
     /// SHA-256 of the certificate, as 64 digits.
     pub fingerprint: String,
-}
-
-impl ClientIdentity {
-    /// A text as the value of a field: what a field may not hold becomes `?`, so that no name in a certificate can end
-    /// the line.
-    pub fn field(text: &str) -> String {
-        text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
-    }
 }

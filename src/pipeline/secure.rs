@@ -9,7 +9,6 @@ use crate::http::downstream::Downstream;
 use crate::http::exchange::{Exchange, Reply, Scheme};
 use crate::http::message::Method;
 use crate::http::name::Name;
-use crate::http::secure::ClientIdentity;
 use crate::snapshot::Listener;
 
 /// Holds a request of a TLS connection to the rules of its host, and adds what follows from TLS.
@@ -37,10 +36,10 @@ fn enter_secure(listener: &Listener, x: &mut Exchange) -> Result<(), Failure> {
         let fields = &mut x.request.fields;
         let mut add = |name: &[u8], value: &str| match value {
             "" => Ok(()),
-            value => fields.append(name, ClientIdentity::field(value).as_bytes()),
+            value => fields.append(name, value.as_bytes()),
         };
         let added = add(b"X-Client-Cert-Subject", &client.subject)
-            .and_then(|()| add(b"X-Client-Cert-San", &client.names.join(",")))
+            .and_then(|()| add(b"X-Client-Cert-San", &client.names))
             .and_then(|()| add(b"X-Client-Cert-Fingerprint", &client.fingerprint));
         // A certificate with thousands of names does not fit a head; its owner is not let in half named.
         added.map_err(|_| Failure::from(Reason::HeaderTooLarge))?;

@@ -326,16 +326,13 @@ impl Template {
 
 impl Variable {
     fn write(self, out: &mut Vec<u8>, x: &Exchange) {
-        let mut of_client = |part: fn(&ClientIdentity) -> String| {
-            let client = x.client_identity();
-            out.extend_from_slice(
-                client.map(|client| ClientIdentity::field(&part(client))).unwrap_or_default().as_bytes(),
-            );
+        let mut of_client = |part: fn(&ClientIdentity) -> &String| {
+            out.extend_from_slice(x.client_identity().map(part).map_or(b"", |text| text.as_bytes()));
         };
         match self {
-            Variable::ClientCertSubject => of_client(|client| client.subject.clone()),
-            Variable::ClientCertSan => of_client(|client| client.names.join(",")),
-            Variable::ClientCertFingerprint => of_client(|client| client.fingerprint.clone()),
+            Variable::ClientCertSubject => of_client(|client| &client.subject),
+            Variable::ClientCertSan => of_client(|client| &client.names),
+            Variable::ClientCertFingerprint => of_client(|client| &client.fingerprint),
             Variable::RequestId => out.extend_from_slice(x.id.as_bytes()),
             // Writing into a vector does not fail.
             Variable::ClientIp => drop(write!(out, "{}", x.client_ip)),

@@ -10,7 +10,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, SignatureAlgorithm};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::parse_x509_certificate;
+use x509_parser::x509::{AttributeTypeAndValue, RelativeDistinguishedName, X509Name};
 
 use super::ocsp::{self, Window};
 use crate::http::secure::ClientIdentity;
@@ -180,14 +182,41 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 pub fn identity(der: &CertificateDer<'_>) -> Option<ClientIdentity> {
     let parsed = parse(der).ok()?;
     let names = alternative_names(&parsed).iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
-        GeneralName::URI(uri) => Some(format!("URI:{uri}")),
-        GeneralName::RFC822Name(mail) => Some(format!("email:{mail}")),
+        GeneralName::DNSName(name) => Some(format!("DNS:{}", escaped(name.as_bytes(), '%', b","))),
+        GeneralName::URI(uri) => Some(format!("URI:{}", escaped(uri.as_bytes(), '%', b","))),
+        GeneralName::RFC822Name(mail) => Some(format!("email:{}", escaped(mail.as_bytes(), '%', b","))),
         GeneralName::IPAddress(bytes) => Some(format!("IP:{}", ip(bytes)?)),
         _ => None,
     });
+    let names = names.collect::<Vec<_>>().join(",");
     let fingerprint = sha256(der).iter().map(|byte| format!("{byte:02x}")).collect();
-    Some(ClientIdentity { subject: parsed.subject().to_string(), names: names.collect(), fingerprint })
+    Some(ClientIdentity { subject: subject(parsed.subject()), names, fingerprint })
+}
+
+/// A distinguished name in the order of the certificate; nothing in its values could be taken for another part.
+fn subject(name: &X509Name<'_>) -> String {
+    let part = |part: &AttributeTypeAndValue<'_>| {
+        let kind =
+            oid2abbrev(part.attr_type(), oid_registry()).map_or_else(|_| part.attr_type().to_string(), str::to_owned);
+        // What is no text that this library knows stands in its bytes.
+        let value = part.as_str().map_or(part.as_slice(), str::as_bytes);
+        format!("{kind}={}", escaped(value, '\\', b",+\"\\<>;=#"))
+    };
+    let parts = |one: &RelativeDistinguishedName<'_>| one.iter().map(part).collect::<Vec<_>>().join("+");
+    name.iter_rdn().map(parts).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes as visible ASCII: those of `special`, and all that are none, become the mark and two digits.
+fn escaped(bytes: &[u8], mark: char, special: &[u8]) -> String {
+    let is_plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && !special.contains(&byte);
+    let mut out = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match is_plain(byte) {
+            true => out.push(byte.into()),
+            false => out.push_str(&format!("{mark}{byte:02X}")),
+        }
+    }
+    out
 }
 
 fn ip(bytes: &[u8]) -> Option<std::net::IpAddr> {
@@ -238,9 +267,30 @@ mod tests {
         let pair = read(&one).expect("read");
         assert_eq!((pair.days_left(noon_s), pair.days_left(noon_s - 10 * 86_400)), (-1, 9));
         let who = identity(&pair.key.cert[0]).expect("an identity");
-        assert_eq!((&who.subject[..], &who.names[..]), ("CN=common.test", &["DNS:a.test".to_owned()][..]));
+        assert_eq!((&who.subject[..], &who.names[..]), ("CN=common.test", "DNS:a.test"));
         assert!(identity(&CertificateDer::from(vec![0x30, 3, 1, 2, 3])).is_none());
         assert!(Pair::read(one.0.as_bytes(), one.1.as_bytes(), Some(vec![1; 40]), String::new()).is_err());
+    }
+
+    /// As in CVE-2021-44532 and CVE-2021-44533: one name that reads as two, one attribute that reads as two.
+    #[test]
+    fn no_name_of_a_client_looks_like_two() {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        let ascii = |text: &str| text.try_into().expect("ASCII");
+        params.subject_alt_names = vec![
+            SanType::URI(ascii("spiffe://a/b,DNS:admin.test")),
+            SanType::DnsName(ascii("a.test, DNS:admin.test\r\nX-Admin: yes")),
+            SanType::Rfc822Name(ascii("a@b.test")),
+            SanType::IpAddress([127, 0, 0, 1].into()),
+        ];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "robot, O=Admin\r\n\\+\u{e9}");
+        params.distinguished_name.push(DnType::OrganizationName, "Plain Org");
+        let key = KeyPair::generate().expect("a key");
+        let who = identity(params.self_signed(&key).expect("signed").der()).expect("an identity");
+        assert_eq!(who.subject, r"CN=robot\2C O\3DAdmin\0D\0A\5C\2B\C3\A9, O=Plain Org");
+        let names = ["URI:spiffe://a/b%2CDNS:admin.test", "DNS:a.test%2C DNS:admin.test%0D%0AX-Admin: yes"];
+        assert_eq!(who.names, names.join(",") + ",email:a@b.test,IP:127.0.0.1");
     }
 
     #[test]
