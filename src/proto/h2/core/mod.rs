@@ -122,6 +122,8 @@ pub struct Core {
     streams: Table,
     /// The highest stream that the client has opened.
     highest: u32,
+    /// The streams that it has passed over last: from the first to behind the last.
+    skipped: std::ops::Range<u32>,
     /// The last stream that is still taken from the peer, once it was told.
     last_taken: Option<u32>,
     send_window: SendWindow,
@@ -166,6 +168,7 @@ impl Core {
             section: Section::default(),
             streams: Table::default(),
             highest: 0,
+            skipped: 0..0,
             last_taken: None,
             send_window: SendWindow::new(WINDOW_BYTES_DEFAULT),
             recv_window: RecvWindow::new(H2_CONNECTION_WINDOW_BYTES),

@@ -263,6 +263,7 @@ impl Core {
             None if self.is_idle(id) => Err(Fatal::protocol("HEADERS on an idle stream")),
             None if self.is_late(id) && self.role == Role::Client => Ok(None),
             None if self.is_late(id) => self.budget.control(now).map(|()| None),
+            None if self.skipped.contains(&id) => Err(Fatal::protocol("stream below one that was opened")),
             None => Err(Fatal::new(Code::StreamClosed, "HEADERS on a closed stream")),
         }
     }
@@ -272,6 +273,10 @@ impl Core {
             return Err(Fatal::protocol("stream of the wrong side"));
         }
         // It is idle no longer, taken or not: what follows its head may be on its way too.
+        let next = self.highest.next_multiple_of(2) + 1;
+        if id > next {
+            self.skipped = next..id;
+        }
         self.highest = id;
         if self.last_taken.is_some() {
             // The client was told that it would not be seen. It counts, as the work was done.
