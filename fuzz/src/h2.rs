@@ -6,7 +6,8 @@ use ringway::limits::{H2_FRAME_BYTES_MAX, H2_OUT_BYTES_MAX, H2_STREAMS_MAX, H2_T
 use ringway::proto::h1::parse::HeadLimits;
 use ringway::proto::h2::core::{Core, Event, Role};
 use ringway::proto::h2::frame;
-use ringway::proto::h2::hpack::decode::{Decoder, Kind, Line};
+use ringway::proto::h2::hpack::BadBlock;
+use ringway::proto::h2::hpack::decode::{Decoder, Kind, Line, Progress};
 use ringway::proto::h2::hpack::encode::Encoder;
 use ringway::sys::buf::Buf;
 use ringway::time::Now;
@@ -128,15 +129,19 @@ fn sent(core: &mut Core) -> usize {
     bytes.len()
 }
 
-/// Blocks, each behind a byte with its length in units of four: decoded one after the other, then written by an encoder
-/// and read again.
+/// Blocks, each behind a byte with its length in units of four: decoded one after the other, whole and in parts, then
+/// written by an encoder and read again.
 pub fn hpack(data: &[u8]) {
     let (mut decoder, mut encoder, mut reader) = (Decoder::default(), Encoder::default(), Decoder::default());
+    let mut torn = Decoder::default();
     let mut rest = data;
     while let Some((&length, behind)) = rest.split_first() {
         let (block, next) = behind.split_at((4 * usize::from(length)).min(behind.len()));
         rest = next;
-        let Ok(lines) = decoded(&mut decoder, block) else { return };
+        let whole = decoded(&mut decoder, block);
+        assert_eq!(decoded_in_parts(&mut torn, block, 1 + data.len() % 7), whole, "in parts, it means something else");
+        assert!(whole.is_err() || torn.table_size() == decoder.table_size());
+        let Ok(lines) = whole else { return };
         assert!(decoder.table_size() <= H2_TABLE_BYTES_MAX && decoder.held_bytes() <= HELD_BYTES_MAX);
         // What is no field has no place there, and secrets come back all the same.
         let lines: Vec<_> =
@@ -156,6 +161,28 @@ type Lines = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The lines of a block up to its first fault.
 fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Lines, ()> {
+    lines_of(|out, limits, each| decoder.decode(block, out, limits, each).map(drop))
+}
+
+/// The same of a block that comes in parts.
+fn decoded_in_parts(decoder: &mut Decoder, block: &[u8], step: usize) -> Result<Lines, ()> {
+    lines_of(|out, limits, each| {
+        let (mut progress, mut kept) = (Progress::default(), Vec::new());
+        for part in block.chunks(step) {
+            kept.extend_from_slice(part);
+            if progress.fault().is_none() {
+                let taken = decoder.decode_part(&mut progress, &kept, out, limits, each)?;
+                kept.drain(..taken);
+            }
+        }
+        decoder.decode_end(&mut progress, &kept, out, limits, each).map(drop)
+    })
+}
+
+/// Who is told of a line.
+type Each<'e> = &'e mut dyn FnMut(Line) -> Result<(), &'static str>;
+
+fn lines_of(decode: impl FnOnce(&mut Buf, &HeadLimits, Each<'_>) -> Result<(), BadBlock>) -> Result<Lines, ()> {
     let (mut out, mut found) = (Buf::large(), Vec::new());
     let each = &mut |line: Line| {
         if !matches!(line.kind, Kind::Malformed(_)) {
@@ -164,7 +191,7 @@ fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Lines, ()> {
         Ok(())
     };
     let limits = HeadLimits::default();
-    decoder.decode(block, &mut out, &limits, each).map_err(|_| ())?;
+    decode(&mut out, &limits, each).map_err(|_| ())?;
     assert!(out.len() <= limits.header_bytes_max);
     let mut fields = Fields::default();
     fields.set_buffer(out);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
-use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
+use crate::http::downstream::{Downstream, RequestBody, ResponseSink, Rest};
 use crate::http::exchange::Exchange;
 use crate::http::grpc::{self, Dress};
 use crate::http::grpc_web::{self, Decoder};
@@ -83,8 +83,9 @@ impl<B: RequestBody> RequestBody for Body<'_, B> {
     async fn next(&mut self) -> Result<Chunk, Failure> {
         loop {
             let chunk = self.inner.next().await?;
+            let is_stopped = chunk.is_nothing();
             let chunk = self.plain(chunk)?;
-            if !chunk.is_nothing() {
+            if is_stopped || !chunk.is_nothing() {
                 return Ok(chunk);
             }
         }
@@ -112,8 +113,8 @@ impl<B: RequestBody> RequestBody for Body<'_, B> {
         self.inner.begin_drain();
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
-        self.inner.drain_limit()
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
+        self.inner.stopper()
     }
 }
 

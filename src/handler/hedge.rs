@@ -98,7 +98,6 @@ impl<C: Connect> Proxy<'_, C> {
         x: &mut Exchange,
         held: &Held,
     ) -> Result<(), Failure> {
-        held.take_in_trailers();
         let mut body = Replayed::new(down.split().0, held);
         while !body.is_done() {
             x.request_bytes += body.next().await?.data.len() as u64;
@@ -135,7 +134,7 @@ impl<C: Connect> Proxy<'_, C> {
         x.hedge_won = winner != at;
         x.response = *won.head;
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let terms = self.terms(&visit, begun, &refuses);
+        let terms = self.terms(&visit, begun, &refuses, None);
         let (_, sink) = down.split();
         let mut let_go;
         let on_head = match held {

@@ -302,6 +302,7 @@ impl<C: Connect> Proxy<'_, C> {
         visit: &Visit<C::Io>,
         begun: Now,
         refuses: &'t dyn Fn(&Exchange) -> bool,
+        held: Option<&'t Held>,
     ) -> Terms<'t> {
         Terms {
             rules: &self.spec.rules,
@@ -310,6 +311,7 @@ impl<C: Connect> Proxy<'_, C> {
             room: visit.room(),
             first_byte_ms: self.within_try(self.spec.rules.first_byte_timeout_ms, begun),
             refuses: Some(refuses).filter(|_| self.retries.looks_at_answers()),
+            held,
             timers: self.timers,
         }
     }
@@ -361,7 +363,7 @@ impl<C: Connect> Proxy<'_, C> {
         }
         forward::write_head(&mut out, x, self.listener, forward::host(x, self.host, &visit.host));
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let terms = self.terms(visit, begun, &refuses);
+        let terms = self.terms(visit, begun, &refuses, held);
         if let Some(upgrade) = self.upgrade {
             // Boxed, since it is rare.
             let changed = Box::pin(upgrade.exchange(sink, upstream, visit, x, out, &terms, on_head)).await;
@@ -447,12 +449,12 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) => return Attempt::unconnected(failure),
         };
         let refuses = |x: &Exchange| self.refuses(x, held);
-        let terms = self.terms(visit, begun, &refuses);
+        let terms = self.terms(visit, begun, &refuses, held);
         match relay::exchange(body, sink, &mut stream, x, Buf::empty(), &terms, on_head).await {
             Ok(()) => Attempt::Done,
             // Not looked at by the endpoint; but what was taken of its body may be gone with it.
             Err(failure)
-                if failure.reason == Reason::UpstreamRefused && had_body && !held.is_some_and(Held::is_whole) =>
+                if failure.reason == Reason::UpstreamRefused && had_body && !held.is_some_and(Held::is_within) =>
             {
                 Attempt::Failed(Failure::with(Reason::UpstreamReset, failure.detail))
             }
@@ -577,7 +579,7 @@ fn cost_nothing(failure: Failure) -> bool {
 fn rewind(x: &mut Exchange, held: Option<&Held>) {
     if let Some(held) = held {
         held.rewind();
-        x.request.expects_continue &= !held.is_whole();
+        x.request.expects_continue &= !held.has_begun();
     }
 }
 

@@ -6,8 +6,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::replay::Held;
 use crate::error::{Failure, Reason};
-use crate::http::downstream::{RequestBody, ResponseSink};
+use crate::http::downstream::{RequestBody, ResponseSink, Rest};
 use crate::http::exchange::Exchange;
 use crate::http::message::{BodyLength, Version};
 use crate::limits::{INTERIM_RESPONSES_MAX, LINGER_MS, SPLICE_BYTES_MIN};
@@ -34,6 +35,9 @@ pub struct Terms<'a> {
     pub first_byte_ms: u64,
     /// Whether a response is refused, so that another endpoint is asked; None takes every one.
     pub refuses: Option<&'a dyn Fn(&Exchange) -> bool>,
+    /// What is held of the request's body. Where the endpoint has not looked at the request, the rest of the body stays
+    /// with the client: the next endpoint gets both.
+    pub held: Option<&'a Held>,
     /// The worker's clock.
     pub timers: &'a Rc<Timers>,
 }
@@ -92,13 +96,16 @@ pub async fn exchange<B: RequestBody, S: ResponseSink, U: Upstream>(
     let taken = begin(sender, out, rest, terms).await?;
     if expects_continue && taken {
         sink.send_continue().await?;
+        // Another attempt does not say so again.
+        x.request.expects_continue = false;
     }
     // A client that was not told to continue sends nothing that could be drained.
     let awaited = !expects_continue || taken;
     let (response_done, waiting) = (Cell::new(false), Cell::new(Some(receiver.waiting())));
     let head_due = Cell::new(terms.due);
     let progress = Progress::default();
-    let up = Upload { chunked, sent, taken, awaited, terms, response_done, waiting, head_due, progress };
+    let is_kept = Cell::new(false);
+    let up = Upload { chunked, sent, taken, awaited, terms, response_done, is_kept, waiting, head_due, progress };
     // Boxed: most requests have no body and should not carry the room for one.
     Box::pin(both(body, sink, sender, receiver, x, on_head, up)).await
 }
@@ -220,6 +227,8 @@ struct Upload<'a> {
     awaited: bool,
     terms: &'a Terms<'a>,
     response_done: Cell<bool>,
+    /// The endpoint has not looked at the request: what has not come yet is left for another one.
+    is_kept: Cell<bool>,
     /// The deadline of the wait for the response's head, until that is there or the endpoint has the request.
     waiting: Cell<Option<Deadline>>,
     /// When the head must be there.
@@ -246,7 +255,7 @@ impl Upload<'_> {
             taken = self.pass_up(body, sender, bytes).await?;
             self.give_up(taken, &sender.interrupter());
         }
-        while self.awaited && !body.is_done() {
+        while self.awaited && !body.is_done() && !self.is_kept.get() {
             if self.response_done.get() {
                 taken = false;
             }
@@ -262,7 +271,7 @@ impl Upload<'_> {
                 chunk => chunk?,
             };
             bytes.set(bytes.get() + chunk.data.len() as u64);
-            if taken {
+            if taken && !self.is_kept.get() {
                 check_size(bytes.get(), self.terms)?;
                 let sent = sender.send_body(chunk, self.chunked, self.terms.rules.send_timeout_ms).await;
                 taken = sent.is_ok();
@@ -274,6 +283,22 @@ impl Upload<'_> {
         }
         self.expect_head();
         Ok(taken)
+    }
+
+    /// The response is over, or is not to come, before the body: sees to what is left of that.
+    fn cut_short(&self, result: Result<(), Failure>, stop: &dyn Fn(Rest)) {
+        self.response_done.set(true);
+        let is_unseen = matches!(result, Err(failure) if failure.reason == Reason::UpstreamRefused);
+        if is_unseen && self.terms.held.is_some_and(Held::is_within) {
+            self.is_kept.set(true);
+            if self.progress.awaits_source.get() {
+                stop(Rest::Later);
+            }
+            return;
+        }
+        // What still goes up has no reader: an upload that waits for the endpoint is let go. A client that owes its
+        // request is not waited for once more.
+        stop(Rest::Unwanted(if result == Err(HALF_SENT) { 0 } else { LINGER_MS }));
     }
 
     /// Why no head came.
@@ -342,7 +367,7 @@ async fn both<B: RequestBody, S: ResponseSink, R: ResponseSource, W: RequestSink
 ) -> Result<(), Failure> {
     let bytes = Cell::new(0);
     let interrupt = sender.interrupter();
-    let drain_limit = body.drain_limit();
+    let stop = body.stopper();
     let mut response = None;
     let mut uploaded = None;
     let mut cut_short = false;
@@ -353,13 +378,9 @@ async fn both<B: RequestBody, S: ResponseSink, R: ResponseSource, W: RequestSink
             if response.is_none()
                 && let Poll::Ready(result) = down.as_mut().poll(cx)
             {
-                // What still goes up has no reader: an upload that waits for the endpoint is let go.
-                upload.response_done.set(true);
                 if uploaded.is_none() {
                     cut_short = true;
-                    // A client that owes its request is not waited for once more.
-                    let is_half_sent = matches!(result, Err(failure) if failure == HALF_SENT);
-                    drain_limit(if is_half_sent { 0 } else { LINGER_MS });
+                    upload.cut_short(result, &*stop);
                 }
                 interrupt.shutdown_if(uploaded.is_none());
                 response = Some(result);
@@ -379,6 +400,11 @@ async fn both<B: RequestBody, S: ResponseSink, R: ResponseSource, W: RequestSink
     match (response, uploaded) {
         // The client's own fault explains the endpoint's, unless that came first.
         (Some(Err(_)), Some(Err(failure))) if !cut_short => Err(failure),
+        // Nobody gets the rest of this body.
+        (Some(Err(unseen)), Some(Err(failure))) if upload.is_kept.get() => Err(match failure.reason {
+            Reason::BodyTimeout => Failure::with(Reason::UpstreamReset, unseen.detail),
+            _ => failure,
+        }),
         (Some(Ok(())), Some(Ok(true))) => Ok(()),
         (Some(Ok(())), _) => {
             receiver.spoil();

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::error::Failure;
 use crate::http::body::Chunk;
-use crate::http::downstream::RequestBody;
+use crate::http::downstream::{RequestBody, Rest};
 use crate::http::exchange::Exchange;
 use crate::http::fields::Fields;
 use crate::limits::BUF_SMALL_BYTES;
@@ -42,6 +42,7 @@ impl Tap {
 #[derive(Default)]
 pub struct Held {
     bytes: RefCell<Vec<u8>>,
+    trailers: RefCell<Option<Box<Fields>>>,
     bytes_max: usize,
     /// More came than may be held, or something that cannot be.
     is_over: Cell<bool>,
@@ -49,9 +50,6 @@ pub struct Held {
     ended: Cell<bool>,
     /// From where on it is still to be sent again.
     again_from: Cell<Option<usize>>,
-    /// Trailers are held too, where they come.
-    holds_trailers: Cell<bool>,
-    trailers: RefCell<Option<Box<Fields>>>,
     /// Who gets a copy.
     tap: Option<Rc<Tap>>,
 }
@@ -66,11 +64,6 @@ impl Held {
     pub fn tapped(self, tap: Option<&Rc<Tap>>) -> Self {
         let bytes_max = tap.map_or(0, |tap| tap.bytes_max).max(self.bytes_max);
         Self { bytes_max, tap: tap.cloned(), ..self }
-    }
-
-    /// Holds trailers too from now on: the whole body is taken in before any of it is sent.
-    pub fn take_in_trailers(&self) {
-        self.holds_trailers.set(true);
     }
 
     /// Whether all of the body is here: it has ended, and was not too long.
@@ -95,14 +88,23 @@ impl Held {
     /// Holds nothing any more, but for who gets a copy, and for what is being sent again at the moment.
     fn let_go(&self) {
         if self.tap.is_none() && self.again_from.get().is_none() {
-            self.is_over.set(true);
-            drop(self.bytes.take());
+            self.drop_all();
         }
+    }
+
+    fn drop_all(&self) {
+        self.is_over.set(true);
+        drop((self.bytes.take(), self.trailers.take()));
+    }
+
+    /// Whether something was passed on.
+    pub fn has_begun(&self) -> bool {
+        self.ended.get() || !self.bytes.borrow().is_empty()
     }
 
     /// Sends what is held again.
     pub fn rewind(&self) {
-        if self.ended.get() || !self.bytes.borrow().is_empty() {
+        if self.has_begun() {
             self.again_from.set(Some(0));
         }
     }
@@ -113,24 +115,21 @@ impl Held {
     }
 
     fn keep(&self, chunk: &Chunk) {
-        let mut bytes = self.bytes.borrow_mut();
-        // Trailers are rare, and not worth holding where the body may do without being held.
-        let trailers = chunk.trailers.as_ref().filter(|trailers| !trailers.is_empty());
-        let is_not_held = trailers.is_some() && !self.holds_trailers.get();
-        if self.is_over.get() || is_not_held || bytes.len() + chunk.data.len() > self.bytes_max {
-            self.is_over.set(true);
-            *bytes = Vec::new();
+        if self.is_over.get() || self.bytes.borrow().len() + chunk.data.len() > self.bytes_max {
+            self.drop_all();
             self.tap.iter().for_each(|tap| tap.tell(None));
             return;
         }
+        let mut bytes = self.bytes.borrow_mut();
         bytes.extend_from_slice(chunk.data.as_slice());
+        // Their bound is that of every section.
+        let trailers = chunk.trailers.as_deref().filter(|trailers| !trailers.is_empty());
+        self.trailers.replace(trailers.map(|trailers| Box::new(trailers.copy())));
         self.ended.set(self.ended.get() || chunk.end);
         if self.ended.get() {
-            self.tap
-                .iter()
-                .for_each(|tap| tap.tell(Some(&*bytes).filter(|_| trailers.is_none()).map(|bytes| &**bytes)));
+            // A copy has no room for trailers.
+            self.tap.iter().for_each(|tap| tap.tell(trailers.is_none().then_some(&bytes)));
         }
-        self.trailers.replace(trailers.map(|trailers| Box::new(trailers.copy())));
     }
 
     /// The next piece that was held; None when all of it was sent again.
@@ -222,8 +221,8 @@ impl<B: RequestBody> RequestBody for Replayed<'_, B> {
         self.body.begin_drain();
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
-        self.body.drain_limit()
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
+        self.body.stopper()
     }
 }
 
@@ -257,6 +256,31 @@ mod tests {
         assert!(held.is_whole());
         for _ in 0..2 {
             assert_eq!(replayed(&held), ([b"begin", &long[..], b"end"].concat(), true));
+        }
+    }
+
+    #[test]
+    fn trailers_come_again() {
+        let trailers = || {
+            let mut fields = Box::<Fields>::default();
+            fields.append(b"x-sum", b"1").expect("legal");
+            Some(fields)
+        };
+        let told = Rc::new(Cell::new(None));
+        let copy = told.clone();
+        let tap = Rc::new(Tap::new(100, move |body| copy.set(Some(body.is_some()))));
+        let held = Held::new(100).tapped(Some(&tap));
+        held.keep(&chunk(&[b'x'; 94], false));
+        held.keep(&Chunk { trailers: trailers(), ..chunk(b"", true) });
+        assert!(held.is_whole());
+        assert_eq!(told.get(), Some(false), "a copy has none");
+        for _ in 0..2 {
+            held.rewind();
+            let last = held.again().expect("all in one");
+            let again = last.trailers.expect("trailers");
+            let line = again.lines().next().expect("a line");
+            assert_eq!((again.text(line.name), again.text(line.value)), (&b"x-sum"[..], &b"1"[..]));
+            assert!(last.end && held.again().is_none());
         }
     }
 

@@ -62,9 +62,19 @@ pub trait RequestBody {
     /// and time it may end, else it fails.
     fn begin_drain(&mut self);
 
-    /// To be called, with milliseconds, while a `next` is under way and the response is complete or is not to come:
-    /// that wait then takes no longer.
-    fn drain_limit(&self) -> Box<dyn Fn(u64)>;
+    /// To be called while a `next` is under way and the response is complete or is not to come: with what becomes of
+    /// the rest of the body.
+    fn stopper(&self) -> Box<dyn Fn(Rest)>;
+}
+
+/// What becomes of the rest of a body whose exchange has ended before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nobody wants it: the `next` under way takes no longer than so many milliseconds, and fails where it does.
+    Unwanted(u64),
+    /// It is read on later: the `next` under way ends soon, with nothing where nothing has come. Where it cannot be
+    /// ended without a loss it waits for the client as long as for what is unwanted.
+    Later,
 }
 
 /// The response's way out.

@@ -16,7 +16,7 @@ use crate::error::{Failure, Reason};
 use crate::handler::proxy::Proxy;
 use crate::handler::replay::Tap;
 use crate::http::body::Chunk;
-use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
+use crate::http::downstream::{Downstream, RequestBody, ResponseSink, Rest};
 use crate::http::exchange::Exchange;
 use crate::http::grpc::Dress;
 use crate::http::message::BodyLength;
@@ -259,7 +259,7 @@ impl RequestBody for Whole {
 
     fn begin_drain(&mut self) {}
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
         Box::new(|_| {})
     }
 }

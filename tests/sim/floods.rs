@@ -38,7 +38,12 @@ fn opened(n: u32, flags: u8) -> Vec<u8> {
 /// Name, how it ends, what stands first, the n-th piece.
 type Flood = (&'static str, Code, Vec<u8>, fn(u32) -> Vec<u8>);
 
-fn floods() -> [Flood; 6] {
+/// A field of 16,000 bytes.
+fn large_field() -> Vec<u8> {
+    [&b"\0\x01a\x7f\x81\x7c"[..], &[b'x'; 16_000]].concat()
+}
+
+fn floods() -> [Flood; 8] {
     [
         ("resets", Code::Calm, vec![], |n| {
             [opened(n, END_STREAM), raw(Kind::Reset, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()
@@ -52,6 +57,12 @@ fn floods() -> [Flood; 6] {
         ("pings", Code::Calm, vec![], |_| raw(Kind::Ping, 0, 0, &[0; 8])),
         ("settings", Code::Calm, vec![], |_| raw(Kind::Settings, 0, 0, b"")),
         ("CONTINUATION", Code::Calm, raw(Kind::Headers, 0, 1, GET), |_| raw(Kind::Continuation, 0, 1, b"\0\x01a\x01b")),
+        ("large CONTINUATION", Code::Calm, raw(Kind::Headers, 0, 1, GET), |_| {
+            raw(Kind::Continuation, 0, 1, &large_field())
+        }),
+        ("malformed CONTINUATION", Code::Protocol, raw(Kind::Headers, 0, 1, GET), |_| {
+            raw(Kind::Continuation, 0, 1, &[0; 16_000])
+        }),
     ]
 }
 

@@ -186,6 +186,11 @@ pub fn lines(core: &mut Core) -> Vec<(String, String)> {
     section.lines.iter().filter_map(line).collect()
 }
 
+/// What a long field of a request says: half a frame, of letters that no code makes shorter.
+pub fn long_value(path: &str) -> String {
+    format!("{path}{}", "X".repeat(9_000))
+}
+
 /// The value of a line.
 pub fn value<'l>(lines: &'l [(String, String)], name: &str) -> Option<&'l str> {
     lines.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())

@@ -79,6 +79,8 @@ impl Client {
         let body = h2wire::body(number, length);
         let declared = rng.one_in(2);
         let path = format!("/{number}");
+        // Two of them make a head of more than one frame.
+        let long = rng.one_in(6).then(|| h2wire::long_value(&path));
         let key = core.open(body.is_empty(), |encoder, out| {
             encoder.method(out, if body.is_empty() { b"GET" } else { b"POST" });
             encoder.scheme(out, b"http");
@@ -86,6 +88,9 @@ impl Client {
             encoder.authority(out, b"sim");
             if declared && !body.is_empty() {
                 encoder.field(out, b"content-length", body.len().to_string().as_bytes(), Name::ContentLength);
+            }
+            for long in long.iter().flat_map(|long| [long; 2]) {
+                encoder.field(out, b"x-long", long.as_bytes(), Name::Other);
             }
         });
         Asked {

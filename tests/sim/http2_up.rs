@@ -69,6 +69,9 @@ impl Peer for Origin {
                 let lines = h2wire::lines(&mut core);
                 let path = value(&lines, ":path").expect("a path").to_owned();
                 self.ledger.deliver(&path);
+                let long = lines.iter().filter(|(name, _)| name == "x-long");
+                assert!(long.clone().all(|(_, value)| *value == h2wire::long_value(&path)), "{path}: a torn field");
+                assert!(matches!(long.count(), 0 | 2), "{path}: a field is lost");
                 let asked = value(&lines, "x-asked").unwrap_or_default().to_owned();
                 let (body, sent) = (Vec::new(), 0);
                 streams.insert(key.id, Asked { key, path, asked, body, untaken: 0, whole: end, answered: false, sent });

@@ -16,7 +16,7 @@ use ringway::time::Now;
 use crate::exec::Handle;
 use crate::h2wire::{self, Peer, Wire, lines, value};
 use crate::http1_up::Reading;
-use crate::retry::{Book, Fate, Gateway, Outcome, filling, is_full, request_body};
+use crate::retry::{Book, Fate, Gateway, Outcome, filling, has_trailers, is_full, request_body};
 use crate::retry_up::{DRAIN, FILL};
 use crate::rng::Rng;
 
@@ -280,7 +280,7 @@ impl Peer for Client {
                 core.reset(asked.key, Code::Cancel);
                 core.release(asked.key);
             } else if asked.sent < asked.body.len() {
-                let (most, trails) = (1 + rng.below(20_000), asked.number.is_some_and(|number| number % 5 == 1));
+                let (most, trails) = (1 + rng.below(20_000), asked.number.is_some_and(has_trailers));
                 let sent = self.wire.send_some(&mut core, asked.key, &asked.body, &mut asked.sent, most, !trails);
                 if trails && sent == Sent::All && asked.sent == asked.body.len() {
                     core.head(asked.key, true, |encoder, out| encoder.field(out, b"x-sum", b"1", Name::Other));

@@ -15,7 +15,7 @@ use ringway::time::Now;
 
 use crate::exec::Handle;
 use crate::h2wire::{self, Peer, Wire, value};
-use crate::retry::{Became, Book, Fate, answer_body, filling, is_full, request_body};
+use crate::retry::{Became, Book, Fate, answer_body, filling, has_trailers, is_full, request_body};
 use crate::rng::Rng;
 
 /// What a path asks for besides the requests of the plan: an answer that fills the connection's window, or nothing for
@@ -29,7 +29,7 @@ struct Stream {
     what: What,
     got: Vec<u8>,
     whole: bool,
-    /// With trailers, which nobody holds to send them again.
+    /// With trailers.
     trailed: bool,
     /// What is sent, once it is answered, and how much of it was.
     answer: Option<Vec<u8>>,
@@ -46,8 +46,8 @@ enum What {
 
 impl Stream {
     /// Whether the gateway has all of it, to be sent again.
-    fn is_held(&self) -> bool {
-        self.whole && !self.trailed
+    fn is_held(&self, book: &Book) -> bool {
+        matches!(self.what, What::Planned((number, _)) if self.whole && book.plans[number].is_held())
     }
 }
 
@@ -105,7 +105,7 @@ impl Up {
         let now_ms = self.handle.now_ms();
         if let What::Planned(delivery) = stream.what {
             self.book.with(delivery, |seen| {
-                (seen.became, seen.whole, seen.unseen_ms) = (Became::Unseen, stream.is_held(), now_ms);
+                (seen.became, seen.whole, seen.unseen_ms) = (Became::Unseen, stream.is_held(&self.book), now_ms);
             });
         }
     }
@@ -125,7 +125,7 @@ impl Up {
     /// What a request has become, and whether it had come whole by then.
     fn became(&self, stream: &Stream, became: Became) {
         if let What::Planned(delivery) = stream.what {
-            self.book.with(delivery, |seen| (seen.became, seen.whole) = (became, stream.is_held()));
+            self.book.with(delivery, |seen| (seen.became, seen.whole) = (became, stream.is_held(&self.book)));
         }
     }
 
@@ -164,6 +164,10 @@ impl Up {
             _ if stream.answer.is_none() => {
                 if stream.whole && stream.got != request_body(number, plan) {
                     self.book.complain(format!("request {number}: {} other bytes", stream.got.len()));
+                }
+                let trails = has_trailers(number) && plan.body_bytes > 0 && !self.book.by_h1;
+                if stream.whole && stream.trailed != trails {
+                    self.book.complain(format!("request {number}: trailers: {}", stream.trailed));
                 }
                 let body = answer_body(number, plan);
                 let stated = match fate {

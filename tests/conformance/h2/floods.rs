@@ -39,11 +39,13 @@ fn floods_end_within_their_budgets_and_others_are_served() {
     let beyond = |n: u32| [get(2 * n + 1, "/fixed"), raw(DATA, 0, 2 * n + 1, b"late")].concat();
     let open = raw(HEADERS, 0, 1, &block(&pseudo("POST", "/a")));
     type Flood<'a> = (&'a str, u32, Vec<u8>, &'a dyn Fn(u32) -> Vec<u8>);
-    let floods: [Flood; 16] = [
+    let large = block(&[("a", &"x".repeat(15_900))]);
+    let floods: [Flood; 17] = [
         ("F41 rapid reset", CALM, vec![], &reset),
         ("F42 CONTINUATION", CALM, open.clone(), &|_| raw(CONTINUATION, 0, 1, &block(&[("a", "b")]))),
         ("F42 empty CONTINUATION", CALM, open.clone(), &|_| raw(CONTINUATION, 0, 1, b"")),
-        ("F42 large CONTINUATION", CALM, open, &|_| raw(CONTINUATION, 0, 1, &[0; 16_000])),
+        ("F42 large CONTINUATION", CALM, open.clone(), &|_| raw(CONTINUATION, 0, 1, &large)),
+        ("F42 large CONTINUATION, malformed", PROTOCOL, open, &|_| raw(CONTINUATION, 0, 1, &[0; 16_000])),
         ("F43 window overflow", FLOW, vec![], &overflow),
         ("F43 window of zero", PROTOCOL, vec![], &zero),
         ("F43 PRIORITY on itself", PROTOCOL, vec![], &itself),

@@ -2,7 +2,7 @@
 
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
-use crate::http::downstream::RequestBody;
+use crate::http::downstream::{RequestBody, Rest};
 use crate::limits::{DRAIN_BODY_BYTES_MAX, LINGER_MS};
 use crate::net::io::ReadHalf;
 use crate::net::pace::Pace;
@@ -105,8 +105,14 @@ impl<R: ReadHalf> RequestBody for Body<'_, R> {
         }
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
         let deadline = self.deadline.clone();
-        Box::new(move |ms| deadline.arm_in(ms, OnExpiry::ShutRead))
+        Box::new(move |rest| {
+            let ms = match rest {
+                Rest::Unwanted(ms) => ms,
+                Rest::Later => LINGER_MS,
+            };
+            deadline.arm_in(ms, OnExpiry::ShutRead);
+        })
     }
 }

@@ -10,6 +10,7 @@
 //! and for all of them, one block of fields, one table for them in each direction, and a budget for all that costs work
 //! and moves nothing on.
 
+mod block;
 mod out;
 mod receive;
 mod send;
@@ -23,8 +24,9 @@ mod tests;
 pub use send::Sent;
 pub use table::{Key, SLOTS};
 
+use self::block::Block;
 use self::out::Out;
-use self::receive::{Block, DataFrame};
+use self::receive::DataFrame;
 use self::table::Table;
 use super::budget::Budget;
 use super::code::{Code, Fatal};
@@ -120,6 +122,8 @@ pub struct Core {
     streams: Table,
     /// The highest stream that the client has opened.
     highest: u32,
+    /// The streams that it has passed over last: from the first to behind the last.
+    skipped: std::ops::Range<u32>,
     /// The last stream that is still taken from the peer, once it was told.
     last_taken: Option<u32>,
     send_window: SendWindow,
@@ -128,7 +132,8 @@ pub struct Core {
     out: Out,
     preface_left: usize,
     connected: bool,
-    block: Option<Block>,
+    /// Boxed, as few blocks are more than a frame.
+    block: Option<Box<Block>>,
     data: Option<DataFrame>,
     wanted_bytes: usize,
     /// GOAWAY with an error was written: nothing follows it.
@@ -163,6 +168,7 @@ impl Core {
             section: Section::default(),
             streams: Table::default(),
             highest: 0,
+            skipped: 0..0,
             last_taken: None,
             send_window: SendWindow::new(WINDOW_BYTES_DEFAULT),
             recv_window: RecvWindow::new(H2_CONNECTION_WINDOW_BYTES),

@@ -2,37 +2,14 @@
 
 use super::super::code::{Code, Fatal};
 use super::super::flow::Overflow;
-use super::super::frame::{self, ACK, END_HEADERS, END_STREAM, HEAD_BYTES, Head, Kind, PADDED, PREFACE};
-use super::super::hpack::BadBlock;
+use super::super::frame::{self, ACK, END_STREAM, HEAD_BYTES, Head, Kind, PADDED, PREFACE};
 use super::super::hpack::decode::Fault;
 use super::super::stream::{self, Illegal, State};
+use super::block::is_middle;
 use super::{Core, Event, Key, Role};
-use crate::limits::{BUF_LARGE_BYTES, H2_CONTINUATIONS_MAX, H2_STREAMS_MAX, H2_TINY_DATA_BYTES};
+use crate::limits::{BUF_LARGE_BYTES, H2_STREAMS_MAX, H2_TINY_DATA_BYTES};
 use crate::sys::buf::Buf;
 use crate::time::Now;
-
-/// A block of fields that is not whole yet.
-#[derive(Debug)]
-pub(super) struct Block {
-    stream: u32,
-    bytes: Buf,
-    continuations: u32,
-    end_stream: bool,
-    depends_on: Option<u32>,
-}
-
-impl Block {
-    /// Bounds of what may still be added to it (F42), by the frame's head alone: its payload is not waited for.
-    fn check(&self, head: Head, header_bytes_max: usize) -> Result<(), Fatal> {
-        if self.continuations >= H2_CONTINUATIONS_MAX {
-            return Err(Fatal::flood("too many CONTINUATION frames"));
-        }
-        if self.bytes.len() + head.length > header_bytes_max + BLOCK_EXTRA_BYTES {
-            return Err(Fatal::flood("block of fields too large"));
-        }
-        Ok(())
-    }
-}
 
 /// A DATA frame that is not whole yet.
 #[derive(Debug)]
@@ -53,15 +30,13 @@ impl DataFrame {
     }
 }
 
-/// A block up to this much over the bound of a decoded section is collected.
-const BLOCK_EXTRA_BYTES: usize = 1024;
 /// A piece of a body that is at least so long leaves with the buffer that it was read into.
 const MOVED_BYTES_MIN: usize = 1024;
 
 /// Why a stream that depends on itself ends its connection.
 const ON_ITSELF: &str = "priority of a stream on itself";
 
-type Received = Result<Option<Event>, Fatal>;
+pub(super) type Received = Result<Option<Event>, Fatal>;
 
 impl Core {
     /// Takes bytes off the front of `input` up to the next event. None when there are too few: then what is left in
@@ -80,10 +55,19 @@ impl Core {
                     return Ok(None);
                 }
             }
+            if self.block.is_some() && !self.block_piece(input)? {
+                self.wanted_bytes = 1;
+                return Ok(None);
+            }
             if self.preface_left > 0 && !self.take_preface(input)? {
                 return Ok(None);
             }
             let Some(head) = self.whole_frame(input)? else { return Ok(None) };
+            if is_middle(head) {
+                input.consume(HEAD_BYTES);
+                self.begin_block_pieces(head);
+                continue;
+            }
             if head.kind == Kind::Data {
                 let padding = if head.has(PADDED) { Some(input.as_slice()[HEAD_BYTES]) } else { None };
                 input.consume(HEAD_BYTES + usize::from(padding.is_some()));
@@ -112,7 +96,8 @@ impl Core {
         Ok(self.preface_left == 0)
     }
 
-    /// The head of the next frame, once all that has to be seen of it is there: of DATA only the length of its padding.
+    /// The head of the next frame, once all that has to be seen of it is there: of DATA only the length of its padding,
+    /// and nothing of a frame within a block.
     fn whole_frame(&mut self, input: &Buf) -> Result<Option<Head>, Fatal> {
         self.wanted_bytes = HEAD_BYTES;
         let Some(head) = Head::parse(input.as_slice()) else { return Ok(None) };
@@ -133,6 +118,7 @@ impl Core {
                 return Err(Fatal::new(Code::FrameSize, "padding without a length"));
             }
             Kind::Data => HEAD_BYTES + usize::from(head.has(PADDED)),
+            Kind::Continuation if is_middle(head) => HEAD_BYTES,
             _ => HEAD_BYTES + head.length,
         };
         debug_assert!(needed <= BUF_LARGE_BYTES);
@@ -143,7 +129,7 @@ impl Core {
     fn frame(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
         match head.kind {
             Kind::Headers => self.headers(head, payload, now),
-            Kind::Continuation => self.continuation(head, payload, now),
+            Kind::Continuation => self.continuation(payload, now),
             Kind::Settings => self.settings(head, payload, now),
             Kind::WindowUpdate => self.window_update(head, payload, now),
             Kind::Reset => self.peer_reset(head, payload, now),
@@ -268,49 +254,16 @@ impl Core {
 
     // === HEADERS ===
 
-    fn headers(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
-        let headers = frame::headers(head, payload)?;
-        let end_stream = head.has(END_STREAM);
-        if head.has(END_HEADERS) {
-            return self.block(head.stream, headers.fragment, end_stream, headers.depends_on, now);
-        }
-        let bytes = Buf::copy_of(headers.fragment);
-        let depends_on = headers.depends_on;
-        self.block = Some(Block { stream: head.stream, bytes, continuations: 0, end_stream, depends_on });
-        Ok(None)
-    }
-
-    fn continuation(&mut self, head: Head, payload: &[u8], now: Now) -> Received {
-        let Some(mut block) = self.block.take() else { return Err(Fatal::protocol("CONTINUATION of nothing")) };
-        block.continuations += 1;
-        block.bytes.extend(payload);
-        if head.has(END_HEADERS) {
-            return self.block(block.stream, block.bytes.as_slice(), block.end_stream, block.depends_on, now);
-        }
-        self.block = Some(block);
-        Ok(None)
-    }
-
-    /// A whole block. It is decoded whatever becomes of it, since the next one builds upon it.
-    fn block(&mut self, id: u32, block: &[u8], end: bool, depends_on: Option<u32>, now: Now) -> Received {
-        let section = &mut self.section;
-        section.lines.clear();
-        section.buf = Buf::small();
-        let lines = &mut section.lines;
-        let decoded = self.decoder.decode(block, &mut section.buf, &self.limits, &mut |line| {
-            lines.push(line);
-            Ok(())
-        });
-        let fault = decoded.map_err(BadBlock::fatal)?;
+    /// A whole block that was decoded, whatever becomes of it: the next one builds upon it.
+    pub(super) fn block(&mut self, id: u32, end: bool, on: Option<u32>, fault: Option<Fault>, now: Now) -> Received {
         match self.streams.find(id) {
-            Some(key) if depends_on == Some(id) => self.breach(key, Code::Protocol, ON_ITSELF, now),
+            Some(key) if on == Some(id) => self.breach(key, Code::Protocol, ON_ITSELF, now),
             Some(key) => self.block_on_stream(key, end, fault, now),
-            None if self.role == Role::Server && id > self.highest => {
-                self.open_by_peer(id, end, depends_on, fault, now)
-            }
+            None if self.role == Role::Server && id > self.highest => self.open_by_peer(id, end, on, fault, now),
             None if self.is_idle(id) => Err(Fatal::protocol("HEADERS on an idle stream")),
             None if self.is_late(id) && self.role == Role::Client => Ok(None),
             None if self.is_late(id) => self.budget.control(now).map(|()| None),
+            None if self.skipped.contains(&id) => Err(Fatal::protocol("stream below one that was opened")),
             None => Err(Fatal::new(Code::StreamClosed, "HEADERS on a closed stream")),
         }
     }
@@ -320,6 +273,10 @@ impl Core {
             return Err(Fatal::protocol("stream of the wrong side"));
         }
         // It is idle no longer, taken or not: what follows its head may be on its way too.
+        let next = self.highest.next_multiple_of(2) + 1;
+        if id > next {
+            self.skipped = next..id;
+        }
         self.highest = id;
         if self.last_taken.is_some() {
             // The client was told that it would not be seen. It counts, as the work was done.

@@ -172,7 +172,7 @@ fn every_frame_in_every_state_of_a_stream() {
     let table = [
         (Role::Server, Idle, "PPPPP eeeee .PPPPP PPP ."),
         (Role::Server, Foreign, "PPPPP PPPPP .PPPPP PPP ."),
-        (Role::Server, Skipped, "sssss SSSSS ..P..P PPP ."),
+        (Role::Server, Skipped, "sssss PPPPP ..P..P PPP ."),
         (Role::Server, Open, "ee.ee pepep .ePePP PPP ."),
         (Role::Server, HalfLocal, "ee.ee pepep .ePePP PPP ."),
         (Role::Server, HalfRemote, "sssss sssss .ePePP PPP ."),

@@ -114,7 +114,9 @@ fn what_ends_a_connection() {
         ("CONTINUATION of nothing", raw(Kind::Continuation, END_HEADERS, 1, GET), Code::Protocol),
         ("PUSH_PROMISE", raw(Kind::PushPromise, END_HEADERS, 1, &[0, 0, 0, 2]), Code::Protocol),
         ("a bad block", raw(Kind::Headers, END_HEADERS | END_STREAM, 1, &[0xff, 0xff]), Code::Compression),
-        ("a block on a closed stream", [get(3), get(1)].concat(), Code::StreamClosed),
+        ("a lower stream than before", [get(3), get(1)].concat(), Code::Protocol),
+        ("the last one passed over", [get(1), get(3), get(9), get(7)].concat(), Code::Protocol),
+        ("the first one passed over", [get(1), get(3), get(9), get(5)].concat(), Code::Protocol),
         (
             "a frame within a block",
             [raw(Kind::Headers, 0, 1, GET), raw(Kind::Ping, 0, 0, &[0; 8])].concat(),

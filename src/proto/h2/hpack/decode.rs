@@ -88,13 +88,27 @@ struct Literal {
     enters: bool,
 }
 
-/// The state of one block.
-struct Block<'b> {
-    bytes: &'b [u8],
-    at: usize,
+/// What is known of a block that comes in parts: what its lines so far count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    size_updates: u8,
     fields: usize,
     list_bytes: usize,
     fault: Option<Fault>,
+}
+
+impl Progress {
+    /// The first fault found so far.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+}
+
+/// The part of a block that is being decoded.
+struct Block<'b> {
+    bytes: &'b [u8],
+    at: usize,
+    known: Progress,
 }
 
 impl Decoder {
@@ -120,46 +134,99 @@ impl Decoder {
         limits: &HeadLimits,
         each: &mut dyn FnMut(Line) -> Result<(), &'static str>,
     ) -> Result<Option<Fault>, BadBlock> {
-        let mut block = Block { bytes: block, at: 0, fields: 0, list_bytes: 0, fault: None };
-        self.read_size_updates(&mut block)?;
+        self.decode_end(&mut Progress::default(), block, out, limits, each)
+    }
+
+    /// Decodes what is left of a block behind [`Self::decode_part`].
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_end(
+        &mut self,
+        progress: &mut Progress,
+        rest: &[u8],
+        out: &mut Buf,
+        limits: &HeadLimits,
+        each: &mut dyn FnMut(Line) -> Result<(), &'static str>,
+    ) -> Result<Option<Fault>, BadBlock> {
+        let mut block = Block { bytes: rest, at: 0, known: *progress };
         while let Some(&first) = block.bytes.get(block.at) {
-            let written = out.len();
-            let line = match first {
-                0x80.. => {
-                    let index = integer::read(block.bytes, &mut block.at, 7)?;
-                    self.indexed(index, &mut block, out, limits)?
-                }
-                0x40..=0x7f => self.literal(Literal { prefix_bits: 6, enters: true }, &mut block, out, limits)?,
-                0x20..=0x3f => return Err(BadBlock("size update behind a field")),
-                _ => self.literal(Literal { prefix_bits: 4, enters: false }, &mut block, out, limits)?,
-            };
-            match line {
-                Some(Line { kind: Kind::Malformed(what), .. }) => block.fail(Fault::Malformed(what)),
-                Some(line) => {
-                    if let Err(what) = each(line) {
-                        block.fail(Fault::Malformed(what));
-                    }
-                }
-                None => out.truncate(written),
-            }
+            self.line(first, &mut block, out, limits, each)?;
         }
-        Ok(block.fault)
+        *progress = block.known;
+        Ok(block.known.fault)
+    }
+
+    /// Decodes the lines at the front of `part` that are whole, up to the first fault: more of the block follows.
+    /// Returns how many bytes they have. What is behind them is to be given once more, with what follows.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_part(
+        &mut self,
+        progress: &mut Progress,
+        part: &[u8],
+        out: &mut Buf,
+        limits: &HeadLimits,
+        each: &mut dyn FnMut(Line) -> Result<(), &'static str>,
+    ) -> Result<usize, BadBlock> {
+        let mut block = Block { bytes: part, at: 0, known: *progress };
+        while block.known.fault.is_none()
+            && let Some(first) = block.whole_line()?
+        {
+            self.line(first, &mut block, out, limits, each)?;
+        }
+        *progress = block.known;
+        Ok(block.at)
+    }
+
+    /// One line, or an update of the table's size.
+    #[inline]
+    fn line(
+        &mut self,
+        first: u8,
+        block: &mut Block<'_>,
+        out: &mut Buf,
+        limits: &HeadLimits,
+        each: &mut dyn FnMut(Line) -> Result<(), &'static str>,
+    ) -> Result<(), BadBlock> {
+        let written = out.len();
+        let line = match first {
+            0x80.. => {
+                let index = integer::read(block.bytes, &mut block.at, 7)?;
+                self.indexed(index, block, out, limits)?
+            }
+            0x40..=0x7f => self.literal(Literal { prefix_bits: 6, enters: true }, block, out, limits)?,
+            0x20..=0x3f => return self.size_update(block),
+            _ => self.literal(Literal { prefix_bits: 4, enters: false }, block, out, limits)?,
+        };
+        match line {
+            Some(Line { kind: Kind::Malformed(what), .. }) => block.fail(Fault::Malformed(what)),
+            Some(line) => {
+                if let Err(what) = each(line) {
+                    block.fail(Fault::Malformed(what));
+                }
+            }
+            None => out.truncate(written),
+        }
+        Ok(())
     }
 
     /// At most two stand at the beginning of a block (RFC 7541 section 4.2).
-    fn read_size_updates(&mut self, block: &mut Block<'_>) -> Result<(), BadBlock> {
-        for count in 0.. {
-            match block.bytes.get(block.at) {
-                Some(0x20..=0x3f) if count == 2 => return Err(BadBlock("too many size updates")),
-                Some(0x20..=0x3f) => {}
-                _ => break,
-            }
-            let size = integer::read(block.bytes, &mut block.at, 5)?;
-            if size > H2_TABLE_BYTES_MAX {
-                return Err(BadBlock("table larger than allowed"));
-            }
-            self.ring.resize(size);
+    #[cold]
+    fn size_update(&mut self, block: &mut Block<'_>) -> Result<(), BadBlock> {
+        if block.known.fields > 0 {
+            return Err(BadBlock("size update behind a field"));
         }
+        block.known.size_updates += 1;
+        if block.known.size_updates > 2 {
+            return Err(BadBlock("too many size updates"));
+        }
+        let size = integer::read(block.bytes, &mut block.at, 5)?;
+        if size > H2_TABLE_BYTES_MAX {
+            return Err(BadBlock("table larger than allowed"));
+        }
+        self.ring.resize(size);
         Ok(())
     }
 
@@ -235,27 +302,59 @@ impl Decoder {
 
 impl Block<'_> {
     fn fail(&mut self, fault: Fault) {
-        self.fault = self.fault.or(Some(fault));
+        self.known.fault = self.known.fault.or(Some(fault));
+    }
+
+    /// The first byte of the line, or of the update, that comes next, if all of it is here.
+    fn whole_line(&self) -> Result<Option<u8>, BadBlock> {
+        let Some(&first) = self.bytes.get(self.at) else { return Ok(None) };
+        match self.end_of_line(first) {
+            Ok(end) if end > self.bytes.len() => Ok(None),
+            Ok(_) => Ok(Some(first)),
+            Err(integer::TORN) => Ok(None),
+            Err(bad) => Err(bad),
+        }
+    }
+
+    /// Where the next line ends, which may be behind what is here. Strings are skipped.
+    fn end_of_line(&self, first: u8) -> Result<usize, BadBlock> {
+        let mut at = self.at;
+        let (prefix_bits, is_literal) = match first {
+            0x80.. => (7, false),
+            0x40..=0x7f => (6, true),
+            0x20..=0x3f => (5, false),
+            _ => (4, true),
+        };
+        let index = integer::read(self.bytes, &mut at, prefix_bits)?;
+        let strings = if is_literal { 1 + usize::from(index == 0) } else { 0 };
+        for _ in 0..strings {
+            let length = integer::read(self.bytes, &mut at, 7)?;
+            at += length;
+        }
+        Ok(at)
     }
 
     /// Counts a line. Returns whether it is to be told: all up to the first fault are (F44).
     #[inline]
     fn admits(&mut self, name_len: usize, value_len: usize, limits: &HeadLimits) -> Result<bool, BadBlock> {
-        self.fields += 1;
-        self.list_bytes += name_len + value_len + super::ring::LINE_EXTRA;
-        if self.fault.is_some() {
+        let known = &mut self.known;
+        known.fields += 1;
+        known.list_bytes += name_len + value_len + super::ring::LINE_EXTRA;
+        if known.fault.is_some() {
             let bomb_bytes = H2_BOMB_FACTOR * limits.header_bytes_max.max(HEADER_BYTES_MAX);
-            return if self.list_bytes > bomb_bytes { Err(BadBlock::BOMB) } else { Ok(false) };
+            return if known.list_bytes > bomb_bytes { Err(BadBlock::BOMB) } else { Ok(false) };
         }
         // The request line's fields come in addition.
-        if self.fields > limits.fields_max + PSEUDO_FIELDS_MAX {
-            self.fail(Fault::TooLarge("over fields_max"));
+        known.fault = if known.fields > limits.fields_max + PSEUDO_FIELDS_MAX {
+            Some(Fault::TooLarge("over fields_max"))
         } else if name_len + value_len > limits.field_bytes_max {
-            self.fail(Fault::TooLarge("over field_bytes_max"));
-        } else if self.list_bytes > limits.header_bytes_max {
-            self.fail(Fault::TooLarge("over header_bytes_max"));
-        }
-        Ok(self.fault.is_none())
+            Some(Fault::TooLarge("over field_bytes_max"))
+        } else if known.list_bytes > limits.header_bytes_max {
+            Some(Fault::TooLarge("over header_bytes_max"))
+        } else {
+            None
+        };
+        Ok(known.fault.is_none())
     }
 
     /// Appends a string literal (RFC 7541 section 5.2).

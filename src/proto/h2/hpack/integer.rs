@@ -8,6 +8,9 @@ pub const VALUE_MAX: usize = 1 << 24;
 /// Bytes behind the prefix that are read, zeros at the end included.
 const MORE_BYTES_MAX: usize = 5;
 
+/// The integer goes on behind what is here.
+pub const TORN: BadBlock = BadBlock("block ends in an integer");
+
 /// Reads the integer in the low `bits` of the first byte and what follows; `at` moves behind it.
 ///
 /// # Errors
@@ -15,7 +18,7 @@ const MORE_BYTES_MAX: usize = 5;
 #[inline]
 pub fn read(block: &[u8], at: &mut usize, bits: u32) -> Result<usize, BadBlock> {
     let most = (1_usize << bits) - 1;
-    let value = *block.get(*at).ok_or(BadBlock("block ends in an integer"))? as usize & most;
+    let value = *block.get(*at).ok_or(TORN)? as usize & most;
     *at += 1;
     if value < most { Ok(value) } else { read_more(block, at, most) }
 }
@@ -23,7 +26,7 @@ pub fn read(block: &[u8], at: &mut usize, bits: u32) -> Result<usize, BadBlock> 
 fn read_more(block: &[u8], at: &mut usize, prefix: usize) -> Result<usize, BadBlock> {
     let mut value = prefix;
     for count in 0..MORE_BYTES_MAX {
-        let byte = *block.get(*at).ok_or(BadBlock("block ends in an integer"))? as usize;
+        let byte = *block.get(*at).ok_or(TORN)? as usize;
         *at += 1;
         value += (byte & 0x7f) << (7 * count);
         if value > VALUE_MAX {

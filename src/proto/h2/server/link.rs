@@ -271,7 +271,7 @@ impl Link {
 
     pub(super) fn set_released(&self) {
         let mut inner = self.inner.borrow_mut();
-        inner.core.section().buf = Buf::empty();
+        inner.core.give_section_back();
         if self.tunnels.get() == 0 {
             self.released.set(true);
             inner.slots = Vec::new();

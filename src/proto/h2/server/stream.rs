@@ -10,7 +10,7 @@ use super::link::{Alarm, Link};
 use super::tunnel::StreamIo;
 use crate::error::{Failure, Reason};
 use crate::http::body::Chunk;
-use crate::http::downstream::{Downstream, RequestBody, ResponseSink};
+use crate::http::downstream::{Downstream, RequestBody, ResponseSink, Rest};
 use crate::http::exchange::Exchange;
 use crate::http::fields::Fields;
 use crate::http::message::BodyLength;
@@ -41,7 +41,7 @@ impl Stream {
             pace: pace(&rules.body_rate),
             deadline: None,
             done: end,
-            stopped: Rc::default(),
+            stop: Rc::default(),
         };
         let response = Response {
             link: link.clone(),
@@ -93,8 +93,8 @@ pub struct Body {
     pace: Pace,
     deadline: Option<Deadline>,
     done: bool,
-    /// Nobody wants more of it.
-    stopped: Rc<Cell<bool>>,
+    /// No more of it is wanted, or not now.
+    stop: Rc<Cell<Option<Rest>>>,
 }
 
 impl Body {
@@ -113,8 +113,9 @@ impl RequestBody for Body {
     async fn next(&mut self) -> Result<Chunk, Failure> {
         let asked = self.link.timers.known_now();
         let mut waits = false;
+        self.stop.set(self.stop.get().filter(|rest| *rest != Rest::Later));
         let chunk = poll_fn(|cx| {
-            if self.stopped.get() {
+            if let Some(Rest::Unwanted(_)) = self.stop.get() {
                 // What the client still sends is dropped with its stream.
                 return Poll::Ready(Err(Failure::with(Reason::ClientClosed, "the rest of the body is not wanted")));
             }
@@ -122,6 +123,9 @@ impl RequestBody for Body {
                 Ok(Some(chunk)) => return Poll::Ready(Ok(chunk)),
                 Err(failure) => return Poll::Ready(Err(failure)),
                 Ok(None) => {}
+            }
+            if self.stop.get().is_some() {
+                return Poll::Ready(Ok(Chunk::default()));
             }
             let deadline = waking(&mut self.deadline, &self.link, cx);
             if !waits {
@@ -133,10 +137,11 @@ impl RequestBody for Body {
             Poll::Pending
         })
         .await?;
+        let is_piece = !chunk.is_nothing();
         if let Some(deadline) = self.deadline.as_ref().filter(|_| waits) {
             deadline.disarm();
             let waited_ns = self.link.timers.known_now().since_ns(asked);
-            if !self.pace.keeps_up(waited_ns, chunk.data.len()) && !chunk.end {
+            if is_piece && !self.pace.keeps_up(waited_ns, chunk.data.len()) && !chunk.end {
                 return Err(Reason::BodyTooSlow.into());
             }
         }
@@ -148,13 +153,13 @@ impl RequestBody for Body {
     }
 
     fn begin_drain(&mut self) {
-        self.stopped.set(true);
+        self.stop.set(Some(Rest::Unwanted(0)));
     }
 
-    fn drain_limit(&self) -> Box<dyn Fn(u64)> {
-        let (stopped, ready, slot) = (self.stopped.clone(), self.link.ready.clone(), self.key.slot as usize);
-        Box::new(move |_| {
-            stopped.set(true);
+    fn stopper(&self) -> Box<dyn Fn(Rest)> {
+        let (stop, ready, slot) = (self.stop.clone(), self.link.ready.clone(), self.key.slot as usize);
+        Box::new(move |rest| {
+            stop.set(Some(rest));
             ready.mark(slot);
         })
     }
