@@ -118,8 +118,8 @@ impl Group {
         })
     }
 
-    /// What the gateway may take of the limit, in bytes. At the limit itself the kernel kills; what it holds for a burst
-    /// of connections is charged before the gateway can look, and does not grow with the size of the group.
+    /// What the gateway may take of the limit, in bytes. At the limit itself the kernel kills; what it holds for a
+    /// burst of connections is charged before the gateway can look, and does not grow with the size of the group.
     pub fn share_bytes(&self) -> u64 {
         let (least, most) = MEMORY_GROUP_RESERVE_PERCENT;
         let percent = |part: u64| self.limit_bytes / 100 * part;
