@@ -2,10 +2,10 @@
 //! request goes to another one as well. The first answer wins, the others are cancelled.
 //!
 //! Only what may be repeated is hedged, and each copy takes a retry from the service's budget. A body is taken in
-//! first, if it says that it is short enough to be held, so that each endpoint gets all of it. A copy is a future of
-//! its own with its own connection or stream: the loser's is dropped as a whole, its connection shut before, its stream
-//! reset, and never used again. Interim responses are not passed on meanwhile: they would be those of an answer that
-//! may lose.
+//! first, if it says that it is short enough to be held, so that each endpoint gets all of it. A copy
+//! is a future of its own with its own connection or stream: the loser's is dropped as a whole, its connection shut
+//! before, its stream reset, and never used again. Interim responses are not passed on meanwhile: they would be those
+//! of an answer that may lose.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
