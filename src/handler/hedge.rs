@@ -132,6 +132,7 @@ impl<C: Connect> Proxy<'_, C> {
             Err(failure) => return (Attempt::Failed(failure), winner, visit),
         };
         x.hedge_won = winner != at;
+        self.hear(&visit, won.head.status);
         x.response = *won.head;
         let refuses = |x: &Exchange| self.refuses(x, held);
         let terms = self.terms(&visit, begun, &refuses, None);

@@ -117,6 +117,17 @@ impl<C: Connect> Proxy<'_, C> {
                         (first, at, visit) = Box::pin(self.connect_first(x, (at, visit), &mut tried)).await;
                         x.endpoint = Some(visit.tag.clone());
                     }
+                    let mut hear_first;
+                    let on_head: &mut dyn FnMut(&mut Exchange) = match visit.is_clean() {
+                        true => &mut *on_head,
+                        false => {
+                            hear_first = |x: &mut Exchange| {
+                                self.hear(&visit, x.upstream_status);
+                                on_head(x);
+                            };
+                            &mut hear_first
+                        }
+                    };
                     match first {
                         Ok(first) => pin!(self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head)).await,
                         Err(failure) => Attempt::unconnected(failure),
@@ -284,6 +295,13 @@ impl<C: Connect> Proxy<'_, C> {
         if self.spec.endpoints.algorithm() == Algorithm::PeakEwma {
             visit.took(x.upstream_ns, now);
         }
+    }
+
+    /// Learns from the head of an answer already that an endpoint can be reached again: whoever sees that answer finds it
+    /// so with every worker.
+    #[cold]
+    pub(super) fn hear(&self, visit: &Visit<C::Io>, status: u16) {
+        self.service.hear(self.spec, visit, Outcome::answered(status), self.timers.known_now());
     }
 
     #[cold]

@@ -141,6 +141,12 @@ impl<I: Io> Endpoint<I> {
         self.host == if spec.host.is_empty() { &*spec.authority } else { &*spec.host }
     }
 
+    /// Whether nothing speaks against it, in any worker.
+    #[inline]
+    pub fn is_clean(&self) -> bool {
+        self.record.is_clean()
+    }
+
     pub(super) fn new(
         spec: &snapshot::Endpoint,
         tls: Option<&Arc<ClientTls>>,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::support::origin::ok;
 use crate::support::{Client, Gateway, Origin, Step, eventually};
 
 /// A port that belongs to the test and at which nobody listens yet.
@@ -26,6 +27,15 @@ impl Place {
     fn open(&mut self) -> Origin {
         self.socket = None;
         Origin::fixed_at(self.address, "back")
+    }
+
+    /// Somebody whose answers on `/long` have no end.
+    fn open_long(&mut self) -> Origin {
+        self.socket = None;
+        Origin::start_at(self.address, |seen| match seen.head.start.contains("/long") {
+            true => vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nlong".to_vec()), Step::Hang],
+            false => ok("back"),
+        })
     }
 }
 
@@ -60,6 +70,22 @@ fn nobody_to_be_reached_is_told_at_once_and_is_over_with_the_first_that_returns(
         eventually("it serves again", || (gateway.get("/").status == 200).then_some(()));
         (0..40).for_each(|at| assert_eq!(gateway.get("/").status, 200, "{count} {back}: {at}"));
     }
+}
+
+/// The head of its first answer is enough: who has seen it meets nobody who does not know.
+#[test]
+fn an_endpoint_is_back_with_the_head_of_an_answer() {
+    let mut place = Place::new();
+    let gateway = Gateway::start(&yaml(&[place.address], 2, ", ejection: {base: 300s}"));
+    eventually("it is known that nobody is there", || (gateway.get("/").status == 503).then_some(()));
+    let _origin = place.open_long();
+    let _long = eventually("a long answer begins", || {
+        let mut client = Client::connect(gateway.address);
+        client.send("GET /long HTTP/1.1\r\nHost: t\r\n\r\n");
+        let head = client.read_head().expect("an answer");
+        head.start.contains(" 200 ").then_some(client)
+    });
+    (0..40).for_each(|at| assert_eq!(gateway.get("/").status, 200, "{at}"));
 }
 
 /// From the first request on: whoever is not there is looked past, whatever the budget of retries says.

@@ -123,6 +123,10 @@ impl Origin {
         Self::begin_at(address, false, Box::new(move |_| ok(&body)))
     }
 
+    pub fn start_at(address: SocketAddr, script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::begin_at(address, false, Box::new(script))
+    }
+
     fn begin(early: bool, script: Box<Script>) -> Self {
         Self::begin_at(SocketAddr::from(([127, 0, 0, 1], 0)), early, script)
     }
