@@ -180,6 +180,7 @@ impl Kept {
     /// Remembers where everything stands.
     pub fn keep_pieces(&mut self, pieces: Pieces) {
         self.sections = pieces.sections;
+        self.sections.iter_mut().for_each(|section| section.items.shrink_to_fit());
     }
 }
 
