@@ -85,9 +85,7 @@ impl<C: Connect> Proxy<'_, C> {
         // takes a new connection.
         let mut stale = false;
         let held = self.hold(down, x);
-        if let Some(held) = held.as_deref()
-            && self.takes_in(down, x)
-        {
+        if let Some(held) = held.as_deref().filter(|_| self.takes_in(down, x)) {
             // Boxed: as below.
             Box::pin(self.take_in(down, x, held)).await?;
         }
@@ -99,9 +97,7 @@ impl<C: Connect> Proxy<'_, C> {
             };
             x.endpoint = Some(visit.tag.clone());
             x.attempts += 1;
-            if let Some(call) = &mut x.grpc {
-                call.begin(self.timers.known_now());
-            }
+            x.grpc.iter_mut().for_each(|call| call.begin(self.timers.known_now()));
             let attempt = match &self.retries.hedge {
                 // Boxed: requests that are not hedged carry nothing of it.
                 Some(hedge) if x.attempts == 1 && self.may_hedge(down, x, held.as_deref()) => {
@@ -117,19 +113,13 @@ impl<C: Connect> Proxy<'_, C> {
                         (first, at, visit) = Box::pin(self.connect_first(x, (at, visit), &mut tried)).await;
                         x.endpoint = Some(visit.tag.clone());
                     }
-                    let mut hear_first;
-                    let on_head: &mut dyn FnMut(&mut Exchange) = match visit.is_clean() {
-                        true => &mut *on_head,
-                        false => {
-                            hear_first = |x: &mut Exchange| {
-                                self.hear(&visit, x.upstream_status);
-                                on_head(x);
-                            };
-                            &mut hear_first
-                        }
-                    };
                     match first {
-                        Ok(first) => pin!(self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head)).await,
+                        Ok(first) if visit.is_clean() => {
+                            pin!(self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head)).await
+                        }
+                        Ok(first) => {
+                            Box::pin(self.try_out(down, x, &visit, stale, first, held.as_deref(), on_head)).await
+                        }
                         Err(failure) => Attempt::unconnected(failure),
                     }
                 }
@@ -297,8 +287,8 @@ impl<C: Connect> Proxy<'_, C> {
         }
     }
 
-    /// Learns from the head of an answer already that an endpoint can be reached again: whoever sees that answer finds it
-    /// so with every worker.
+    /// Learns from the head of an answer already that an endpoint can be reached again: whoever sees that answer finds
+    /// it so with every worker.
     #[cold]
     pub(super) fn hear(&self, visit: &Visit<C::Io>, status: u16) {
         self.service.hear(self.spec, visit, Outcome::answered(status), self.timers.known_now());
@@ -332,6 +322,25 @@ impl<C: Connect> Proxy<'_, C> {
             held,
             timers: self.timers,
         }
+    }
+
+    /// An attempt at an endpoint that something speaks against.
+    #[allow(clippy::too_many_arguments, reason = "as below")]
+    async fn try_out<D: Downstream>(
+        &self,
+        down: &mut D,
+        x: &mut Exchange,
+        visit: &Visit<C::Io>,
+        fresh: bool,
+        first: Option<Box<ClientConnection<C::Io>>>,
+        held: Option<&Held>,
+        on_head: &mut dyn FnMut(&mut Exchange),
+    ) -> Attempt {
+        let mut heard = |x: &mut Exchange| {
+            self.hear(visit, x.upstream_status);
+            on_head(x);
+        };
+        self.attempt(down, x, visit, fresh, first, held, &mut heard).await
     }
 
     /// `first` is a new connection for this request, where its protocol had to be found out.

@@ -326,7 +326,7 @@ impl<I: Io> Service<I> {
         self.note(spec, endpoint, outcome, now);
     }
 
-    /// Learns from the head of an answer that an endpoint can be reached again; [`Self::learn`] says the rest at its end.
+    /// Learns from the head of an answer that an endpoint can be reached again; [`Self::learn`] is told the rest.
     #[cold]
     pub fn hear(&self, spec: &snapshot::Service, endpoint: &Endpoint<I>, outcome: Outcome, now: Now) {
         if outcome == Outcome::Well && endpoint.record.is_unreachable(&spec.resilience.ejection) {
