@@ -27,6 +27,8 @@ START_SECONDS = 20 * SLACK
 STOP_SECONDS = 40
 # F60: a second after the load is gone the process is idle: below this share of one core over the second that follows.
 IDLE_CPU_MAX = 0.01 * SLACK
+# A figure that has not moved for so long moves no more by itself.
+STEADY_SECONDS = 0.2 if SLACK == 1 else 0.6
 # F61: what may stay behind of memory. An allocator keeps some of what it once needed.
 MEMORY_SLACK_BYTES = 8 << 20
 # F61: how long descriptors and memory may take to come back: linger and the trimming of pools.
@@ -62,6 +64,17 @@ def eventually(what, condition, seconds=10):
             return got
         check(time.monotonic() < end, lambda: f"not within {seconds} s: {what}")
         time.sleep(0.01)
+
+
+def steady(value):
+    """What `value` gives when it has been the same for a while."""
+    last, since = value(), time.monotonic()
+    while time.monotonic() - since < STEADY_SECONDS:
+        time.sleep(0.02)
+        now = value()
+        if now != last:
+            last, since = now, time.monotonic()
+    return last
 
 
 def until(value, good, seconds=SETTLE_SECONDS):
@@ -169,7 +182,8 @@ class Gateway:
         check(self.ready.wait(START_SECONDS) and self.running() and self.listening,
               lambda: "the gateway does not start:\n" + "".join(self.lines))
         self.get("/")
-        self.fds_before, self.memory_before = self.fds(), self.held()
+        # Workers open some of theirs in their first turns, which on a busy machine may come behind all this.
+        self.fds_before, self.memory_before = steady(self.fds), self.held()
 
     def _read(self, pipe):
         for line in pipe:

@@ -81,12 +81,15 @@ async def client(address, until, counts):
         if fields.get("connection") == "close" or sum(counts.values()) % 50 == 0:
             writer.close()
             writer = None
+    if writer is not None:
+        writer.close()
 
 
 async def work(bed, origin):
     flapping, counts = Flapping(), {}
     await flapping.rise()
-    gateway = bed.gateway(CONFIG % (origin, flapping.port))
+    # Beside this loop, which answers its first request.
+    gateway = await asyncio.to_thread(bed.gateway, CONFIG % (origin, flapping.port))
     series = len(gateway.admin("/metrics").body.splitlines())
     begun, lines = time.monotonic(), len(gateway.lines)
     until = begun + SPAN_SECONDS
@@ -105,6 +108,8 @@ async def work(bed, origin):
     # Codes and outcomes that had not been there before add a few; nothing grows with time.
     grown = len(gateway.admin("/metrics").body.splitlines()) - series
     check(grown <= 150, lambda: f"{grown} lines more in the metrics")
+    # Else its socket would stay open behind this loop, with nobody to answer.
+    flapping.fall()
     check(flapping.answered > 0, lambda: f"it was asked {flapping.answered} times in between")
     return flapping, counts, ejections, logged, gateway
 
