@@ -177,6 +177,12 @@ mod tests {
     #[tokio::test]
     async fn only_those_are_told_who_wait_for_the_name() {
         let dir = tempfile::tempdir().expect("a directory");
+        // That the directory itself has come may still be on its way, where somebody else waits for names beside it.
+        let (early, mark) = (Arc::new(Notify::new()), dir.path().join("mark"));
+        let first = listen(&mark, &early);
+        fs::write(&mark, "").expect("written");
+        rings(&early).await;
+        drop(first);
         let (one, other) = (dir.path().join("one"), dir.path().join("other"));
         let (bell, far) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (listener, both) = (listen(&one, &bell), [listen(&one, &far), listen(&other, &far)]);
