@@ -73,12 +73,12 @@ impl Known {
     }
 
     fn has_service(&self, at: usize) -> bool {
-        self.services.get(at).copied().unwrap_or(false)
+        is_known(&self.services, at)
     }
 
     /// Whether this route is among them.
     pub(super) fn has_route(&self, at: usize) -> bool {
-        self.routes.get(at).copied().unwrap_or(false)
+        is_known(&self.routes, at)
     }
 
     /// Whether all these routes are.
@@ -108,10 +108,14 @@ impl Parts {
     }
 }
 
+/// Whether this item of a list is known.
+fn is_known(known: &[bool], at: usize) -> bool {
+    known.get(at).copied().unwrap_or(false)
+}
+
 /// What of a list is not known.
 fn fresh<T>(all: &[Spanned<Arc<T>>], known: &[bool]) -> Vec<Arc<T>> {
-    let is_fresh = |at: usize| !known.get(at).copied().unwrap_or(false);
-    all.iter().enumerate().filter(|(at, _)| is_fresh(*at)).map(|(_, item)| item.value.clone()).collect()
+    all.iter().enumerate().filter(|(at, _)| !is_known(known, *at)).map(|(_, item)| item.value.clone()).collect()
 }
 
 /// Gives a name to every route that has none: its path, with `#2` and so on where that is taken. One that gets the name

@@ -80,10 +80,9 @@ impl<C: Connect> Proxy<'_, C> {
         x: &mut Exchange,
         on_head: &mut dyn FnMut(&mut Exchange),
     ) -> Result<(), Failure> {
-        let mut tried = TriedSet::default();
         // A stale connection says nothing about its endpoint: once per request it costs no attempt, and the next try
         // takes a new connection.
-        let mut stale = false;
+        let (mut tried, mut stale) = (TriedSet::default(), false);
         let held = self.hold(down, x);
         if let Some(held) = held.as_deref().filter(|_| self.takes_in(down, x)) {
             // Boxed: as below.
@@ -118,7 +117,8 @@ impl<C: Connect> Proxy<'_, C> {
                             pin!(self.attempt(down, x, &visit, stale, first, held.as_deref(), on_head)).await
                         }
                         Ok(first) => {
-                            Box::pin(self.try_out(down, x, &visit, stale, first, held.as_deref(), on_head)).await
+                            let mut heard = self.hearing(&visit, on_head);
+                            Box::pin(self.attempt(down, x, &visit, stale, first, held.as_deref(), &mut heard)).await
                         }
                         Err(failure) => Attempt::unconnected(failure),
                     }
@@ -294,6 +294,18 @@ impl<C: Connect> Proxy<'_, C> {
         self.service.hear(self.spec, visit, Outcome::answered(status), self.timers.known_now());
     }
 
+    /// Hears of an answer's head, before `on_head` does.
+    fn hearing<'h>(
+        &'h self,
+        visit: &'h Visit<C::Io>,
+        on_head: &'h mut dyn FnMut(&mut Exchange),
+    ) -> impl FnMut(&mut Exchange) + 'h {
+        move |x| {
+            self.hear(visit, x.upstream_status);
+            on_head(x);
+        }
+    }
+
     #[cold]
     pub(super) fn blame(&self, visit: &Visit<C::Io>, x: &Exchange, failure: Failure) {
         let outcome = match failure.reason {
@@ -322,25 +334,6 @@ impl<C: Connect> Proxy<'_, C> {
             held,
             timers: self.timers,
         }
-    }
-
-    /// An attempt at an endpoint that something speaks against.
-    #[allow(clippy::too_many_arguments, reason = "as below")]
-    async fn try_out<D: Downstream>(
-        &self,
-        down: &mut D,
-        x: &mut Exchange,
-        visit: &Visit<C::Io>,
-        fresh: bool,
-        first: Option<Box<ClientConnection<C::Io>>>,
-        held: Option<&Held>,
-        on_head: &mut dyn FnMut(&mut Exchange),
-    ) -> Attempt {
-        let mut heard = |x: &mut Exchange| {
-            self.hear(visit, x.upstream_status);
-            on_head(x);
-        };
-        self.attempt(down, x, visit, fresh, first, held, &mut heard).await
     }
 
     /// `first` is a new connection for this request, where its protocol had to be found out.

@@ -37,7 +37,7 @@ pub struct Env<C: Connect> {
     pub strain: Cell<Strain>,
     /// Requests under way.
     pub active: Cell<u64>,
-    /// A request began since the last tick.
+    /// A request began since the last tick, or a client came and memory is limited, or it is short.
     pub stirred: Cell<bool>,
     /// Wall clock minus monotonic clock, in milliseconds, as of the last tick.
     wall_offset_ms: Cell<u64>,

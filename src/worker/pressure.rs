@@ -37,8 +37,6 @@ pub struct Pressure {
     ticks: Cell<u64>,
     /// Clients that were let in under a memory limit, to look at it now and then.
     admitted: Cell<u32>,
-    /// How many had been when it was last asked whether some came.
-    admitted_then: Cell<u32>,
     /// What the process used at the last tick, and what was accepted since counts on top.
     used_bytes: Cell<u64>,
 }
@@ -60,7 +58,6 @@ impl Pressure {
             short: Cell::new(false),
             ticks: Cell::new(0),
             admitted: Cell::new(0),
-            admitted_then: Cell::new(0),
             used_bytes: Cell::new(0),
         }
     }
@@ -105,6 +102,8 @@ impl Pressure {
         let memory = &self.allowance.memory;
         let admitted = self.admitted.get().wrapping_add(1);
         self.admitted.set(admitted);
+        // What it holds may grow by many MiB between two quiet ticks.
+        shared.env.stirred.set(true);
         if admitted.is_multiple_of(ADMITTED_PER_LOOK) {
             // In a flood of connections one turn of the loop may take longer than a tick.
             self.tell(shared, shared.env.timers.now());
@@ -134,13 +133,6 @@ impl Pressure {
         }
     }
 
-    /// Whether memory is limited and clients come, or it is short: the worker looks at it at each tick then, as what it
-    /// holds may grow by many MiB between two.
-    pub fn is_watching(&self) -> bool {
-        let admitted = self.admitted.get();
-        self.admitted_then.replace(admitted) != admitted || self.allowance.memory.level() != Level::Ample
-    }
-
     /// Whether half of the memory limit or more is in use.
     pub fn is_felt(&self) -> bool {
         self.is_limited() && self.used_bytes.get() >= self.allowance.memory.limit_bytes() / 2
@@ -158,6 +150,9 @@ impl Pressure {
             Level::Shedding => Strain::Refuse,
         });
         buf::set_scarce(level == Level::Shedding);
+        if level != Level::Ample {
+            shared.env.stirred.set(true);
+        }
         (used, level)
     }
 

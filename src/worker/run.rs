@@ -367,8 +367,7 @@ async fn tick_all(shared: Weak<Shared>) {
             shared.once_a_second(now);
         }
         shared.env.metrics.borrow().own.lag(now.since_ns(due));
-        let is_stirred = shared.env.stirred.replace(false) | shared.pressure.is_watching();
-        let is_quiet = !is_stirred && shared.env.active.get() == 0;
+        let is_quiet = !shared.env.stirred.replace(false) && shared.env.active.get() == 0;
         pause = if is_quiet { ring::until_wheel_turns() } else { Duration::from_millis(TICK_MS) };
         due = due.max(shared.env.timers.known_now());
     }
