@@ -44,6 +44,8 @@ class Bed:
         self.scratch = Path(self.directory.name)
 
     def __enter__(self) -> Bed:
+        # What this program does itself must not be done on the gateway's core.
+        os.sched_setaffinity(0, self.cores.load)
         return self
 
     def __exit__(self, *_what) -> None:
@@ -54,21 +56,26 @@ class Bed:
         command = [self.binary, "demo-upstream", "--listen", address, "--name", name]
         return self.supervisor.start(command, self.cores.load, stderr=subprocess.DEVNULL)
 
-    def configure(self, sections: dict) -> None:
-        new = self.scratch / "ringway.new"
-        new.write_text(_yaml(sections))
-        new.rename(self.scratch / "ringway.yaml")
+    def configure(self, text: str) -> None:
+        _replace(self.scratch / "ringway.yaml", text)
 
     def gateway(self, sections: dict, admin: int) -> subprocess.Popen:
         """Starts it and waits until it is ready."""
         path, log = self.scratch / "ringway.yaml", self.scratch / "ringway.log"
-        self.configure(sections)
+        self.configure(_yaml(sections))
         with open(log, "w") as file:
             started = self.supervisor.start([self.binary, "run", "-c", path], self.cores.proxy, stderr=file)
         ready = lambda: started.poll() is not None or _ask(admin, "/ready") is not None  # noqa: E731
         if not wait_until(ready, START_TIMEOUT_S, 0.05) or started.poll() is not None:
             raise SystemExit(f"discovery: the gateway does not start\n{log.read_text()[-2000:]}")
         return started
+
+
+def _replace(path: Path, text: str) -> None:
+    """Its readers find the old text or the new one."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
 
 
 def _yaml(sections: dict) -> str:
@@ -108,48 +115,60 @@ class Lists:
         self.directory, self.services, self.port = directory, services, port
         self.turn = 0
         for service in range(services):
-            self.write(service, 0)
+            _replace(self.path(service), self.text(service, 0))
 
     def path(self, service: int) -> Path:
         return self.directory / f"s{service}.yaml"
 
-    def write(self, service: int, moved: int) -> None:
+    def text(self, service: int, moved: int) -> str:
         first = service * ENDPOINTS_PER_SERVICE
         numbers = [first + at for at in range(ENDPOINTS_PER_SERVICE - 1)]
         # The last one comes from a range of its own, and is another one after each turn.
         last = f"127.200.{moved % 250}.{1 + service % 250}"
         addresses = [f"127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}" for n in numbers] + [last]
-        new = self.directory / f"s{service}.new"
-        new.write_text("".join(f"- {address}:{self.port}\n" for address in addresses))
-        new.rename(self.path(service))
+        return "".join(f"- {address}:{self.port}\n" for address in addresses)
 
-    def next(self) -> None:
+    def next(self):
+        """Composes the next turn; what it returns makes it."""
         self.turn += 1
-        self.write(self.turn % self.services, 1 + self.turn // self.services)
+        service = self.turn % self.services
+        path, text = self.path(service), self.text(service, 1 + self.turn // self.services)
+        return lambda: _replace(path, text)
 
 
 class File:
     """The configuration. A turn changes a time of one service, or the priority of one route, or nothing."""
 
-    def __init__(self, bed: Bed, sections: dict, what: str) -> None:
-        self.bed, self.sections, self.what, self.turn = bed, sections, what, 0
+    def __init__(self, bed: Bed, sections: dict, what: str, pid: int) -> None:
+        self.bed, self.sections, self.what, self.pid, self.turn = bed, sections, what, pid, 0
 
-    def next(self, pid: int) -> None:
+    def next(self):
+        """Composes the next turn; what it returns makes it."""
         self.turn += 1
+        text = None
         if self.what != "nothing":
             items = self.sections["services" if self.what == "service" else "routes"]
             # The first one is the plain path's.
             item, number = items[1 + self.turn % (len(items) - 1)], 1 + self.turn % 50
             item |= {"timeouts": {"connect": f"{number}s"}} if self.what == "service" else {"priority": number}
-            self.bed.configure(self.sections)
-        os.kill(pid, signal.SIGHUP)
+            text = _yaml(self.sections)
+
+        def turn() -> None:
+            if text is not None:
+                self.bed.configure(text)
+            os.kill(self.pid, signal.SIGHUP)
+
+        return turn
 
 
 class Updating:
-    """Replaces lists at a steady rate while it is entered; reloads the configuration too, if asked to."""
+    """Makes turns at a steady rate while it is entered, of each source one. They are composed before: that takes longer
+    than all that the gateway does with them."""
 
-    def __init__(self, lists: Lists, per_second: float, reload=None) -> None:
-        self.lists, self.pause_s, self.reload = lists, 1 / per_second, reload
+    def __init__(self, sources: list, per_second: float, seconds: float) -> None:
+        # Some more, as the load begins a little later and ends a little later.
+        self.turns = [[source.next() for source in sources] for _ in range(int(per_second * (seconds + 2)))]
+        self.pause_s = 1 / per_second
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -163,11 +182,12 @@ class Updating:
 
     def _run(self) -> None:
         due = time.monotonic()
-        while not self.over.wait(max(0.0, due - time.monotonic())):
+        for turn in self.turns:
+            if self.over.wait(max(0.0, due - time.monotonic())):
+                return
             due += self.pause_s
-            self.lists.next()
-            if self.reload:
-                self.reload()
+            for change in turn:
+                change()
 
 
 def _thread_cpu_s(pid: int) -> tuple[float, float]:
@@ -187,17 +207,23 @@ def _thread_cpu_s(pid: int) -> tuple[float, float]:
     return workers, read_stat(pid).cpu.total_s - workers
 
 
+def _waited_ms(pid: int) -> float:
+    """So long the workers were ready to run and had no core, since they started."""
+    tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().startswith("worker")]
+    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e6
+
+
 def _phase(bed: Bed, pid: int, port: int, rate: float, seconds: float, paths: Path) -> dict:
     """The constant-rate generator's figures, and what the gateway used meanwhile."""
     before, begin_s = _thread_cpu_s(pid), time.monotonic()
-    whole_before = read_stat(pid).cpu.total_s
+    whole_before, waited_before_ms = read_stat(pid).cpu.total_s, _waited_ms(pid)
     result = load.run_rate(bed, port, 64, rate, seconds, paths)
     workers, others = (after - was for after, was in zip(_thread_cpu_s(pid), before))
-    count = max(result.requests, 1)
+    count, took_s = max(result.requests, 1), time.monotonic() - begin_s
     return {
         "worker_us": workers * 1e6 / count,
         "whole_us": (read_stat(pid).cpu.total_s - whole_before) * 1e6 / count,
-        "other_share": others / (time.monotonic() - begin_s),
+        "other_share": others / took_s, "waited_ms": (_waited_ms(pid) - waited_before_ms) / took_s,
         "p50_us": result.report["p50_us"], "p99_us": result.report["p99_us"],
         "errors": sum(result.errors().values()), "rss_mib": tree_memory(pid).rss_kib / 1024,
     }
@@ -221,7 +247,7 @@ def updates(options) -> int:
             "listeners": [{"address": f"127.0.0.1:{port}"}], "services": services, "routes": routes,
         }
         started = bed.gateway(sections, admin)
-        file = File(bed, sections, options.change)
+        file = File(bed, sections, options.change, started.pid)
         paths = bed.scratch / "paths"
         paths.write_text("/1k\n")
         peak = load.run_wrk(bed, load.Wrk(64), port, 2)
@@ -236,8 +262,8 @@ def updates(options) -> int:
                 if kind == "quiet":
                     found = _phase(bed, started.pid, port, rate, options.seconds, paths)
                 else:
-                    reload = (lambda: file.next(started.pid)) if "reloads" in kind else None
-                    with Updating(lists, options.per_second, reload):
+                    sources = [lists, file] if "reloads" in kind else [lists]
+                    with Updating(sources, options.per_second, options.seconds):
                         found = _phase(bed, started.pid, port, rate, options.seconds, paths)
                 # The file watch sees a change after 0.7 s at most; the next phase begins when all is quiet.
                 time.sleep(1.5)
@@ -249,7 +275,8 @@ def updates(options) -> int:
 
 def _line(found: dict) -> str:
     return (f"worker {found['worker_us']:6.2f} µs/request, whole {found['whole_us']:6.2f}, other threads "
-            f"{found['other_share'] * 100:5.1f} % of a core, p50 {found['p50_us']:7.0f} µs, p99 {found['p99_us']:7.0f}, "
+            f"{found['other_share'] * 100:5.1f} % of a core, worker waited {found['waited_ms']:5.1f} ms a second, "
+            f"p50 {found['p50_us']:7.0f} µs, p99 {found['p99_us']:7.0f}, "
             f"RSS {found['rss_mib']:6.1f} MiB, {found['sets']:.0f} sets, "
             f"{found['reloads']:.0f} reloads, {found['errors']} errors")
 
@@ -257,7 +284,7 @@ def _line(found: dict) -> str:
 def _judge(figures: dict, options) -> int:
     middle = lambda kind, key: statistics.median(found[key] for found in figures[kind])  # noqa: E731
     print("\n| | " + " | ".join(figures) + " |\n" + "|---" * (len(figures) + 1) + "|")
-    for key in ("worker_us", "whole_us", "p50_us", "p99_us", "rss_mib", "sets", "reloads", "errors"):
+    for key in ("worker_us", "whole_us", "waited_ms", "p50_us", "p99_us", "rss_mib", "sets", "reloads", "errors"):
         print(f"| {key} | " + " | ".join(f"{middle(kind, key):,.2f}" for kind in figures) + " |")
     first, last = figures["quiet"][0]["rss_mib"], list(figures.values())[-1][-1]["rss_mib"]
     faults = []
