@@ -112,6 +112,9 @@ pub const LET_GO_MS_MAX: u64 = 60_000;
 pub const LET_GO_LOOK_MS: u64 = 50;
 /// How long that pause becomes, in milliseconds: a stream may hold it for long.
 pub const LET_GO_LOOK_MS_MAX: u64 = 2_000;
+/// How long a scrape waits for the background thread, in milliseconds, before the control thread makes the page itself:
+/// a configuration that takes seconds to compile is no gap in anybody's graphs.
+pub const PAGE_PATIENCE_MS: u64 = 1_000;
 /// Accepts that wait on each listening socket of a ring: so many clients that come together are taken up in one turn of
 /// the worker's loop.
 pub const ACCEPTS_AT_ONCE: usize = 8;
