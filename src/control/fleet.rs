@@ -318,11 +318,11 @@ impl Fleet {
         let _ = tokio::time::timeout(Duration::from_millis(REPORT_TIMEOUT_MS), all).await;
     }
 
-    /// Asks every worker for its counters; None for one that stays silent.
-    pub async fn report(&self) -> Vec<Option<Report>> {
+    /// Asks every worker for its counters, and what its endpoints do if that is wanted; None for one that stays silent.
+    pub async fn report(&self, endpoints: bool) -> Vec<Option<Report>> {
         let ask = |member: &Member| {
             let (answer, report) = oneshot::channel();
-            member.postbox.send(Command::Report(answer));
+            member.postbox.send(Command::Report { endpoints, answer });
             report
         };
         let asked: Vec<_> = self.members().iter().map(ask).collect();

@@ -9,7 +9,7 @@ use ahash::AHashMap;
 
 use super::balance::{BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
-use super::endpoint::{Endpoint, EndpointReport, Visit};
+use super::endpoint::{Connections, Endpoint, EndpointReport, Visit};
 use super::passive::{Outcome, Window};
 use super::rules::{EjectionRules, Hedge};
 use super::selection::Selection;
@@ -39,6 +39,8 @@ pub struct Service<I: Io> {
     requests: Cell<u32>,
     /// There was nothing to look after at the last look, and only a request can change that.
     rests: Cell<bool>,
+    /// Its connections, known for as long as it rests.
+    counted: Cell<Option<Connections>>,
     /// The same service in an earlier plan, whose requests may still ask the same endpoints.
     before: Weak<Service<I>>,
     /// Workers that share what the retry budget earns with time.
@@ -98,6 +100,7 @@ impl<I: Io> Service<I> {
             name: spec.name.clone(),
             requests: Cell::new(0),
             rests: Cell::new(false),
+            counted: Cell::new(None),
             before: previous.map(Rc::downgrade).unwrap_or_default(),
             workers: 1,
             seed,
@@ -118,6 +121,7 @@ impl<I: Io> Service<I> {
         // Who may be asked is computed anew before the next request.
         (balancing.selection, balancing.epoch) = (Selection::default(), 0);
         balancing.set = set;
+        self.counted.set(None);
         let gone = std::mem::replace(&mut balancing.endpoints, endpoints);
         drop(balancing);
         // Closing connections is done when nothing is borrowed any more.
@@ -378,6 +382,7 @@ impl<I: Io> Service<I> {
         if self.rests.get() && self.requests.get() == 0 {
             return;
         }
+        self.counted.set(None);
         self.look(spec, now);
         let rests = self.before.strong_count() == 0 && spec.resilience.ejection.outliers.is_none();
         self.rests.set(rests && self.balancing.borrow().endpoints.iter().all(|endpoint| endpoint.rests()));
@@ -454,6 +459,18 @@ impl<I: Io> Service<I> {
             endpoint.pool.close_idle(now, ms);
             endpoint.streams.close_idle(now, ms);
         });
+    }
+
+    /// All connections together. With thousands of endpoints, most of which nobody asks, those are not looked at again.
+    pub fn connections(&self) -> Connections {
+        let rests = self.rests.get() && self.requests.get() == 0;
+        if let Some(known) = self.counted.get().filter(|_| rests) {
+            return known;
+        }
+        let balancing = self.balancing.borrow();
+        let sum = balancing.endpoints.iter().fold(Connections::default(), |sum, one| sum + one.connections());
+        self.counted.set(rests.then_some(sum));
+        sum
     }
 
     /// What the endpoints are doing.
@@ -660,6 +677,7 @@ mod tests {
         let (x, mut tried) = (Exchange::default(), TriedSet::default());
         second(1);
         assert!(service.rests.get());
+        assert_eq!(service.connections(), Connections::default());
         let (_, visit) = service.choose(&spec, &x, &mut tried, Now::from_ms(1_500)).expect("one");
         second(2);
         second(3);
@@ -671,8 +689,10 @@ mod tests {
         drop(visit);
         second(4);
         assert!(!service.rests.get() && service.report()[0].idle == 1, "a connection is kept");
+        assert_eq!(service.connections(), Connections { idle: 1, ..Connections::default() });
         second(4 + spec.rules.idle_timeout_ms / 1_000);
         assert!(service.rests.get() && service.report()[0].idle == 0, "no longer");
+        assert_eq!([service.connections(), service.connections()], [Connections::default(); 2]);
         // A request that was tried elsewhere before, and one that nobody saw a second of.
         tried.insert(0);
         let more = make_spec(None);

@@ -42,10 +42,10 @@ impl AdminBackend for Gateway {
 
     fn health(&self) -> Answer<'_, Health> {
         Box::pin(async move {
-            let reports = self.reports().await;
+            let reports = self.fleet.report(false).await;
             let workers_up = reports.iter().flatten().count();
             let reports = worker_reports(reports);
-            let summary = self.pages.lock().await.summary(&self.fleet, &reports);
+            let summary = self.pages.lock().await.summary(&self.fleet, reports);
             let rate = |part: u64| if summary.requests == 0 { 0.0 } else { part as f64 / summary.requests as f64 };
             let average_ms = rate(summary.duration_ns) / 1e6;
             let error_rate = rate(summary.server_errors);
@@ -64,11 +64,11 @@ impl AdminBackend for Gateway {
 
     fn metrics_text(self: Arc<Self>) -> Answer<'static, Option<String>> {
         Box::pin(async move {
-            let reports = worker_reports(self.reports().await);
+            let reports = worker_reports(self.fleet.report(false).await);
             let snapshot = self.fleet.snapshot();
             let facts = self.control_facts(&snapshot);
             let gateway = self.clone();
-            let page = move |pages: &mut PageMaker| pages.page(&gateway.fleet, &snapshot, &reports, facts);
+            let page = move |pages: &mut PageMaker| pages.page(&gateway.fleet, &snapshot, reports, facts);
             self.make_page(page).await
         })
     }
@@ -103,7 +103,7 @@ impl AdminBackend for Gateway {
     fn services(&self) -> Answer<'_, Value> {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
-            let reports = self.reports().await;
+            let reports = self.fleet.report(true).await;
             let service = |service: &Arc<Service>| {
                 json!({
                     "name": service.name,
@@ -161,7 +161,7 @@ impl AdminBackend for Gateway {
 
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async move {
-            let (reports, fates) = (self.reports().await, self.fleet.fates());
+            let (reports, fates) = (self.fleet.report(false).await, self.fleet.fates());
             let restarts = |worker: usize| fates.get(worker).map_or(0, |fate| fate.restarts);
             let worker = |(index, report): (usize, &Option<Report>)| match report {
                 Some(report) => json!({

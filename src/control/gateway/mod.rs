@@ -37,7 +37,7 @@ use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::time;
-use crate::worker::mailbox::{ChangedServices, Report};
+use crate::worker::mailbox::ChangedServices;
 use crate::worker::memory::Memory;
 
 /// Wishes that wait for their turn; one more is told to come back.
@@ -338,11 +338,7 @@ impl Gateway {
     }
 
     async fn endpoints_of(&self, service: &Service) -> Vec<Value> {
-        operator::endpoints(service, &self.reports().await, &self.orders, &self.discovery)
-    }
-
-    async fn reports(&self) -> Vec<Option<Report>> {
-        self.fleet.report().await
+        operator::endpoints(service, &self.fleet.report(true).await, &self.orders, &self.discovery)
     }
 }
 

@@ -39,7 +39,7 @@ impl PageMaker {
         &mut self,
         fleet: &Fleet,
         snapshot: &Snapshot,
-        reports: &[WorkerReport],
+        reports: Vec<WorkerReport>,
         mut facts: ControlFacts,
     ) -> String {
         facts.config_hash = self.config_hash(snapshot);
@@ -49,13 +49,13 @@ impl PageMaker {
     }
 
     /// The sums of it.
-    pub fn summary(&mut self, fleet: &Fleet, reports: &[WorkerReport]) -> Summary {
+    pub fn summary(&mut self, fleet: &Fleet, reports: Vec<WorkerReport>) -> Summary {
         self.hear_last_words(fleet);
         self.exposition.summary(reports)
     }
 
     fn hear_last_words(&mut self, fleet: &Fleet) {
-        fleet.take_counted().iter().for_each(|counted| self.exposition.last_words(counted));
+        fleet.take_counted().into_iter().for_each(|counted| self.exposition.last_words(counted));
     }
 
     /// A fingerprint of the configuration, the same one after a restart. Computed when somebody asks for it, and for
