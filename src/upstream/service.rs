@@ -197,7 +197,7 @@ impl<I: Io> Service<I> {
     /// those that were tried come again if the service wants that.
     ///
     /// # Errors
-    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
+    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when all have as many requests as one worker gives them.
     #[inline]
     pub fn choose(
         &self,
@@ -225,11 +225,14 @@ impl<I: Io> Service<I> {
         if balancing.endpoints[at].record.is_unreachable(&spec.resilience.ejection) {
             at = detour(spec, &mut balancing, at, (key, x.random), tried, now)?;
         }
-        let endpoint = &balancing.endpoints[at];
-        if endpoint.active.get() >= self.endpoint_requests_max {
-            return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
+        if balancing.endpoints[at].active.get() >= self.endpoint_requests_max {
+            let (rules, max) = (&spec.resilience.ejection, self.endpoint_requests_max);
+            let has_room =
+                |endpoint: &Endpoint<I>| endpoint.active.get() < max && !endpoint.record.is_unreachable(rules);
+            let found = elsewhere(&mut balancing, (key, x.random), tried, has_room);
+            at = found.ok_or(Failure::with(Reason::Overloaded, "too many requests at each endpoint"))?;
         }
-        let endpoint = endpoint.clone();
+        let endpoint = balancing.endpoints[at].clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
     }
@@ -550,18 +553,26 @@ fn detour<I: Io>(
     if balancing.selection.panic || tries() {
         return Ok(at);
     }
+    let is_reachable = |endpoint: &Endpoint<I>| !endpoint.record.is_unreachable(rules);
+    Ok(elsewhere(balancing, (key, random), tried, is_reachable).unwrap_or(at))
+}
+
+/// One of the endpoints that may be asked, were not tried, and fit: of the tier that is the request's, else of any.
+#[cold]
+fn elsewhere<I: Io>(
+    balancing: &mut Balancing<I>,
+    (key, random): (Option<u64>, u64),
+    tried: &TriedSet,
+    fits: impl Fn(&Endpoint<I>) -> bool,
+) -> Option<usize> {
     let Balancing { set, endpoints, selection, states, .. } = balancing;
     let tier = selection.tier(random);
     let own = selection.tiers.get(tier).map(|tier| &tier.views);
-    let found = own.into_iter().chain([&selection.healthy]).find_map(|views| {
-        let reachable = |(view, endpoint): (&View, &Rc<Endpoint<I>>)| View {
-            healthy: view.healthy && !endpoint.record.is_unreachable(rules),
-            ..*view
-        };
-        let views: Vec<_> = views.iter().zip(&*endpoints).map(reachable).collect();
-        set.balancer.pick(&mut states[tier], &views, key, random, tried)
-    });
-    Ok(found.unwrap_or(at))
+    own.into_iter().chain([&selection.healthy]).find_map(|views| {
+        let fitting = views.iter().zip(&*endpoints);
+        let fitting = fitting.map(|(view, endpoint)| View { healthy: view.healthy && fits(endpoint), ..*view });
+        set.balancer.pick(&mut states[tier], &fitting.collect::<Vec<_>>(), key, random, tried)
+    })
 }
 
 /// Why nobody is asked, for the log.
@@ -722,6 +733,16 @@ mod tests {
             (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none, Now(0)).expect("room")).collect();
         let refused = service.choose(&spec, &x, &mut none, Now(0)).err().map(|failure| failure.reason);
         assert_eq!(refused, Some(Reason::Overloaded));
+        // Where another one has room, it is asked: one that hangs takes nobody's share with it.
+        let at = |text: &str| snapshot::Endpoint::at(text.parse().expect("an address"));
+        assert!(spec.endpoints.replace(&[at("10.0.0.1:80"), at("10.0.0.2:80")]));
+        service.follow(&spec);
+        for _ in 0..ENDPOINT_REQUESTS_MAX {
+            let (_, visit) = service.choose(&spec, &x, &mut none, Now(0)).expect("the other one");
+            assert_eq!(visit.authority, "10.0.0.2:80");
+            visits.push((1, visit));
+        }
+        assert!(service.choose(&spec, &x, &mut none, Now(0)).is_err(), "both are full");
         visits.pop();
         assert!(service.choose(&spec, &x, &mut none, Now(0)).is_ok());
         let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
