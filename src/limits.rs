@@ -281,8 +281,9 @@ pub const ENDPOINT_WEIGHT_MAX: u32 = 65_535;
 /// Metadata pairs of one endpoint.
 pub const METADATA_MAX: usize = 32;
 /// Requests that one worker has under way with one endpoint; more go to others, and are refused as `overloaded` where
-/// those have as many. It is there so that an endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
-/// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
+/// those have as many. It is there so that an endpoint that hangs cannot take everything; `limits` of a service hold
+/// for the whole node, and queue. Four times what Envoy gives an upstream, so that long polls of ordinary number fit
+/// (F13).
 pub const ENDPOINT_REQUESTS_MAX: u32 = 4_096;
 /// Requests that wait for a place at a limit, where one is configured (`pending_max`; F13).
 pub const PENDING_MAX: u32 = 128;

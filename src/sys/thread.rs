@@ -25,8 +25,8 @@ pub fn give_way() {
 }
 
 /// From now on this thread waits for its turn when it wakes up, and does not take the core from one that runs
-/// (`SCHED_BATCH`): what it does is worth the same a millisecond later, a worker's requests are not. Threads and processes
-/// that it starts inherit that: see [`be_prompt`]. A policy that the user has chosen stays.
+/// (`SCHED_BATCH`): what it does is worth the same a millisecond later, a worker's requests are not. Threads and
+/// processes that it starts inherit that: see [`be_prompt`]. A policy that the user has chosen stays.
 pub fn be_patient() {
     set_policy(libc::SCHED_OTHER, libc::SCHED_BATCH);
 }
