@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ahash::AHashMap;
 use serde_json::{Value, json};
 
 use super::admin::backend::{EndpointOrder, EndpointOutcome};
@@ -82,24 +83,27 @@ impl Done {
     }
 }
 
+/// What workers have told of endpoints, by service.
+pub(super) struct Told<'a>(Vec<AHashMap<&'a str, &'a [EndpointReport]>>);
+
+impl<'a> Told<'a> {
+    pub fn of(reports: &'a [Option<Report>]) -> Self {
+        let of = |report: &'a Report| report.services.iter().map(|(name, told)| (&**name, &**told)).collect();
+        Self(reports.iter().flatten().map(of).collect())
+    }
+}
+
 /// A service's endpoints with the sums over all workers.
-pub(super) fn endpoints(
-    service: &Service,
-    reports: &[Option<Report>],
-    orders: &Orders,
-    discovery: &Discovery,
-) -> Vec<Value> {
-    let of_service = |report: &Report| report.services.iter().find(|(name, _)| *name == service.name).cloned();
-    let all: Vec<_> = reports.iter().flatten().filter_map(of_service).collect();
+pub(super) fn endpoints(service: &Service, told: &Told<'_>, orders: &Orders, discovery: &Discovery) -> Vec<Value> {
+    let all: Vec<_> = told.0.iter().filter_map(|of_worker| of_worker.get(&*service.name).copied()).collect();
     let (orders, finders) = (orders.of_service(&service.label), discovery.finders(service));
     let (now, events) = (Now::read(), service.state.events());
-    let one = |endpoint: &Endpoint| {
-        // A worker may not have taken the present set up yet.
-        let of = |(_, endpoints): &'_ (String, Vec<EndpointReport>)| {
-            endpoints.iter().find(|report| report.authority == endpoint.authority).cloned()
-        };
-        let same: Vec<_> = all.iter().filter_map(of).collect();
-        let sum = |field: fn(&EndpointReport) -> u64| -> u64 { same.iter().map(field).sum() };
+    let one = |(at, endpoint): (usize, &Endpoint)| {
+        // A worker may not have taken the present set up yet; most often it has.
+        let is_it = |report: &&EndpointReport| report.authority == endpoint.authority;
+        let same: Vec<_> =
+            all.iter().filter_map(|all| all.get(at).filter(is_it).or_else(|| all.iter().find(is_it))).collect();
+        let sum = |field: fn(&EndpointReport) -> u64| -> u64 { same.iter().map(|report| field(report)).sum() };
         let facts = service.state.facts(&endpoint.authority).unwrap_or_default();
         let ewma_us = same.iter().map(|report| report.ewma_us).max().filter(|us| *us > 0);
         json!({
@@ -111,7 +115,7 @@ pub(super) fn endpoints(
             "priority": endpoint.priority,
             "zone": endpoint.zone,
             "metadata": endpoint.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "state": survival::state_of(service, endpoint, now),
+            "state": survival::state_of(endpoint, &facts, now),
             "why": why(endpoint, &facts, &events, now),
             "check": (facts.verdict != Verdict::Unknown).then(|| facts.verdict.word()),
             "slow_start_percent": facts.ramp_percent(now, &service.resilience.returning),
@@ -123,7 +127,7 @@ pub(super) fn endpoints(
             "ewma_ms": ewma_us.map(|us| us as f64 / 1e3),
         })
     };
-    service.endpoints.get().endpoints.iter().map(one).collect()
+    service.endpoints.get().endpoints.iter().enumerate().map(one).collect()
 }
 
 /// Orders about endpoints that a service does not have now.

@@ -1,18 +1,18 @@
 //! What services and their circuit breakers tell: for metrics and the admin API. All workers share it, so none is
 //! asked.
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
 
 use super::discovery;
 use crate::limits::EVENTS_SHOWN_MAX;
-use crate::snapshot::{Endpoint, Service, Snapshot};
+use crate::snapshot::{Endpoint, EndpointSet, Service, Snapshot};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::{BreakerFacts, ServiceFacts};
 use crate::time::{self, Now};
 use crate::upstream::breaker::{BreakerSpec, State};
-use crate::upstream::health::Out;
+use crate::upstream::health::{Facts, Out};
 use crate::upstream::selection::Selection;
 use crate::upstream::state::Event;
 
@@ -20,8 +20,7 @@ use crate::upstream::state::Event;
 const STATES: [&str; 6] = ["healthy", "unresolved", "check_failed", "ejected", "draining", "maintenance"];
 
 /// The state of an endpoint in a word.
-pub(super) fn state_of(service: &Service, endpoint: &Endpoint, now: Now) -> &'static str {
-    let facts = service.state.facts(&endpoint.authority).unwrap_or_default();
+pub(super) fn state_of(endpoint: &Endpoint, facts: &Facts, now: Now) -> &'static str {
     match facts.out(now) {
         Some(Out::Administration(administration)) => administration.word(),
         Some(Out::CheckFailed) => "check_failed",
@@ -31,29 +30,67 @@ pub(super) fn state_of(service: &Service, endpoint: &Endpoint, now: Now) -> &'st
     }
 }
 
-/// Endpoints of each service by state, and whether most of them are out.
-pub(super) fn service_facts(snapshot: &Snapshot, now: Now) -> Vec<ServiceFacts> {
-    let whole = snapshot.services.iter().filter(|service| service.is_whole());
-    whole.map(|service| of_service(service, now)).collect()
+/// What was found of the services the last time. With thousands of endpoints most are as they were.
+#[derive(Default)]
+pub(super) struct ServiceWatch(Vec<Watched>);
+
+/// The facts of a service, and what they were found from.
+struct Watched {
+    service: Weak<Service>,
+    set: Weak<EndpointSet>,
+    epoch: u64,
+    /// When an ejection or a slow start ends.
+    until: Now,
+    facts: Arc<ServiceFacts>,
 }
 
-fn of_service(service: &Service, now: Now) -> ServiceFacts {
-    let set = service.endpoints.get();
-    let states = set.endpoints.iter().map(|endpoint| state_of(service, endpoint, now));
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    states.for_each(|state| *counts.entry(state).or_default() += 1);
-    let members: Vec<_> = set
-        .endpoints
-        .iter()
-        .map(|endpoint| endpoint.member(service.state.facts(&endpoint.authority).unwrap_or_default()))
-        .collect();
-    let rules = &service.resilience;
-    let selection = Selection::of(&members, &rules.selection, &rules.returning, now);
-    ServiceFacts {
-        name: service.label.clone(),
-        endpoints: STATES.iter().map(|state| (*state, counts.get(state).copied().unwrap_or_default())).collect(),
-        panic: selection.panic,
-        ejections: service.state.ejections(),
+impl ServiceWatch {
+    /// Endpoints of each service by state, and whether most of them are out.
+    pub fn facts(&mut self, snapshot: &Snapshot, now: Now) -> Vec<Arc<ServiceFacts>> {
+        let whole = snapshot.services.iter().filter(|service| service.is_whole());
+        let mut count = 0;
+        for service in whole {
+            match self.0.get_mut(count) {
+                Some(known) if known.holds(service, now) => {}
+                Some(known) => *known = Watched::new(service, now),
+                None => self.0.push(Watched::new(service, now)),
+            }
+            count += 1;
+        }
+        self.0.truncate(count);
+        self.0.iter().map(|known| known.facts.clone()).collect()
+    }
+}
+
+impl Watched {
+    fn new(service: &Arc<Service>, now: Now) -> Self {
+        let set = service.endpoints.get();
+        let (mut known, mut counts) = (Vec::with_capacity(set.endpoints.len()), [0; STATES.len()]);
+        let names = set.endpoints.iter().map(|endpoint| &*endpoint.authority);
+        let epoch = service.state.read(names, |facts| known.push(*facts));
+        for (endpoint, facts) in set.endpoints.iter().zip(&known) {
+            let word = state_of(endpoint, facts, now);
+            let place = STATES.iter().position(|state| *state == word);
+            counts[place.unwrap_or_default()] += 1;
+        }
+        let members: Vec<_> = set.endpoints.iter().zip(known).map(|(endpoint, facts)| endpoint.member(facts)).collect();
+        let rules = &service.resilience;
+        let selection = Selection::of(&members, &rules.selection, &rules.returning, now);
+        let facts = ServiceFacts {
+            name: service.label.clone(),
+            endpoints: STATES.into_iter().zip(counts).collect(),
+            panic: selection.panic,
+            ejections: service.state.ejections(),
+        };
+        let (service, set) = (Arc::downgrade(service), Arc::downgrade(&set));
+        Self { service, set, epoch, until: selection.until, facts: facts.into() }
+    }
+
+    fn holds(&self, service: &Arc<Service>, now: Now) -> bool {
+        self.epoch == service.state.epoch()
+            && now < self.until
+            && Weak::as_ptr(&self.service) == Arc::as_ptr(service)
+            && Weak::as_ptr(&self.set) == Arc::as_ptr(&service.endpoints.get())
     }
 }
 
@@ -143,4 +180,63 @@ pub(super) fn breaker_facts(snapshot: &Snapshot) -> Vec<BreakerFacts> {
         opened: breaker.shared.opened(),
     };
     all(snapshot).map(facts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::config::compile::{Inputs, compile};
+    use crate::config::load_str;
+    use crate::policy::{self, CompileEnv};
+    use crate::schema::FixedEnv;
+    use crate::upstream::state::Ejection;
+
+    const FILE: &str = "\
+listeners: [\"127.0.0.1:0\"]
+services:
+- {name: a, endpoints: [\"127.0.0.1:1\", \"127.0.0.1:2\"]}
+- {name: b, endpoints: [\"127.0.0.1:3\"]}
+";
+
+    fn states(facts: &ServiceFacts) -> Vec<(&'static str, u64)> {
+        facts.endpoints.iter().copied().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What is remembered is what would be found.
+    #[test]
+    fn facts_follow_whatever_changes() {
+        let load = |text: &str| {
+            let (outside, policies) = (FixedEnv::default(), CompileEnv { workers: 1, random: 7 });
+            let loaded = load_str("t", text, &outside, policy::SCHEMA).unwrap_or_else(|all| panic!("{}", all.render()));
+            let resolve = |host: &str, port: u16| Some(SocketAddr::new(host.parse().ok()?, port));
+            let inputs = Inputs { generation: 1, policies, resolve: Some(resolve), previous: None };
+            compile(&loaded, &inputs).unwrap_or_else(|all| panic!("{}", all.render())).0
+        };
+        let (snapshot, mut watch) = (load(FILE), ServiceWatch::default());
+        let at = Now::from_ms;
+        let mut look = |snapshot: &Snapshot, now: Now| {
+            let found = watch.facts(snapshot, now);
+            let afresh = ServiceWatch::default().facts(snapshot, now);
+            assert_eq!(found, afresh);
+            found
+        };
+        let first = look(&snapshot, at(1));
+        assert_eq!((states(&first[0]), states(&first[1])), (vec![("healthy", 2)], vec![("healthy", 1)]));
+        assert!(look(&snapshot, at(2)).iter().zip(&first).all(|(one, other)| Arc::ptr_eq(one, other)));
+        let (a, b) = (&snapshot.services[0], &snapshot.services[1]);
+        let Ejection::Done(ms) = a.state.eject("127.0.0.1:1", at(10), &a.resilience.returning, 50, String::new())
+        else {
+            panic!("there is another one");
+        };
+        let next = look(&snapshot, at(11));
+        assert_eq!(states(&next[0]), [("healthy", 1), ("ejected", 1)]);
+        assert_eq!((next[0].ejections, Arc::ptr_eq(&next[1], &first[1])), (1, true));
+        assert_eq!(states(&look(&snapshot, at(11 + ms))[0]), [("healthy", 2)], "nobody has said so");
+        assert!(b.endpoints.replace(&[]));
+        assert!(states(&look(&snapshot, at(12 + ms))[1]).is_empty());
+        let other = load(&FILE.replace("name: a", "name: c"));
+        assert_eq!(look(&other, at(13 + ms))[0].name, "c");
+    }
 }

@@ -21,14 +21,15 @@ pub trait AdminBackend: Send + Sync {
     /// The metrics page; None when it cannot be made. A worker that stays silent is shown as down; it does not hold the
     /// page up.
     fn metrics_text(self: Arc<Self>) -> Answer<'static, Option<String>>;
-    /// The configuration that serves, redacted, with its generation and what the last failed reload said (A30).
-    fn config_json(&self) -> Value;
+    /// The configuration that serves, redacted, with its generation and what the last failed reload said (A30), as JSON
+    /// text; None when it cannot be written.
+    fn config_json(self: Arc<Self>) -> Answer<'static, Option<String>>;
     /// Loads the configuration anew.
     fn reload(&self) -> Answer<'_, ReloadOutcome>;
     /// Replaces the running program.
     fn upgrade(&self) -> Answer<'_, UpgradeOutcome>;
-    /// All services.
-    fn services(&self) -> Answer<'_, Value>;
+    /// All services, as JSON text; None when it cannot be written.
+    fn services(self: Arc<Self>) -> Answer<'static, Option<String>>;
     /// The endpoints of a service; None when there is no such service.
     fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>>;
     /// Drains an endpoint, or whatever else is wanted of it.

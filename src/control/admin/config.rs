@@ -10,7 +10,7 @@ use super::backend::ReloadOutcome;
 use super::{Shared, reply};
 
 pub(super) async fn get(State(admin): Shared) -> Response {
-    reply::json(StatusCode::OK, &admin.backend.config_json())
+    reply::written(admin.backend.config_json().await)
 }
 
 /// Loads the configuration from where it came from. A body is read up to the bound and has no meaning.

@@ -28,6 +28,15 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     response
 }
 
+/// JSON that was written elsewhere; None where that failed.
+pub fn written(text: Option<String>) -> Response {
+    let Some(text) = text else {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "The answer cannot be made");
+    };
+    let fields = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (fields, text).into_response()
+}
+
 /// An error in the one shape.
 pub fn error(status: StatusCode, sentence: &str) -> Response {
     let timestamp = Stamp::of(unix_ms()).rfc3339_text().to_owned();

@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::{Shared, reply};
 
 pub(super) async fn list(State(admin): Shared) -> Response {
-    reply::json(StatusCode::OK, &admin.backend.services().await)
+    reply::written(admin.backend.services().await)
 }
 
 pub(super) async fn endpoints(State(admin): Shared, name: Result<Path<String>, PathRejection>) -> Response {

@@ -46,8 +46,8 @@ impl AdminBackend for Fake {
         Box::pin(async move { (!broken).then(|| "# TYPE a gauge\na 1\n".to_owned()) })
     }
 
-    fn config_json(&self) -> Value {
-        json!({ "generation": 1 })
+    fn config_json(self: Arc<Self>) -> Answer<'static, Option<String>> {
+        Box::pin(async { Some(json!({ "generation": 1 }).to_string()) })
     }
 
     fn reload(&self) -> Answer<'_, ReloadOutcome> {
@@ -64,8 +64,9 @@ impl AdminBackend for Fake {
         Box::pin(async { UpgradeOutcome::Refused { error: "busy".into() } })
     }
 
-    fn services(&self) -> Answer<'_, Value> {
-        Box::pin(async { json!([{ "name": "users" }]) })
+    fn services(self: Arc<Self>) -> Answer<'static, Option<String>> {
+        let broken = self.mode.load(Ordering::Relaxed) == 2;
+        Box::pin(async move { (!broken).then(|| json!([{ "name": "users" }]).to_string()) })
     }
 
     fn endpoints<'a>(&'a self, service: &'a str) -> Answer<'a, Option<Value>> {
@@ -169,6 +170,16 @@ async fn every_resource_answers() {
     let (status, head, body) = running.send(&request).await;
     assert_eq!((status, body.as_str()), (200, "# TYPE a gauge\na 1\n"));
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_made_is_a_500() {
+    let running = start(None).await;
+    running.backend.mode.store(2, Ordering::Relaxed);
+    for path in ["/metrics", "/services"] {
+        let (status, value) = running.ask("GET", path, "").await;
+        assert_eq!((status, &value["status"]), (500, &json!(500)), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -10,12 +10,13 @@ use super::super::admin::backend::{
     AdminBackend, Answer, Check, EndpointOrder, EndpointOutcome, ErrorRates, Health, HealthStatus, Readiness,
     ReadyStatus, ReloadOutcome, UpgradeOutcome,
 };
-use super::super::{acme, limits, operator, survival};
+use super::super::operator::{self, Told};
+use super::super::{acme, limits, survival};
 use super::facts::{memory_check, worker_reports};
 use super::page::PageMaker;
 use super::{Gateway, READY, STARTING, Wish};
 use crate::policy;
-use crate::snapshot::{Listener, Service};
+use crate::snapshot::{Listener, Service, Snapshot};
 use crate::worker::mailbox::Report;
 
 impl AdminBackend for Gateway {
@@ -73,10 +74,16 @@ impl AdminBackend for Gateway {
         })
     }
 
-    fn config_json(&self) -> Value {
-        let snapshot = self.fleet.snapshot();
-        let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.written.effective() })
+    fn config_json(self: Arc<Self>) -> Answer<'static, Option<String>> {
+        Box::pin(async move {
+            let snapshot = self.fleet.snapshot();
+            let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let write = move || {
+                let config = snapshot.written.effective();
+                json!({ "generation": snapshot.generation, "last_refused": failure, "config": config }).to_string()
+            };
+            self.background.run(write).await.ok()
+        })
     }
 
     fn reload(&self) -> Answer<'_, ReloadOutcome> {
@@ -100,24 +107,13 @@ impl AdminBackend for Gateway {
         })
     }
 
-    fn services(&self) -> Answer<'_, Value> {
+    fn services(self: Arc<Self>) -> Answer<'static, Option<String>> {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
             let reports = self.fleet.report(true).await;
-            let service = |service: &Arc<Service>| {
-                json!({
-                    "name": service.name,
-                    "load_balancer": service.endpoints.algorithm().word(),
-                    "endpoints": operator::endpoints(service, &reports, &self.orders, &self.discovery),
-                    "orders_for_absent": operator::absent(service, &self.orders),
-                    "sources": self.discovery.sources(service),
-                    "limits": limits::of_service(service),
-                    "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
-                    "checks": self.checks.of_service(service),
-                    "events": survival::events(service),
-                })
-            };
-            Value::Array(snapshot.services.iter().map(service).collect())
+            let gateway = self.clone();
+            let write = move || gateway.services_json(&snapshot, &reports).to_string();
+            self.background.run(write).await.ok()
         })
     }
 
@@ -192,5 +188,26 @@ impl AdminBackend for Gateway {
             "commit": option_env!("RINGWAY_COMMIT").unwrap_or_default(),
             "drivers": self.drivers,
         })
+    }
+}
+
+impl Gateway {
+    /// All services with their endpoints: for ten thousand of those work for tens of milliseconds.
+    fn services_json(&self, snapshot: &Snapshot, reports: &[Option<Report>]) -> Value {
+        let told = Told::of(reports);
+        let service = |service: &Arc<Service>| {
+            json!({
+                "name": service.name,
+                "load_balancer": service.endpoints.algorithm().word(),
+                "endpoints": operator::endpoints(service, &told, &self.orders, &self.discovery),
+                "orders_for_absent": operator::absent(service, &self.orders),
+                "sources": self.discovery.sources(service),
+                "limits": limits::of_service(service),
+                "breaker": service.breaker.as_ref().map(|breaker| breaker.shared.state().word()),
+                "checks": self.checks.of_service(service),
+                "events": survival::events(service),
+            })
+        };
+        Value::Array(snapshot.services.iter().map(service).collect())
     }
 }

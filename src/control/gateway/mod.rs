@@ -26,7 +26,7 @@ use super::discovery::Discovery;
 use super::door::Door;
 use super::fleet::{Fleet, Share};
 use super::listening::{Listening, Shares};
-use super::operator;
+use super::operator::{self, Told};
 use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
 use crate::config::Present;
@@ -338,7 +338,8 @@ impl Gateway {
     }
 
     async fn endpoints_of(&self, service: &Service) -> Vec<Value> {
-        operator::endpoints(service, &self.fleet.report(true).await, &self.orders, &self.discovery)
+        let reports = self.fleet.report(true).await;
+        operator::endpoints(service, &Told::of(&reports), &self.orders, &self.discovery)
     }
 }
 

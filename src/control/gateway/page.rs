@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::fleet::Fleet;
+use super::super::survival::ServiceWatch;
 use super::super::{limits, survival};
 use super::Gateway;
 use super::facts::{certificate_facts, list_facts, memory_facts};
@@ -24,6 +25,7 @@ use crate::time;
 pub(super) struct PageMaker {
     exposition: Exposition,
     fingerprints: Fingerprints,
+    services: ServiceWatch,
     /// Of which generation, and what.
     config_hash: (u64, String),
 }
@@ -31,7 +33,7 @@ pub(super) struct PageMaker {
 impl PageMaker {
     pub fn new(compat_names: bool) -> Self {
         let (exposition, fingerprints) = (Exposition::new(compat_names), Fingerprints::default());
-        Self { exposition, fingerprints, config_hash: (0, String::new()) }
+        Self { exposition, fingerprints, services: ServiceWatch::default(), config_hash: (0, String::new()) }
     }
 
     /// The page, of what the workers and the control thread have told.
@@ -43,7 +45,7 @@ impl PageMaker {
         mut facts: ControlFacts,
     ) -> String {
         facts.config_hash = self.config_hash(snapshot);
-        facts.services = survival::service_facts(snapshot, time::Now::read());
+        facts.services = self.services.facts(snapshot, time::Now::read());
         self.hear_last_words(fleet);
         self.exposition.render(reports, &ProcessFacts::read(), &facts)
     }

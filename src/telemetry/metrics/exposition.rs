@@ -1,11 +1,12 @@
 //! The metrics page: snapshots of all workers, merged and written at a scrape, on the control thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::VERSIONS;
 use super::instruments::{Deadline, Eviction, GoAway, HandshakeFailure, INSTRUMENTS, Kind, Refusal};
 use super::latency::Latencies;
-use super::page::Page;
+use super::page::{Page, Unit};
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
 use super::totals::{Admission, Labels, SERIES_MAX, Totals};
@@ -45,7 +46,7 @@ pub struct ControlFacts {
     /// Active checks of endpoints.
     pub checks: Vec<CheckFacts>,
     /// Endpoints of services by state.
-    pub services: Vec<ServiceFacts>,
+    pub services: Vec<Arc<ServiceFacts>>,
     /// By worker: how often it was started again after it had died, and how often it was found stuck.
     pub workers: Vec<WorkerFate>,
     /// The memory against its limit.
@@ -221,6 +222,7 @@ pub struct Exposition {
     last: BTreeMap<u32, WorkerSnapshot>,
     retired: Totals,
     carried: BTreeMap<u32, Carried>,
+    page_bytes: usize,
 }
 
 /// What a worker's earlier lives counted, in the families that have its number as label.
@@ -263,7 +265,8 @@ impl Exposition {
         let answers: Vec<_> = reports.iter().map(|report| (report.worker, report.snapshot.is_some())).collect();
         self.take_in(reports.into_iter().filter_map(|report| report.snapshot));
         let totals = self.totals();
-        let mut page = Page::default();
+        // As long as the last one, and room for some more series.
+        let mut page = Page::with_room(self.page_bytes + self.page_bytes / 16);
         self.requests(&mut page, &totals);
         self.durations(&mut page, &totals);
         failures(&mut page, &totals);
@@ -280,7 +283,9 @@ impl Exposition {
         memory_families(&mut page, &control.memory);
         discovery_families(&mut page, &control.discovery);
         process_families(&mut page, process);
-        page.into_text()
+        let text = page.into_text();
+        self.page_bytes = text.len();
+        text
     }
 
     /// The sums, with these reports taken in.
@@ -350,11 +355,11 @@ impl Exposition {
     fn durations(&self, page: &mut Page, totals: &Totals) {
         let requests = "Time from the first byte of a request to the last of its response.";
         let backend = "Time from sending a request to an endpoint to its response head.";
-        request_durations(page, totals, "gateway_request_duration_seconds", requests, 1.0);
+        request_durations(page, totals, "gateway_request_duration_seconds", requests, Unit::Seconds);
         backend_durations(page, totals, "gateway_backend_duration_seconds", backend);
         if self.compat {
-            request_durations(page, totals, "gateway_request_duration", requests, 1.0);
-            request_durations(page, totals, "gateway_request_duration_ms", requests, 1_000.0);
+            request_durations(page, totals, "gateway_request_duration", requests, Unit::Seconds);
+            request_durations(page, totals, "gateway_request_duration_ms", requests, Unit::Milliseconds);
             backend_durations(page, totals, "gateway_backend_duration", backend);
         }
     }
@@ -416,9 +421,8 @@ fn survival_families(page: &mut Page, control: &ControlFacts) {
     let breakers = &control.breakers[..control.breakers.len().min(SERIES_MAX)];
     page.family("gateway_circuit_breaker_state", "gauge", "1 for the state that the circuit breaker is in.");
     for breaker in breakers {
-        for state in ["closed", "open", "half_open"] {
-            page.count(&[("service", &breaker.name), ("state", state)], u64::from(breaker.state == state));
-        }
+        let states = ["closed", "open", "half_open"].map(|state| (state, u64::from(breaker.state == state)));
+        page.counts(&[("service", &breaker.name)], "state", states);
     }
     page.family("ringway_circuit_breaker_opened_total", "counter", "How often the circuit breaker opened.");
     breakers.iter().for_each(|breaker| page.count(&[("service", &breaker.name)], breaker.opened));
@@ -432,9 +436,7 @@ fn survival_families(page: &mut Page, control: &ControlFacts) {
     let services = &control.services[..control.services.len().min(SERIES_MAX)];
     page.family("ringway_service_endpoints", "gauge", "Endpoints of the service by state.");
     for service in services {
-        for (state, count) in &service.endpoints {
-            page.count(&[("service", &service.name), ("state", state)], *count);
-        }
+        page.counts(&[("service", &service.name)], "state", service.endpoints.iter().copied());
     }
     page.family("ringway_service_panic", "gauge", "Whether so many endpoints are out that all are asked.");
     services.iter().for_each(|service| page.count(&[("service", &service.name)], u64::from(service.panic)));
@@ -442,20 +444,26 @@ fn survival_families(page: &mut Page, control: &ControlFacts) {
     services.iter().for_each(|service| page.count(&[("service", &service.name)], service.ejections));
 }
 
-fn request_durations(page: &mut Page, totals: &Totals, name: &str, help: &str, per_second: f64) {
+fn request_durations(page: &mut Page, totals: &Totals, name: &str, help: &str, unit: Unit) {
     page.family(name, "histogram", help);
-    for (labels, buckets) in &totals.durations {
-        let [method, path, service] = texts(labels);
-        page.histogram(&[("method", method), ("path", path), ("service", service)], buckets, per_second);
-    }
+    page.histograms(
+        unit,
+        totals.durations.iter().map(|(labels, buckets)| {
+            let [method, path, service] = texts(labels);
+            ([("method", method), ("path", path), ("service", service)], buckets)
+        }),
+    );
 }
 
 fn backend_durations(page: &mut Page, totals: &Totals, name: &str, help: &str) {
     page.family(name, "histogram", help);
-    for (labels, buckets) in &totals.backend {
-        let [service, endpoint] = texts(labels);
-        page.histogram(&[("service", service), ("endpoint", endpoint)], buckets, 1.0);
-    }
+    page.histograms(
+        Unit::Seconds,
+        totals.backend.iter().map(|(labels, buckets)| {
+            let [service, endpoint] = texts(labels);
+            ([("service", service), ("endpoint", endpoint)], buckets)
+        }),
+    );
 }
 
 fn failures(page: &mut Page, totals: &Totals) {
@@ -496,11 +504,7 @@ fn quantiles(page: &mut Page, totals: &Totals) {
 
 fn quantile_samples(page: &mut Page, labels: &[(&str, &str)], latency: &Latencies) {
     let found = latency.quantiles(QUANTILES.map(|(_, quantile)| quantile));
-    for ((word, _), us) in QUANTILES.iter().zip(found) {
-        let mut labels = labels.to_vec();
-        labels.push(("quantile", word));
-        page.number(&labels, us as f64 / 1e6);
-    }
+    page.microseconds(labels, "quantile", QUANTILES.iter().zip(found).map(|((word, _), us)| (*word, us)));
 }
 
 fn control_families(page: &mut Page, facts: &ControlFacts) {

@@ -1,7 +1,10 @@
 //! The sum over workers, by label, with a bound on the series of each family (F77).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use ahash::{AHashMap, AHashSet};
+use smallvec::{SmallVec, smallvec};
 
 use super::OTHER;
 use super::instruments::Mirrored;
@@ -15,7 +18,7 @@ use crate::error::Reason;
 pub const SERIES_MAX: usize = 2_000;
 
 /// Label values of one series.
-pub(super) type Labels = Vec<Arc<str>>;
+pub(super) type Labels = SmallVec<[Arc<str>; 4]>;
 
 /// The families that are summed over workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +38,33 @@ const FAMILIES: usize = 9;
 
 /// Which series have a name of their own. A series that was let in stays in, so that it and `other` never go down.
 #[derive(Debug, Default)]
-pub(super) struct Admission([BTreeSet<Labels>; FAMILIES]);
+pub(super) struct Admission {
+    families: [AHashSet<Labels>; FAMILIES],
+    words: AHashMap<&'static str, Arc<str>>,
+    statuses: AHashMap<u16, Arc<str>>,
+}
 
 impl Admission {
     fn admit(&mut self, family: Family, labels: Labels) -> Labels {
-        let set = &mut self.0[family as usize];
+        let set = &mut self.families[family as usize];
         if set.contains(&labels) {
             return labels;
         }
         if set.len() >= SERIES_MAX - 1 {
-            return vec![OTHER.into(); labels.len()];
+            return SmallVec::from_elem(OTHER.into(), labels.len());
         }
         set.insert(labels.clone());
         labels
+    }
+
+    /// A word of the program as a label; thousands of series have the same few.
+    fn word(&mut self, word: &'static str) -> Arc<str> {
+        self.words.entry(word).or_insert_with(|| word.into()).clone()
+    }
+
+    fn status(&mut self, status: u16) -> Arc<str> {
+        let text = || if status == 0 { OTHER.into() } else { status.to_string().into() };
+        self.statuses.entry(status).or_insert_with(text).clone()
     }
 }
 
@@ -85,7 +102,7 @@ impl Totals {
         self.add_failures(admission, &"".into(), &worker.failures);
         self.latency_all.add(&worker.unserved);
         for (label, count) in worker.limiters.iter().filter(|(_, count)| *count > 0) {
-            *self.limiters.entry(admission.admit(Family::Limiters, vec![label.clone()])).or_default() += count;
+            *self.limiters.entry(admission.admit(Family::Limiters, smallvec![label.clone()])).or_default() += count;
         }
         for (service, method, codes) in &worker.calls {
             self.add_calls(admission, service, method, codes);
@@ -104,33 +121,34 @@ impl Totals {
 
     fn add_route(&mut self, admission: &mut Admission, route: &RouteSnapshot) {
         for (method, status, service, count) in &route.requests {
-            let labels = vec![(*method).into(), route.path.clone(), status_label(*status), service.clone()];
+            let labels =
+                smallvec![admission.word(method), route.path.clone(), admission.status(*status), service.clone()];
             *self.requests.entry(admission.admit(Family::Requests, labels)).or_default() += count;
             self.server_errors += if *status >= 500 { *count } else { 0 };
         }
         for (method, service, buckets) in &route.durations {
-            let labels = vec![(*method).into(), route.path.clone(), service.clone()];
+            let labels = smallvec![admission.word(method), route.path.clone(), service.clone()];
             self.durations.entry(admission.admit(Family::Durations, labels)).or_default().absorb(buckets);
         }
     }
 
     fn add_service(&mut self, admission: &mut Admission, service: &ServiceSnapshot) {
         for (endpoint, buckets) in &service.endpoints {
-            let labels = vec![service.name.clone(), endpoint.clone()];
+            let labels = smallvec![service.name.clone(), endpoint.clone()];
             self.backend.entry(admission.admit(Family::Backend, labels)).or_default().absorb(buckets);
         }
         for (status, count) in &service.upstream_status {
-            let labels = vec![service.name.clone(), status_label(*status)];
+            let labels = smallvec![service.name.clone(), admission.status(*status)];
             *self.upstream_status.entry(admission.admit(Family::UpstreamStatus, labels)).or_default() += count;
         }
         self.add_failures(admission, &service.name, &service.failures);
         for (result, count) in Mirrored::WORDS.iter().zip(service.mirrored).filter(|(_, count)| *count > 0) {
-            let labels = vec![service.name.clone(), (*result).into()];
+            let labels = smallvec![service.name.clone(), admission.word(result)];
             *self.mirrored.entry(admission.admit(Family::Mirrored, labels)).or_default() += count;
         }
         if !service.latency.is_empty() {
             self.latency_all.add(&service.latency);
-            let labels = admission.admit(Family::Latency, vec![service.name.clone()]);
+            let labels = admission.admit(Family::Latency, smallvec![service.name.clone()]);
             self.latency.entry(labels).or_default().add(&service.latency);
         }
     }
@@ -138,23 +156,16 @@ impl Totals {
     fn add_calls(&mut self, admission: &mut Admission, service: &Arc<str>, method: &Arc<str>, codes: &[u64]) {
         for (code, count) in codes.iter().enumerate().filter(|(_, count)| **count > 0) {
             let code = if code + 1 < codes.len() { code.to_string().into() } else { OTHER.into() };
-            let labels = vec![service.clone(), method.clone(), code];
+            let labels = smallvec![service.clone(), method.clone(), code];
             *self.calls.entry(admission.admit(Family::Calls, labels)).or_default() += count;
         }
     }
 
     fn add_failures(&mut self, admission: &mut Admission, service: &Arc<str>, counts: &[u64; Reason::ALL.len()]) {
         for (reason, count) in Reason::ALL.iter().zip(counts).filter(|(_, count)| **count > 0) {
-            let labels = vec![reason.word().into(), service.clone()];
+            let labels = smallvec![admission.word(reason.word()), service.clone()];
             *self.errors.entry(admission.admit(Family::Errors, labels)).or_default() += count;
         }
-    }
-}
-
-fn status_label(status: u16) -> Arc<str> {
-    match status {
-        0 => OTHER.into(),
-        status => status.to_string().into(),
     }
 }
 
@@ -165,11 +176,11 @@ mod tests {
     #[test]
     fn series_are_bounded_and_stay_admitted() {
         let mut admission = Admission::default();
-        let label = |n: usize| vec![Arc::<str>::from(n.to_string())];
+        let label = |n: usize| -> Labels { smallvec![n.to_string().into()] };
         for n in 0..SERIES_MAX - 1 {
             assert_eq!(admission.admit(Family::Limiters, label(n)), label(n));
         }
-        assert_eq!(admission.admit(Family::Limiters, label(9_999)), [OTHER.into()]);
+        assert_eq!(admission.admit(Family::Limiters, label(9_999))[..], [OTHER.into()]);
         assert_eq!(admission.admit(Family::Limiters, label(5)), label(5));
         assert_eq!(admission.admit(Family::Errors, label(9_999)), label(9_999));
     }
