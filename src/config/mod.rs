@@ -9,4 +9,6 @@ mod reach;
 mod template;
 
 pub use document::{reference_markdown, schema_json};
-pub use load::{Again, Loaded, Present, load_file, load_file_after, load_str, load_str_after};
+pub use load::{
+    Again, Loaded, Present, load_file, load_file_after, load_str, load_str_after, load_text_after, unreadable,
+};

@@ -41,6 +41,8 @@ impl AdminBackend for Gateway {
         checks.extend(self.memory.is_limited().then(|| memory_check(&self.memory)));
         let check = |(ok, detail)| Check { name: "discovery".into(), ok, detail };
         checks.extend(self.discovery.check().map(check));
+        let check = |(ok, detail)| Check { name: "configuration_store".into(), ok, detail };
+        checks.extend(self.store.as_ref().map(|store| check(store.check())));
         Readiness { status, checks }
     }
 
@@ -96,6 +98,7 @@ impl AdminBackend for Gateway {
                 certificates: certificate_facts(&snapshot),
                 lists: list_facts(&snapshot),
                 acme: self.acme.facts(&snapshot.acme),
+                store: self.store.as_ref().map(|store| store.facts()),
             };
             let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
             self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
@@ -106,7 +109,12 @@ impl AdminBackend for Gateway {
     fn config_json(&self) -> Value {
         let snapshot = self.fleet.snapshot();
         let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        json!({ "generation": snapshot.generation, "last_refused": failure, "config": snapshot.written.effective() })
+        let config = snapshot.written.effective();
+        let mut told = json!({ "generation": snapshot.generation, "last_refused": failure, "config": config });
+        if let Some(store) = &self.store {
+            told["store"] = store.json();
+        }
+        told
     }
 
     fn reload(&self) -> Answer<'_, ReloadOutcome> {
