@@ -112,6 +112,9 @@ pub const LET_GO_MS_MAX: u64 = 60_000;
 pub const LET_GO_LOOK_MS: u64 = 50;
 /// How long that pause becomes, in milliseconds: a stream may hold it for long.
 pub const LET_GO_LOOK_MS_MAX: u64 = 2_000;
+/// How long a scrape waits for the background thread, in milliseconds, before the control thread makes the page itself:
+/// a configuration that takes seconds to compile is no gap in anybody's graphs.
+pub const PAGE_PATIENCE_MS: u64 = 1_000;
 /// Accepts that wait on each listening socket of a ring: so many clients that come together are taken up in one turn of
 /// the worker's loop.
 pub const ACCEPTS_AT_ONCE: usize = 8;
@@ -277,9 +280,10 @@ pub const ENDPOINT_ORDERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const ENDPOINT_WEIGHT_MAX: u32 = 65_535;
 /// Metadata pairs of one endpoint.
 pub const METADATA_MAX: usize = 32;
-/// Requests that one worker has under way with one endpoint; more are refused as `overloaded`. It is there so that an
-/// endpoint that hangs cannot take everything; `limits` of a service hold for the whole node, and queue. Four times
-/// what Envoy gives an upstream, so that long polls of ordinary number fit (F13).
+/// Requests that one worker has under way with one endpoint; more go to others, and are refused as `overloaded` where
+/// those have as many. It is there so that an endpoint that hangs cannot take everything; `limits` of a service hold
+/// for the whole node, and queue. Four times what Envoy gives an upstream, so that long polls of ordinary number fit
+/// (F13).
 pub const ENDPOINT_REQUESTS_MAX: u32 = 4_096;
 /// Requests that wait for a place at a limit, where one is configured (`pending_max`; F13).
 pub const PENDING_MAX: u32 = 128;

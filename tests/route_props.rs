@@ -1,6 +1,7 @@
 //! The routing engine against a matcher that knows nothing of tries: the greatest rank of all routes that match.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringway::route::*;
@@ -247,6 +248,55 @@ proptest! {
                     prop_assert!(captures.is_empty());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_table_that_shares_with_another_is_as_one_of_its_own(
+        specs in specs(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..6_u8, spec()), 0..4),
+        requests in prop::collection::vec(request(), 1..8),
+        strict in any::<[bool; 2]>(),
+    ) {
+        let order = strict.map(|strict| if strict { Order::Strict } else { Order::Specificity });
+        // Without what the others hide, as a configuration is that nothing was found in.
+        let hidden = RouteTable::build(specs.clone(), order[0]).unwrap().lint();
+        let is_seen = |spec: &RouteSpec| hidden.iter().all(|shadowed| shadowed.route != spec.id);
+        let mut specs: Vec<Arc<RouteSpec>> = specs.into_iter().filter(is_seen).map(Arc::new).collect();
+        let before = RouteTable::build_after(None, specs.clone(), order[0]).unwrap();
+        prop_assert_eq!(before.lint(), vec![]);
+        for (at, what, other) in &changes {
+            if specs.is_empty() {
+                break;
+            }
+            let at = at.index(specs.len());
+            let mut spec = (*specs[at]).clone();
+            match what {
+                0 => spec.priority = other.priority,
+                1 => spec.methods = other.methods.clone(),
+                2 => spec.predicates = other.predicates.clone(),
+                3 => spec.path = other.path.clone(),
+                4 => spec.hosts = other.hosts.clone(),
+                _ => {
+                    let moved = specs.remove(at);
+                    specs.insert(0, moved);
+                }
+            }
+            if *what < 5 {
+                specs[at] = Arc::new(spec);
+            }
+        }
+        let own = RouteTable::build_after(None, specs.clone(), order[1]).unwrap();
+        let sharing = RouteTable::build_after(Some(&before), specs, order[1]).unwrap();
+        prop_assert_eq!(own.footprint().find_bytes, sharing.footprint().find_bytes);
+        if order[0] == order[1] {
+            let found = |of: Vec<Shadowed>| of.iter().map(|shadowed| shadowed.route).collect::<Vec<_>>();
+            prop_assert_eq!(found(own.lint()), found(sharing.lint_after(&before)));
+        }
+        for request in &requests {
+            let [mut one, mut other] = [Captures::new(), Captures::new()];
+            prop_assert_eq!(own.find(request, &mut one), sharing.find(request, &mut other));
+            prop_assert_eq!(one.iter().collect::<Vec<_>>(), other.iter().collect::<Vec<_>>());
         }
     }
 

@@ -5,12 +5,13 @@
 //! for a while. A pool of threads would give each of them pages of its own, and a cold stack.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::time::timeout;
 
 use crate::sys::{memory, thread as this_thread};
 use crate::telemetry::log;
@@ -38,6 +39,42 @@ impl Background {
         }
         answer
     }
+
+    /// Has this done with what only one at a time may have. Where it is not begun in time, since a configuration is
+    /// compiled that takes seconds, the caller does it. Nothing comes of it when it panics.
+    pub async fn run_within<H, T>(
+        &self,
+        patience: Duration,
+        held: &Arc<AsyncMutex<H>>,
+        work: impl FnOnce(&mut H) -> T + Send + 'static,
+    ) -> Option<T>
+    where
+        H: Send + 'static,
+        T: Send + 'static,
+    {
+        let place = Arc::new(Mutex::new(Some(work)));
+        let (theirs, wanted) = (place.clone(), held.clone());
+        let mut answer = self.run(move || {
+            let work = take(&theirs)?;
+            // Where there is no thread to be had, the control thread does this, which may not block: nobody has it.
+            let mut held = wanted.try_lock().unwrap_or_else(|_| wanted.blocking_lock());
+            Some(work(&mut held))
+        });
+        if let Ok(answer) = timeout(patience, &mut answer).await {
+            return answer.ok().flatten();
+        }
+        let mut held = held.lock().await;
+        if let Some(work) = take(&place) {
+            return Some(work(&mut held));
+        }
+        // It was begun meanwhile.
+        drop(held);
+        answer.await.ok().flatten()
+    }
+}
+
+fn take<T>(place: &Mutex<Option<T>>) -> Option<T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 fn start() -> Sender<Work> {
@@ -90,5 +127,48 @@ mod tests {
         assert!(broken.blocking_recv().is_err());
         assert_eq!(last.blocking_recv(), Ok((first, Some("background".to_owned()))));
         assert_ne!(first, thread::current().id());
+    }
+    #[tokio::test]
+    async fn what_cannot_wait_for_long_work_is_done_all_the_same_and_once() {
+        let (background, long) = (Background::default(), Duration::from_secs(60));
+        let held = Arc::new(AsyncMutex::new(Vec::new()));
+        let note = |who: &'static str| {
+            move |notes: &mut Vec<_>| {
+                notes.push(who);
+                thread::current().name() == Some("background")
+            }
+        };
+        assert_eq!(background.run_within(long, &held, note("soon")).await, Some(true));
+        let (end, wait) = channel::<()>();
+        let busy = background.run(move || wait.recv());
+        assert_eq!(background.run_within(Duration::ZERO, &held, note("late")).await, Some(false));
+        drop(end);
+        assert!(busy.await.is_ok());
+        // Behind it came what was taken back.
+        assert_eq!(background.run_within(long, &held, note("last")).await, Some(true));
+        assert_eq!(*held.lock().await, ["soon", "late", "last"]);
+        let broken = |_: &mut Vec<_>| assert!(thread::panicking(), "as it is meant to");
+        assert_eq!(background.run_within(long, &held, broken).await, None);
+        assert_eq!(background.run_within(long, &held, |notes| notes.len()).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn what_has_been_begun_is_waited_for() {
+        let background = Background::default();
+        let held = Arc::new(AsyncMutex::new(0));
+        let ((tell, told), (end, wait)) = (oneshot::channel(), channel::<()>());
+        let slow = move |held: &mut i32| {
+            let _ = tell.send(());
+            let _ = wait.recv();
+            *held += 1;
+            *held
+        };
+        let begun = async move {
+            told.await.expect("it begins");
+            drop(end);
+        };
+        // It is begun before or after the patience ends, and done once.
+        let (made, ()) = tokio::join!(background.run_within(Duration::from_secs(60), &held, slow), begun);
+        assert_eq!((made, *held.lock().await), (Some(1), 1));
     }
 }

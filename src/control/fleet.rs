@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::limits::{RESTART_BACK_OFF_MS, RESTART_BACK_OFF_MS_MAX, WORKER_STEADY_MS};
 use crate::snapshot::Snapshot;
 use crate::sys::ring::Driver;
+use crate::sys::thread as this_thread;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::WorkerFate;
@@ -157,6 +158,7 @@ impl Fleet {
         };
         let tell_death = self.tell_death.clone();
         let live = move || {
+            this_thread::be_prompt();
             let end = run::run(start, answer);
             if matches!(end, End::Died { .. }) {
                 // There is room for one death of each worker.
@@ -318,11 +320,11 @@ impl Fleet {
         let _ = tokio::time::timeout(Duration::from_millis(REPORT_TIMEOUT_MS), all).await;
     }
 
-    /// Asks every worker for its counters; None for one that stays silent.
-    pub async fn report(&self) -> Vec<Option<Report>> {
+    /// Asks every worker for its counters, and what its endpoints do if that is wanted; None for one that stays silent.
+    pub async fn report(&self, endpoints: bool) -> Vec<Option<Report>> {
         let ask = |member: &Member| {
             let (answer, report) = oneshot::channel();
-            member.postbox.send(Command::Report(answer));
+            member.postbox.send(Command::Report { endpoints, answer });
             report
         };
         let asked: Vec<_> = self.members().iter().map(ask).collect();

@@ -28,6 +28,7 @@ use crate::schema::Diagnostics;
 use crate::sys::limit::{self, DescriptorShare};
 use crate::sys::memory::Group;
 use crate::sys::ring::Driver;
+use crate::sys::thread as this_thread;
 use crate::telemetry::log::{self, Level, Style};
 use crate::worker::memory::Memory;
 use crate::worker::pressure::Allowance;
@@ -68,6 +69,8 @@ pub fn run(options: RunOptions) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&StartError::System(format!("cannot start the control thread: {error}"))),
     };
+    // All but the workers, which share their cores with it.
+    this_thread::be_patient();
     revivals::log_panics();
     let parent = std::os::unix::process::parent_id();
     let inherited = Inherited::take(|name| std::env::var(name).ok(), std::process::id(), parent);

@@ -4,14 +4,15 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::captures::Name;
 use super::hosts::Hosts;
 use super::pattern::raw_shape;
 use super::rank::predicate_count;
-use super::table::{Demands, Fixed, Level, NONE, Param, Route};
-use super::trie::{Builder, Trie};
+use super::table::{Demands, Fixed, Level, NONE, Param, Places, Route};
+use super::trie::Builder;
 use super::{BuildError, CAPTURE_NAME_BYTES_MAX, CAPTURES_MAX, HostPattern, Order, PathPattern, RouteSpec, RouteTable};
 
 /// Most routes of one table.
@@ -30,14 +31,39 @@ impl RouteTable {
     /// Everything that is wrong, at once: bad patterns, regular expressions that do not compile or grow beyond
     /// [`REGEX_BYTES_MAX`], more than [`CAPTURES_MAX`] captures, two captures of one name, too many routes.
     pub fn build(specs: Vec<RouteSpec>, order: Order) -> Result<RouteTable, Vec<BuildError>> {
+        Self::build_after(None, specs.into_iter().map(Arc::new).collect(), order)
+    }
+
+    /// The same table, which shares with another one what they have in common: all of it where the specs say the
+    /// same, hosts and paths where those are the same, and regular expressions of the same text.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_after(
+        before: Option<&RouteTable>,
+        mut specs: Vec<Arc<RouteSpec>>,
+        order: Order,
+    ) -> Result<RouteTable, Vec<BuildError>> {
+        for (spec, known) in specs.iter_mut().zip(before.map_or(&[][..], RouteTable::specs)) {
+            if !Arc::ptr_eq(spec, known) && *spec == *known {
+                *spec = known.clone();
+            }
+        }
+        if let Some(before) = before.filter(|before| before.is_of(&specs, order)) {
+            return Ok(before.clone());
+        }
         let mut errors = Vec::new();
         if let Some(spec) = specs.get(ROUTES_MAX) {
             return Err(vec![BuildError { id: spec.id, what: format!("more than {ROUTES_MAX} routes") }]);
         }
-        let mut regexes = Vec::new();
+        let mut regexes = Regexes::known(before);
         let mut routes = Vec::with_capacity(specs.len());
         let mut demands = Arena::default();
-        for spec in &specs {
+        for (at, spec) in specs.iter().enumerate() {
+            if before.is_some_and(|before| before.is_plain(at, spec)) {
+                routes.push(Route::of(spec, NONE));
+                continue;
+            }
             match compile(spec, &mut regexes) {
                 Ok(some) => routes.push(Route::of(spec, demands.place(some))),
                 Err(what) => errors.push(BuildError { id: spec.id, what }),
@@ -47,12 +73,60 @@ impl RouteTable {
             return Err(errors);
         }
         let tried = order_of_trial(&specs, order);
-        let (hosts, levels, trie) = arrange(&specs, &tried);
         let mut trials = vec![0; specs.len()];
         tried.iter().zip(0..).for_each(|(index, trial)| trials[*index as usize] = trial);
+        let places = match before.filter(|before| before.has_places_of(&specs, &trials)) {
+            Some(before) => before.places.clone(),
+            None => Arc::new(arrange(&specs, &tried)),
+        };
         let (specs, routes, demands) = (specs.into(), routes.into(), demands.all.into());
-        let fixed = Fixed { order, specs, routes, demands, trials: trials.into(), hosts, levels, trie };
-        Ok(RouteTable { fixed: Arc::new(fixed), regexes })
+        let fixed = Fixed { order, specs, routes, demands, trials: trials.into() };
+        Ok(RouteTable { fixed: Arc::new(fixed), places, regexes: regexes.all })
+    }
+
+    /// Whether it is the table of these very specs.
+    fn is_of(&self, specs: &[Arc<RouteSpec>], order: Order) -> bool {
+        let mine = self.specs();
+        self.fixed.order == order && mine.len() == specs.len() && mine.iter().zip(specs).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    /// Whether the spec is this table's at that place, and neither captures nor demands more than a method.
+    fn is_plain(&self, at: usize, spec: &Arc<RouteSpec>) -> bool {
+        self.specs().get(at).is_some_and(|mine| Arc::ptr_eq(mine, spec)) && self.fixed.routes[at].demands == NONE
+    }
+
+    /// Whether routes of these specs, tried in this order, stand where those of this table do.
+    fn has_places_of(&self, specs: &[Arc<RouteSpec>], trials: &[u32]) -> bool {
+        let stands = |(mine, other): (&Arc<RouteSpec>, &Arc<RouteSpec>)| {
+            Arc::ptr_eq(mine, other) || (mine.path == other.path && mine.hosts == other.hosts)
+        };
+        let in_order = |list: &[u32]| list.is_sorted_by_key(|index| trials[*index as usize]);
+        self.len() == specs.len()
+            && self.specs().iter().zip(specs).all(stands)
+            && self.places.trie.lists().all(in_order)
+            && self.places.levels.iter().all(|level| in_order(&level.catch_all))
+    }
+}
+
+/// Regular expressions while a table is built.
+#[derive(Default)]
+struct Regexes<'t> {
+    all: Vec<Regex>,
+    /// Of another table, by text: to compile one takes longer than all else that is done for a route.
+    known: AHashMap<&'t str, &'t Regex>,
+}
+
+impl<'t> Regexes<'t> {
+    fn known(before: Option<&'t RouteTable>) -> Self {
+        let known = before.map_or(&[][..], |table| &table.regexes);
+        Self { all: Vec::new(), known: known.iter().map(|regex| (regex.as_str(), regex)).collect() }
+    }
+
+    /// Its place among all.
+    fn add(&mut self, text: &str) -> Result<u32, String> {
+        let known = self.known.get(text).map(|regex| (*regex).clone());
+        self.all.push(known.map_or_else(|| compile_regex(text), Ok)?);
+        Ok(self.all.len() as u32 - 1)
     }
 }
 
@@ -64,7 +138,7 @@ pub(super) fn compile_regex(text: &str) -> Result<Regex, String> {
 }
 
 /// The order in which routes of one rank of path are tried.
-fn order_of_trial(specs: &[RouteSpec], order: Order) -> Vec<u32> {
+fn order_of_trial(specs: &[Arc<RouteSpec>], order: Order) -> Vec<u32> {
     let mut tried: Vec<u32> = (0..specs.len() as u32).collect();
     if order == Order::Specificity {
         // Stable: what is equal stays in declared order.
@@ -77,7 +151,7 @@ fn order_of_trial(specs: &[RouteSpec], order: Order) -> Vec<u32> {
 }
 
 /// Sorts the routes by host and path, each place's in the order in which they are tried.
-fn arrange(specs: &[RouteSpec], tried: &[u32]) -> (Hosts, Box<[Level]>, Trie) {
+fn arrange(specs: &[Arc<RouteSpec>], tried: &[u32]) -> Places {
     let mut hosts = Hosts::new();
     let mut levels: Vec<Growing> = Vec::new();
     let mut builder = Builder::default();
@@ -100,7 +174,7 @@ fn arrange(specs: &[RouteSpec], tried: &[u32]) -> (Hosts, Box<[Level]>, Trie) {
         regexes: level.regexes,
         catch_all: level.catch_all.into(),
     });
-    (hosts, levels.collect(), builder.finish())
+    Places { hosts, levels: levels.collect(), trie: builder.finish() }
 }
 
 /// A [`Level`] while routes are added.
@@ -149,12 +223,9 @@ impl Arena {
     }
 }
 
-fn compile(spec: &RouteSpec, regexes: &mut Vec<Regex>) -> Result<Demands, String> {
-    let before = regexes.len();
-    let mut compile_one = |text: &str| {
-        regexes.push(compile_regex(text)?);
-        Ok::<u32, String>(regexes.len() as u32 - 1)
-    };
+fn compile(spec: &RouteSpec, regexes: &mut Regexes<'_>) -> Result<Demands, String> {
+    let before = regexes.all.len();
+    let mut compile_one = |text: &str| regexes.add(text);
     spec.path.check()?;
     let regex = match &spec.path {
         PathPattern::Regex(text) => compile_one(text)?,
@@ -163,7 +234,7 @@ fn compile(spec: &RouteSpec, regexes: &mut Vec<Regex>) -> Result<Demands, String
     let predicates: Result<Box<[_]>, String> =
         spec.predicates.iter().map(|predicate| predicate.compile(&mut compile_one)).collect();
     let captures = match &spec.path {
-        PathPattern::Regex(_) => group_params(&regexes[before])?,
+        PathPattern::Regex(_) => group_params(&regexes.all[before])?,
         path => checked(path.params())?,
     };
     Ok(Demands { regex, predicates: predicates?, captures })

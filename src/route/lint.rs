@@ -3,10 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::build::regex_begins;
 use super::pattern::{End, Shape, Step};
 use super::{HostPattern, Order, PathPattern, RouteId, RouteInput, RouteSpec, RouteTable};
+
+/// With more routes than this that have changed, all are looked at.
+const CHANGED_MAX: usize = 8;
 
 /// A route that another one always goes before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +47,31 @@ impl RouteTable {
     /// What it says is always true; it does not find routes that only several others together shadow, nor compare
     /// regular expressions other than by their text and their literal beginning.
     pub fn lint(&self) -> Vec<Shadowed> {
-        let facts: Vec<Facts<'_>> = self.specs().iter().map(Facts::of).collect();
+        self.shadowed(|index, facts| self.hidden_by(index, facts))
+    }
+
+    /// The same behind a table in which no route was hidden: only those count that have changed.
+    pub fn lint_after(&self, before: &RouteTable) -> Vec<Shadowed> {
+        let pairs = self.specs().iter().zip(before.specs()).zip(0_u32..);
+        let changed = pairs.filter(|((one, other), _)| !Arc::ptr_eq(one, other)).map(|(_, index)| index);
+        let changed: Vec<u32> = changed.take(CHANGED_MAX + 1).collect();
+        // Others have kept their order among themselves where all have kept their places.
+        if changed.len() > CHANGED_MAX || !Arc::ptr_eq(&self.places, &before.places) {
+            return self.lint();
+        }
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        self.shadowed(|index, facts| {
+            let hides = |other: &u32| *other == index || self.hides(*other, index, facts);
+            if changed.iter().any(hides) { self.hidden_by(index, facts) } else { None }
+        })
+    }
+
+    fn shadowed(&self, hidden_by: impl Fn(u32, &[Facts<'_>]) -> Option<u32>) -> Vec<Shadowed> {
+        let facts: Vec<Facts<'_>> = self.specs().iter().map(|spec| Facts::of(spec)).collect();
         let found = (0..facts.len() as u32).filter_map(|index| {
-            let (route, by) = (&facts[index as usize], &facts[self.hidden_by(index, &facts)? as usize]);
+            let (route, by) = (&facts[index as usize], &facts[hidden_by(index, &facts)? as usize]);
             let duplicate = self.covers(route, by);
             let why = if duplicate { Shadow::Duplicate } else { Shadow::Wider };
             Some(Shadowed { route: route.spec.id, by: by.spec.id, why })
@@ -56,18 +82,20 @@ impl RouteTable {
     /// A route that goes before `index` for every request that `index` could take. Whatever does so takes a sample of
     /// those requests too, so that only the few places on the sample's way need a closer look.
     fn hidden_by(&self, index: u32, facts: &[Facts<'_>]) -> Option<u32> {
-        let route = &facts[index as usize];
-        let trials = &self.fixed.trials;
         let mut by = None;
-        self.candidates(&Sample::of(route), |_, place| {
-            by = place.routes.iter().copied().find(|other| {
-                let wide = self.fixed.order == Order::Specificity && facts[*other as usize].is_wider_prefix(route);
-                let before = wide || trials[*other as usize] < trials[index as usize];
-                *other != index && before && self.covers(&facts[*other as usize], route)
-            });
+        self.candidates(&Sample::of(&facts[index as usize]), |_, place| {
+            by = place.routes.iter().copied().find(|other| self.hides(*other, index, facts));
             if by.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         by
+    }
+
+    /// Whether `other` goes before `index`, and takes all that it could.
+    fn hides(&self, other: u32, index: u32, facts: &[Facts<'_>]) -> bool {
+        let (first, route, trials) = (&facts[other as usize], &facts[index as usize], &self.fixed.trials);
+        let wide = self.fixed.order == Order::Specificity && first.is_wider_prefix(route);
+        let before = wide || trials[other as usize] < trials[index as usize];
+        other != index && before && self.covers(first, route)
     }
 
     /// Whether `first` takes all that `second` could; by specificity also that neither host nor path of `second` is

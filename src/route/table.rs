@@ -24,6 +24,7 @@ pub(super) const NONE: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub struct RouteTable {
     pub(super) fixed: Arc<Fixed>,
+    pub(super) places: Arc<Places>,
     pub(super) regexes: Vec<Regex>,
 }
 
@@ -32,12 +33,18 @@ pub struct RouteTable {
 pub(super) struct Fixed {
     pub order: Order,
     /// In declared order.
-    pub specs: Box<[RouteSpec]>,
+    pub specs: Box<[Arc<RouteSpec>]>,
     /// As `specs`.
     pub routes: Box<[Route]>,
     pub demands: Box<[Demands]>,
     /// As `specs`: the place of each route in the order in which routes of one rank of path are tried.
     pub trials: Box<[u32]>,
+}
+
+/// Where each route stands among hosts and paths. Tables share it whose routes have the same ones, and are tried in the
+/// same order at each place.
+#[derive(Debug)]
+pub(super) struct Places {
     pub hosts: Hosts,
     pub levels: Box<[Level]>,
     pub trie: Trie,
@@ -129,7 +136,7 @@ impl RouteTable {
     }
 
     /// The specs, in declared order.
-    pub fn specs(&self) -> &[RouteSpec] {
+    pub fn specs(&self) -> &[Arc<RouteSpec>] {
         &self.fixed.specs
     }
 
@@ -162,13 +169,13 @@ impl RouteTable {
 
     /// How much memory the table takes.
     pub fn footprint(&self) -> Footprint {
-        let fixed = &*self.fixed;
-        let lists: usize = fixed.levels.iter().map(|level| size_of_val(&*level.catch_all)).sum();
+        let (fixed, places) = (&*self.fixed, &*self.places);
+        let lists: usize = places.levels.iter().map(|level| size_of_val(&*level.catch_all)).sum();
         let demands: usize = fixed.demands.iter().map(Demands::bytes).sum();
         let routes = size_of_val(&*fixed.routes) + size_of_val(&*fixed.trials) + demands;
         Footprint {
-            find_bytes: fixed.trie.bytes() + fixed.hosts.bytes() + size_of_val(&*fixed.levels) + lists + routes,
-            spec_bytes: fixed.specs.iter().map(spec_bytes).sum(),
+            find_bytes: places.trie.bytes() + places.hosts.bytes() + size_of_val(&*places.levels) + lists + routes,
+            spec_bytes: fixed.specs.iter().map(|spec| spec_bytes(spec)).sum(),
         }
     }
 
@@ -181,16 +188,16 @@ impl RouteTable {
         input: &impl RouteInput,
         mut visit: impl FnMut(Part, Place<'t>) -> ControlFlow<()>,
     ) {
-        let fixed = &*self.fixed;
+        let places = &*self.places;
         let path = input.path();
         if path.first() != Some(&b'/') || path.len() > PATH_BYTES_MAX {
             return;
         }
-        let _ = fixed.hosts.visit(without_dot(input.host()), |level| {
-            let level = &fixed.levels[level as usize];
-            fixed.trie.walk(level.root, path, |place| visit(Part::Paths, place))?;
+        let _ = places.hosts.visit(without_dot(input.host()), |level| {
+            let level = &places.levels[level as usize];
+            places.trie.walk(level.root, path, |place| visit(Part::Paths, place))?;
             if let Some(root) = level.regexes {
-                fixed.trie.walk(root, path, |place| visit(Part::Regexes, place))?;
+                places.trie.walk(root, path, |place| visit(Part::Regexes, place))?;
             }
             visit(Part::CatchAll, Place { routes: &level.catch_all, prefix_bytes: 0 })
         });
@@ -369,7 +376,12 @@ fn spec_bytes(spec: &RouteSpec) -> usize {
         PathPattern::Template(segments) => segments.capacity() * (size_of::<super::Segment>() + 8),
     };
     let hosts = spec.hosts.capacity() * (size_of::<HostPattern>() + 16);
-    size_of::<RouteSpec>() + path + hosts + spec.predicates.capacity() * (size_of::<Predicate>() + 16)
+    // The pointer to it, and its two counts.
+    size_of::<RouteSpec>()
+        + 3 * size_of::<usize>()
+        + path
+        + hosts
+        + spec.predicates.capacity() * (size_of::<Predicate>() + 16)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! parameters and literals compete. The walk holds its alternatives on an explicit stack, at most one frame per
 //! segment of the deepest pattern ([`SEGMENTS_MAX`](super::SEGMENTS_MAX)); nothing recurses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use ahash::RandomState;
@@ -243,6 +243,13 @@ impl Trie {
         slice(&self.text, self.nodes[child as usize].text) == segment
     }
 
+    /// The routes of each place that has several.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &[u32]> {
+        let ends = self.nodes.iter().map(|node| node.exact).chain(self.raws.iter().map(|raw| raw.routes));
+        let all = ends.chain(self.extras.iter().flat_map(|extra| [extra.below, extra.tail]));
+        all.filter(|routes| routes.0.length > 1).map(|routes| slice(&self.routes, routes.0))
+    }
+
     /// How many bytes it takes on the heap.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.nodes)
@@ -258,12 +265,18 @@ impl Trie {
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     nodes: Vec<Growing>,
+    hasher: RandomState,
+    /// Literal children by their parent and the hash of their text: the newest of those that have it in common.
+    children: HashMap<(u32, u64), u32, RandomState>,
 }
 
 #[derive(Debug, Default)]
 struct Growing {
-    text: Vec<u8>,
-    literals: BTreeMap<Vec<u8>, u32>,
+    text: Box<[u8]>,
+    /// Its literal children.
+    literals: Vec<u32>,
+    /// An older sibling with the same hash.
+    alike: Option<u32>,
     one: Option<u32>,
     exact: Vec<u32>,
     raws: BTreeMap<Vec<u8>, Vec<u32>>,
@@ -301,7 +314,7 @@ impl Builder {
         // Texts first, then the edges, which are placed by their texts.
         let mut nodes: Vec<Node> = self.nodes.iter().map(|node| flat.node(node)).collect();
         for (node, growing) in nodes.iter_mut().zip(&self.nodes) {
-            node.edges = flat.edges(&growing.literals);
+            node.edges = flat.edges(&growing.literals, &self.nodes);
         }
         Trie {
             nodes: nodes.into(),
@@ -320,11 +333,19 @@ impl Builder {
     }
 
     fn literal(&mut self, at: u32, text: &[u8]) -> u32 {
-        if let Some(child) = self.nodes[at as usize].literals.get(text) {
-            return *child;
+        let key = (at, self.hasher.hash_one(text));
+        let newest = self.children.get(&key).copied();
+        let mut alike = newest;
+        while let Some(child) = alike {
+            let node = &self.nodes[child as usize];
+            if *node.text == *text {
+                return child;
+            }
+            alike = node.alike;
         }
-        let child = self.grow(Growing { text: text.to_vec(), ..Growing::default() });
-        self.nodes[at as usize].literals.insert(text.to_vec(), child);
+        let child = self.grow(Growing { text: text.into(), alike: newest, ..Growing::default() });
+        self.nodes[at as usize].literals.push(child);
+        self.children.insert(key, child);
         child
     }
 
@@ -383,23 +404,25 @@ impl Flat {
         })
     }
 
-    fn edges(&mut self, literals: &BTreeMap<Vec<u8>, u32>) -> Span {
-        if let Some(child) = literals.values().next().filter(|_| literals.len() == 1) {
-            return Span { start: *child, length: 1 };
+    fn edges(&mut self, literals: &[u32], nodes: &[Growing]) -> Span {
+        if let [only] = literals {
+            return Span { start: *only, length: 1 };
         }
-        if literals.len() <= SCAN_CHILDREN_MAX {
-            let edges = literals.iter().map(|(text, child)| Edge { tag: scan_tag(text), child: *child });
-            return append(&mut self.edges, &edges.collect::<Vec<_>>());
+        let literals = || literals.iter().map(|child| (&*nodes[*child as usize].text, *child));
+        if literals().len() <= SCAN_CHILDREN_MAX {
+            let start = self.edges.len() as u32;
+            self.edges.extend(literals().map(|(text, child)| Edge { tag: scan_tag(text), child }));
+            return Span { start, length: self.edges.len() as u32 - start };
         }
-        let mut slots = vec![Edge { tag: 0, child: NONE }; (literals.len() * 2).next_power_of_two()];
+        let mut slots = vec![Edge { tag: 0, child: NONE }; (literals().len() * 2).next_power_of_two()];
         let mask = slots.len() - 1;
-        for (text, child) in literals {
-            let hash = self.hasher.hash_one(&text[..]);
+        for (text, child) in literals() {
+            let hash = self.hasher.hash_one(text);
             let mut slot = hash as usize & mask;
             while slots[slot].child != NONE {
                 slot = (slot + 1) & mask;
             }
-            slots[slot] = Edge { tag: hash_tag(hash), child: *child };
+            slots[slot] = Edge { tag: hash_tag(hash), child };
         }
         append(&mut self.edges, &slots)
     }

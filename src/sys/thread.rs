@@ -24,6 +24,28 @@ pub fn give_way() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, id() as libc::id_t, NICER) };
 }
 
+/// From now on this thread waits for its turn when it wakes up, and does not take the core from one that runs
+/// (`SCHED_BATCH`): what it does is worth the same a millisecond later, a worker's requests are not. Threads and
+/// processes that it starts inherit that: see [`be_prompt`]. A policy that the user has chosen stays.
+pub fn be_patient() {
+    set_policy(libc::SCHED_OTHER, libc::SCHED_BATCH);
+}
+
+/// Ends [`be_patient`].
+pub fn be_prompt() {
+    set_policy(libc::SCHED_BATCH, libc::SCHED_OTHER);
+}
+
+fn set_policy(from: libc::c_int, to: libc::c_int) {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread, the pointer is to a live value of this frame; a refusal changes nothing.
+    unsafe {
+        if libc::sched_getscheduler(0) == from {
+            libc::sched_setscheduler(0, to, &param);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +56,27 @@ mod tests {
         assert!(id() > 0 && other > 0 && other != id());
         let before = cpu_ns();
         while cpu_ns() == before {}
+    }
+
+    #[test]
+    fn patience_is_inherited_and_can_be_ended() {
+        // SAFETY: 0 is the calling thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let before = policy();
+        let patient = std::thread::spawn(move || {
+            be_patient();
+            let heir = std::thread::spawn(move || {
+                let inherited = policy();
+                be_prompt();
+                (inherited, policy())
+            });
+            (policy(), heir.join().expect("it ends"))
+        });
+        let seen = patient.join().expect("it ends");
+        if before == libc::SCHED_OTHER {
+            assert_eq!(seen, (libc::SCHED_BATCH, (libc::SCHED_BATCH, libc::SCHED_OTHER)));
+        }
+        assert_eq!(policy(), before, "it concerns one thread");
     }
 
     #[test]

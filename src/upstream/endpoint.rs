@@ -92,6 +92,32 @@ pub struct EndpointReport {
     pub ewma_us: u64,
 }
 
+/// The connections of a service in one worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Requests under way.
+    pub active: u64,
+    /// Idle ones.
+    pub idle: u64,
+    /// Those that were opened.
+    pub opened: u64,
+    /// Requests that went over one already open.
+    pub reused: u64,
+}
+
+impl std::ops::Add for Connections {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            active: self.active + more.active,
+            idle: self.idle + more.idle,
+            opened: self.opened + more.opened,
+            reused: self.reused + more.reused,
+        }
+    }
+}
+
 /// An endpoint while a request is with it: counted as its load until dropped.
 pub struct Visit<I: Io>(pub(super) Rc<Endpoint<I>>);
 
@@ -227,13 +253,23 @@ impl<I: Io> Endpoint<I> {
         self.latency.set(self.latency.get().with(ns, now));
     }
 
-    pub(super) fn report(&self) -> EndpointReport {
-        EndpointReport {
-            authority: self.authority.clone(),
+    pub(super) fn connections(&self) -> Connections {
+        Connections {
             active: u64::from(self.active.get()),
             idle: (self.pool.len() + self.streams.len()) as u64,
             opened: self.opened.get(),
             reused: self.reused.get(),
+        }
+    }
+
+    pub(super) fn report(&self) -> EndpointReport {
+        let Connections { active, idle, opened, reused } = self.connections();
+        EndpointReport {
+            authority: self.authority.clone(),
+            active,
+            idle,
+            opened,
+            reused,
             healthy: self.address.is_some(),
             ewma_us: self.latency.get().us(),
         }

@@ -9,7 +9,7 @@ use ahash::AHashMap;
 
 use super::balance::{BalancerState, TriedSet, View, hash_key};
 use super::budget::RetryBudget;
-use super::endpoint::{Endpoint, EndpointReport, Visit};
+use super::endpoint::{Connections, Endpoint, EndpointReport, Visit};
 use super::passive::{Outcome, Window};
 use super::rules::{EjectionRules, Hedge};
 use super::selection::Selection;
@@ -39,6 +39,8 @@ pub struct Service<I: Io> {
     requests: Cell<u32>,
     /// There was nothing to look after at the last look, and only a request can change that.
     rests: Cell<bool>,
+    /// Its connections, known for as long as it rests.
+    counted: Cell<Option<Connections>>,
     /// The same service in an earlier plan, whose requests may still ask the same endpoints.
     before: Weak<Service<I>>,
     /// Workers that share what the retry budget earns with time.
@@ -98,6 +100,7 @@ impl<I: Io> Service<I> {
             name: spec.name.clone(),
             requests: Cell::new(0),
             rests: Cell::new(false),
+            counted: Cell::new(None),
             before: previous.map(Rc::downgrade).unwrap_or_default(),
             workers: 1,
             seed,
@@ -118,6 +121,7 @@ impl<I: Io> Service<I> {
         // Who may be asked is computed anew before the next request.
         (balancing.selection, balancing.epoch) = (Selection::default(), 0);
         balancing.set = set;
+        self.counted.set(None);
         let gone = std::mem::replace(&mut balancing.endpoints, endpoints);
         drop(balancing);
         // Closing connections is done when nothing is borrowed any more.
@@ -193,7 +197,7 @@ impl<I: Io> Service<I> {
     /// those that were tried come again if the service wants that.
     ///
     /// # Errors
-    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when the endpoint has as many requests as one worker gives it.
+    /// [`Reason::NoEndpoint`]; [`Reason::Overloaded`] when all have as many requests as one worker gives them.
     #[inline]
     pub fn choose(
         &self,
@@ -221,11 +225,14 @@ impl<I: Io> Service<I> {
         if balancing.endpoints[at].record.is_unreachable(&spec.resilience.ejection) {
             at = detour(spec, &mut balancing, at, (key, x.random), tried, now)?;
         }
-        let endpoint = &balancing.endpoints[at];
-        if endpoint.active.get() >= self.endpoint_requests_max {
-            return Err(Failure::with(Reason::Overloaded, "too many requests at one endpoint"));
+        if balancing.endpoints[at].active.get() >= self.endpoint_requests_max {
+            let (rules, max) = (&spec.resilience.ejection, self.endpoint_requests_max);
+            let has_room =
+                |endpoint: &Endpoint<I>| endpoint.active.get() < max && !endpoint.record.is_unreachable(rules);
+            let found = elsewhere(&mut balancing, (key, x.random), tried, has_room);
+            at = found.ok_or(Failure::with(Reason::Overloaded, "too many requests at each endpoint"))?;
         }
-        let endpoint = endpoint.clone();
+        let endpoint = balancing.endpoints[at].clone();
         endpoint.active.set(endpoint.active.get() + 1);
         Ok((at as u32, Visit(endpoint)))
     }
@@ -378,6 +385,7 @@ impl<I: Io> Service<I> {
         if self.rests.get() && self.requests.get() == 0 {
             return;
         }
+        self.counted.set(None);
         self.look(spec, now);
         let rests = self.before.strong_count() == 0 && spec.resilience.ejection.outliers.is_none();
         self.rests.set(rests && self.balancing.borrow().endpoints.iter().all(|endpoint| endpoint.rests()));
@@ -454,6 +462,18 @@ impl<I: Io> Service<I> {
             endpoint.pool.close_idle(now, ms);
             endpoint.streams.close_idle(now, ms);
         });
+    }
+
+    /// All connections together. With thousands of endpoints, most of which nobody asks, those are not looked at again.
+    pub fn connections(&self) -> Connections {
+        let rests = self.rests.get() && self.requests.get() == 0;
+        if let Some(known) = self.counted.get().filter(|_| rests) {
+            return known;
+        }
+        let balancing = self.balancing.borrow();
+        let sum = balancing.endpoints.iter().fold(Connections::default(), |sum, one| sum + one.connections());
+        self.counted.set(rests.then_some(sum));
+        sum
     }
 
     /// What the endpoints are doing.
@@ -533,18 +553,26 @@ fn detour<I: Io>(
     if balancing.selection.panic || tries() {
         return Ok(at);
     }
+    let is_reachable = |endpoint: &Endpoint<I>| !endpoint.record.is_unreachable(rules);
+    Ok(elsewhere(balancing, (key, random), tried, is_reachable).unwrap_or(at))
+}
+
+/// One of the endpoints that may be asked, were not tried, and fit: of the tier that is the request's, else of any.
+#[cold]
+fn elsewhere<I: Io>(
+    balancing: &mut Balancing<I>,
+    (key, random): (Option<u64>, u64),
+    tried: &TriedSet,
+    fits: impl Fn(&Endpoint<I>) -> bool,
+) -> Option<usize> {
     let Balancing { set, endpoints, selection, states, .. } = balancing;
     let tier = selection.tier(random);
     let own = selection.tiers.get(tier).map(|tier| &tier.views);
-    let found = own.into_iter().chain([&selection.healthy]).find_map(|views| {
-        let reachable = |(view, endpoint): (&View, &Rc<Endpoint<I>>)| View {
-            healthy: view.healthy && !endpoint.record.is_unreachable(rules),
-            ..*view
-        };
-        let views: Vec<_> = views.iter().zip(&*endpoints).map(reachable).collect();
-        set.balancer.pick(&mut states[tier], &views, key, random, tried)
-    });
-    Ok(found.unwrap_or(at))
+    own.into_iter().chain([&selection.healthy]).find_map(|views| {
+        let fitting = views.iter().zip(&*endpoints);
+        let fitting = fitting.map(|(view, endpoint)| View { healthy: view.healthy && fits(endpoint), ..*view });
+        set.balancer.pick(&mut states[tier], &fitting.collect::<Vec<_>>(), key, random, tried)
+    })
 }
 
 /// Why nobody is asked, for the log.
@@ -611,148 +639,4 @@ fn ip_key(address: IpAddr) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::concurrency::Gate;
-    use crate::net::mem::Mem;
-    use crate::snapshot::{Endpoints, HostRule, ServiceLimits};
-    use crate::telemetry::metrics::WorkerMetrics;
-    use crate::upstream::balance::Algorithm;
-    use crate::upstream::rules::Resilience;
-    use crate::upstream::state::ServiceState;
-
-    fn make_spec(limits: Option<ServiceLimits>) -> snapshot::Service {
-        let address = "10.0.0.1:80";
-        let endpoint =
-            snapshot::Endpoint { authority: address.into(), address: address.parse().ok(), ..Default::default() };
-        snapshot::Service {
-            name: "up".into(),
-            label: "up".into(),
-            endpoints: Endpoints::new(Algorithm::RoundRobin, vec![endpoint]),
-            sources: [].into(),
-            subset: Vec::new(),
-            state: ServiceState::new([address]),
-            hash_key: HashKey::ClientIp,
-            host: HostRule::Preserve,
-            rules: ServiceRules::default(),
-            resilience: Resilience::default(),
-            check: None,
-            sticky: None,
-            breaker: None,
-            fallback: None,
-            proxy_protocol: None,
-            tls: None,
-            limits,
-        }
-    }
-
-    fn make(spec: &snapshot::Service, previous: Option<&Rc<Service<Mem>>>) -> Rc<Service<Mem>> {
-        let stats = WorkerMetrics::new(0, Now(0)).service("up", []);
-        Rc::new(Service::new(spec, previous, stats, 1).limited(spec, previous.map(|old| &**old), 3_100))
-    }
-
-    /// What is passed by once a second must have nothing that could age.
-    #[test]
-    fn a_service_rests_while_nothing_is_open_and_nobody_asks() {
-        let spec = make_spec(None);
-        let service = make(&spec, None);
-        let second = |at: u64| service.on_second(&spec, Now::from_ms(1_000 * at));
-        let (x, mut tried) = (Exchange::default(), TriedSet::default());
-        second(1);
-        assert!(service.rests.get());
-        let (_, visit) = service.choose(&spec, &x, &mut tried, Now::from_ms(1_500)).expect("one");
-        second(2);
-        second(3);
-        assert!(!service.rests.get(), "a request is with an endpoint");
-        let (ours, _theirs) = crate::net::mem::pair(64, &crate::net::mem::Faults::NONE);
-        let timers = crate::net::timer::Timers::new(crate::time::Clock::stopped());
-        let connection = Box::new(crate::proto::h1::client::ClientConnection::new(ours, &timers));
-        visit.pool.give(connection, Now::from_ms(3_500), &spec.rules);
-        drop(visit);
-        second(4);
-        assert!(!service.rests.get() && service.report()[0].idle == 1, "a connection is kept");
-        second(4 + spec.rules.idle_timeout_ms / 1_000);
-        assert!(service.rests.get() && service.report()[0].idle == 0, "no longer");
-        // A request that was tried elsewhere before, and one that nobody saw a second of.
-        tried.insert(0);
-        let more = make_spec(None);
-        more.endpoints
-            .replace(&["10.0.0.1:80", "10.0.0.2:80"].map(|at| snapshot::Endpoint::at(at.parse().expect("at"))));
-        assert!(service.follow(&more));
-        tried.follow(2);
-        tried.insert(0);
-        drop(service.choose(&spec, &x, &mut tried, Now::from_ms(200_000)).expect("the other one"));
-        assert!(!service.rests.get());
-        // While the plan before still has requests, they may bring connections.
-        let next = make(&spec, Some(&service));
-        next.on_second(&spec, Now::from_ms(201_000));
-        assert!(!next.rests.get());
-        drop(service);
-        next.on_second(&spec, Now::from_ms(202_000));
-        assert!(next.rests.get());
-    }
-
-    #[test]
-    fn an_endpoint_without_a_limit_has_a_bound_all_the_same() {
-        let spec = make_spec(None);
-        let service = make(&spec, None);
-        let (mut x, mut none) = (Exchange::default(), TriedSet::default());
-        assert!(service.enter(&mut x, Now(0)).expect("no limit").is_none() && x.permits.is_empty());
-        let mut visits: Vec<_> =
-            (0..ENDPOINT_REQUESTS_MAX).map(|_| service.choose(&spec, &x, &mut none, Now(0)).expect("room")).collect();
-        let refused = service.choose(&spec, &x, &mut none, Now(0)).err().map(|failure| failure.reason);
-        assert_eq!(refused, Some(Reason::Overloaded));
-        visits.pop();
-        assert!(service.choose(&spec, &x, &mut none, Now(0)).is_ok());
-        let terms = Terms { requests_max: 9_999, pending_max: 0, wait_ms: 1, adaptive: None };
-        let spec = make_spec(Some(ServiceLimits { terms, gate: Gate::new(None, &terms) }));
-        let limited = make(&spec, Some(&service));
-        assert!(limited.choose(&spec, &x, &mut none, Now(0)).is_ok(), "a limit of its own holds in its place");
-    }
-
-    #[test]
-    fn a_limit_outlives_a_reload() {
-        let terms = Terms { requests_max: 1, pending_max: 1, wait_ms: 100, adaptive: None };
-        let gate = Gate::new(None, &terms);
-        let old = make(&make_spec(Some(ServiceLimits { terms, gate: gate.clone() })), None);
-        let (mut first, mut second) = (Exchange::default(), Exchange::default());
-        assert!(old.enter(&mut first, Now(0)).expect("room").is_none());
-        let mut ticket = old.enter(&mut second, Now(0)).expect("room to wait").expect("waits");
-        let raised = Terms { requests_max: 2, ..terms };
-        let new = make(&make_spec(Some(ServiceLimits { terms: raised, gate: gate.clone() })), Some(&old));
-        assert!(ticket.granted().is_none(), "what is prepared does not hold yet");
-        new.commit();
-        assert!(ticket.granted().is_some());
-        first.clear();
-        assert_eq!((gate.report().limit, gate.report().in_flight), (2, 0));
-    }
-
-    #[test]
-    fn endpoints_come_and_go_between_requests() {
-        let spec = make_spec(None);
-        let service = make(&spec, None);
-        let (x, mut tried) = (Exchange::default(), TriedSet::default());
-        let (_, old) = service.choose(&spec, &x, &mut tried, Now(0)).expect("one");
-        tried.insert(0);
-        let at = |text: &str| snapshot::Endpoint::at(text.parse().expect("an address"));
-        assert!(spec.endpoints.replace(&[at("10.0.0.2:80"), at("10.0.0.1:80")]));
-        service.follow(&spec);
-        let second = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
-        let third = service.choose(&spec, &x, &mut tried, Now(0)).expect("another");
-        let kept = [&second.1, &third.1].into_iter().find(|visit| visit.authority == "10.0.0.1:80").expect("it");
-        assert!(Rc::ptr_eq(&kept.0, &old.0), "what stays is the same, with its load and its connections");
-        let tag = old.tag.clone();
-        let weak = Rc::downgrade(&old.0);
-        spec.endpoints.replace(&[at("10.0.0.3:80")]);
-        service.follow(&spec);
-        assert_eq!((service.len(), &*old.authority, old.active.get() > 0), (1, "10.0.0.1:80", true));
-        drop((second, third, old));
-        assert!(weak.upgrade().is_none(), "nobody keeps an endpoint that has gone");
-        let (_, new) = service.choose(&spec, &x, &mut tried, Now(0)).expect("the new one");
-        assert_ne!(new.tag.slot, tag.slot, "a finished request still names its own counters");
-        spec.endpoints.replace(&[]);
-        service.follow(&spec);
-        let none = service.choose(&spec, &x, &mut tried, Now(0)).err().map(|failure| failure.reason);
-        assert_eq!(none, Some(Reason::NoEndpoint));
-    }
-}
+mod tests;

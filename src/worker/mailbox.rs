@@ -35,7 +35,12 @@ pub enum Command {
         done: oneshot::Sender<()>,
     },
     /// Copy the counters.
-    Report(oneshot::Sender<Report>),
+    Report {
+        /// With what each endpoint does: for thousands of them a millisecond that requests wait.
+        endpoints: bool,
+        /// The answer.
+        answer: oneshot::Sender<Report>,
+    },
     /// Come to an end, step by step; the thread ends when accepting has ended and no connection is left.
     Drain(Drain),
     /// As [`Drain::LetGo`]. Answered when no accept is under way any more.
@@ -88,7 +93,7 @@ pub enum ChangedServices {
 pub struct Report {
     /// Its counters.
     pub metrics: WorkerSnapshot,
-    /// Its endpoints, by service name.
+    /// Its endpoints, by service name; none where they were not asked for.
     pub services: Vec<(String, Vec<EndpointReport>)>,
     /// Requests under way.
     pub active_requests: u64,

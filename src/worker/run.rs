@@ -38,7 +38,7 @@ use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::metrics::instruments::Refusal;
 use crate::telemetry::metrics::snapshot::WorkerSnapshot;
 use crate::time::{self, Clock, Now};
-use crate::upstream::endpoint::EndpointReport;
+use crate::upstream::endpoint::Connections;
 
 /// What a worker is started with.
 pub struct Start {
@@ -172,7 +172,7 @@ fn last_words(runtime: &mut WorkerRuntime, panic: &(dyn Any + Send), shared: Opt
     let Some(shared) = shared else { return End::Died { panic, counted: None, left_behind: 0 } };
     let ending = async move {
         shared.end_all().await;
-        let (counted, left_behind) = (Box::new(shared.report().metrics), shared.connections.get());
+        let (counted, left_behind) = (Box::new(shared.report(false).metrics), shared.connections.get());
         drop(shared);
         // What was dropped is closed by the ring, once more has been submitted.
         monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
@@ -491,7 +491,7 @@ impl Shared {
                 }
                 let _ = done.send(());
             }
-            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::Report { endpoints, answer } => drop(answer.send(self.report(endpoints))),
             Command::Drain(step) => self.drain(step),
             Command::LetGo(done) => {
                 self.drain(Drain::LetGo);
@@ -562,17 +562,17 @@ impl Shared {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&self, endpoints: bool) -> Report {
         let plan = self.env.pin();
         let metrics = self.env.metrics.borrow();
         metrics.own.active_requests.set(self.env.active.get() as i64);
-        let services: Vec<_> = plan.services.iter().map(|s| (s.name().to_owned(), s.report())).collect();
-        let all = || services.iter().flat_map(|(_, endpoints)| endpoints);
-        let sum = |field: fn(&EndpointReport) -> u64| all().map(field).sum::<u64>() as i64;
-        metrics.own.upstream_idle.set(sum(|e| e.idle));
-        metrics.own.upstream_open.set(sum(|e| e.idle + e.active));
-        metrics.own.upstream_opened.set(sum(|e| e.opened));
-        metrics.own.upstream_reused.set(sum(|e| e.reused));
+        let told = plan.services.iter().filter(|_| endpoints);
+        let services = told.map(|service| (service.name().to_owned(), service.report())).collect();
+        let sum = plan.services.iter().fold(Connections::default(), |sum, service| sum + service.connections());
+        metrics.own.upstream_idle.set(sum.idle as i64);
+        metrics.own.upstream_open.set((sum.idle + sum.active) as i64);
+        metrics.own.upstream_opened.set(sum.opened as i64);
+        metrics.own.upstream_reused.set(sum.reused as i64);
         metrics.own.log_dropped.set(self.env.access_log.borrow().dropped() as i64);
         let (small, large) = buf::pool_free();
         metrics.own.buffers_free.set((small + large) as i64);

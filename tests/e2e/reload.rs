@@ -52,6 +52,49 @@ fn a_file_that_is_as_it_was_is_left_alone() {
     assert!(!gateway.ask_admin("GET", "/ready").text().contains("refused"));
 }
 
+/// The metrics name the configuration, the same one whatever was served before it; and whoever asks for them while one
+/// is taken up gets them, with counters that only rise (R260).
+#[test]
+fn metrics_name_the_configuration_and_answer_while_it_changes() {
+    let text = |turn: usize| {
+        let more = |n: usize| if n == turn { ", timeouts: {connect: 1501ms}" } else { "" };
+        let service = |n: usize| format!("- {{name: s{n}, endpoints: [\"127.0.0.1:9\"]{}}}\n", more(n));
+        let route = |n: usize| format!("- {{prefix: /s{n}/, service: s{n}}}\n");
+        let (services, routes): (String, String) = ((0..300).map(service).collect(), (0..300).map(route).collect());
+        format!("services:\n{services}routes:\n{routes}")
+    };
+    let gateway = Gateway::start(&text(0));
+    let hash = || {
+        let page = gateway.metrics();
+        let line = page.lines().find(|line| line.starts_with("ringway_config_info{")).expect("it is there");
+        line.to_owned()
+    };
+    let (first, ended) = (hash(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let scrape = || {
+            let (mut generation, mut pages) = (0.0, 0);
+            while !ended.load(Ordering::Relaxed) {
+                let next = gateway.metric("ringway_config_generation", &[]);
+                assert!(next >= generation, "{next} after {generation}");
+                (generation, pages) = (next, pages + 1);
+            }
+            pages
+        };
+        let scrapers = [scope.spawn(scrape), scope.spawn(scrape)];
+        let mut seen = vec![first.clone()];
+        for turn in 1..=5 {
+            assert_eq!(gateway.reload(&text(turn)).json()["result"], "applied");
+            let next = hash();
+            assert!(!seen.contains(&next), "{next}");
+            seen.push(next);
+        }
+        assert_eq!(gateway.reload(&text(0)).json()["result"], "applied");
+        assert_eq!(hash(), first, "it says the same again");
+        ended.store(true, Ordering::Relaxed);
+        scrapers.into_iter().for_each(|scraper| assert!(scraper.join().expect("it does not fail") > 0));
+    });
+}
+
 /// What another file says may be another thing each time.
 #[test]
 fn a_file_that_names_a_secret_file_is_read_each_time() {

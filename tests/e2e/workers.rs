@@ -117,6 +117,36 @@ fn dies_and_comes_back(driver: &str) {
     });
 }
 
+/// The scheduling policy of each thread, by its name (proc_pid_stat(5), field 41).
+fn policies(gateway: &Gateway) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).expect("threads");
+    let read = |task: &std::path::Path, what: &str| std::fs::read_to_string(task.join(what)).unwrap_or_default();
+    let of = |task: std::path::PathBuf| {
+        let stat = read(&task, "stat");
+        let policy = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(38)).unwrap_or("gone");
+        (read(&task, "comm").trim().to_owned(), policy.to_owned())
+    };
+    tasks.map(|task| of(task.expect("a thread").path())).collect()
+}
+
+/// The control thread takes no core from a worker in the middle of a request, not even behind a reload by a new one.
+#[test]
+fn only_workers_are_prompt() {
+    let gateway = Plan::new(TWO).faults().start();
+    let is_right = || {
+        policies(&gateway).iter().all(|(name, policy)| match name.starts_with("worker") {
+            true => policy == "0",
+            false => policy == "3" || policy == "gone",
+        })
+    };
+    eventually("the workers at the start", || is_right().then_some(()));
+    strike(&gateway, "worker");
+    eventually("a worker that was started by the control thread", || {
+        (gateway.metric("ringway_worker_restarts_total", &[]) == 1.0).then_some(())
+    });
+    eventually("all of them", || is_right().then_some(()));
+}
+
 #[test]
 fn a_worker_that_dies_is_back_within_a_second() {
     dies_and_comes_back("defer");

@@ -25,7 +25,7 @@ use crate::limits::FIELDS_CEILING;
 use crate::policy::CompileEnv;
 use crate::proto::h1::parse::HeadLimits;
 use crate::proto::h1::server::ServerRules;
-use crate::route::{Order, RouteTable};
+use crate::route::{Order, RouteSpec, RouteTable};
 use crate::schema::{Diagnostics, codes};
 use crate::snapshot::{ClientBound, ConnectionBound, Listener, Route, ServerNames, Snapshot, StreamRules};
 use crate::tls::managed::Plan;
@@ -54,7 +54,7 @@ pub fn compile(loaded: &Loaded, inputs: &Inputs<'_>) -> Result<(Snapshot, Diagno
     let mut services = service::Services::new(config, inputs, &shared, &mut diagnostics);
     let routes = match shared.routes(config) {
         Some(before) => Some(Routes::of(before)),
-        None => Routes::compile(config, inputs, &mut services, &mut diagnostics),
+        None => Routes::compile(config, inputs, &shared, &mut services, &mut diagnostics),
     };
     let plan = acme::plan(config, inputs, &mut diagnostics);
     let listeners = config.listeners.iter();
@@ -97,29 +97,30 @@ impl Routes {
     fn compile<'a>(
         config: &'a model::Config,
         inputs: &Inputs<'a>,
+        shared: &Shared<'a>,
         services: &mut service::Services<'a>,
         diagnostics: &mut Diagnostics,
     ) -> Option<Self> {
         let mut chains = policies::Chains::new(config, inputs, diagnostics);
         let mut specs = Vec::with_capacity(config.routes.len());
         let mut routes = Vec::with_capacity(config.routes.len() + 1);
-        for written in &config.routes {
-            let id = routes.len() as u32;
-            specs.extend(route::spec(written, id, diagnostics));
+        for (at, written) in config.routes.iter().enumerate() {
+            specs.extend(shared.spec(at).or_else(|| route::spec(written, at as u32, diagnostics).map(Arc::new)));
             routes.push(route::compile(written, config, services, &mut chains, diagnostics));
         }
         let default_route = config.default_route.as_ref().map(|written| {
             routes.push(route::compile_default(written, config, services, &mut chains, diagnostics));
             routes.len() as u32 - 1
         });
-        let table = build_table(specs, config, diagnostics)?;
+        let table = build_table(specs, config, shared.table(), diagnostics)?;
         Some(Self { table, routes: routes.into(), default_route })
     }
 }
 
 fn build_table(
-    specs: Vec<crate::route::RouteSpec>,
+    specs: Vec<Arc<RouteSpec>>,
     config: &model::Config,
+    before: Option<&RouteTable>,
     diagnostics: &mut Diagnostics,
 ) -> Option<RouteTable> {
     let order = match config.order {
@@ -128,9 +129,9 @@ fn build_table(
     };
     let place = |id: crate::route::RouteId| config.routes.get(id.0 as usize);
     let span = |id| place(id).and_then(|r| r.path_text().map(|(_, span)| span.or(r.span))).unwrap_or_default();
-    match RouteTable::build(specs, order) {
+    match RouteTable::build_after(before, specs, order) {
         Ok(table) => {
-            for shadowed in table.lint() {
+            for shadowed in before.map_or_else(|| table.lint(), |before| table.lint_after(before)) {
                 let by = place(shadowed.by).map_or("", |route| route.name());
                 let message = format!("this route can never be reached: `{by}` takes its requests ({})", shadowed.why);
                 diagnostics.report(codes::UNREACHABLE, span(shadowed.route), message);

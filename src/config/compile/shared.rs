@@ -10,6 +10,7 @@ use ahash::AHashMap;
 use super::Inputs;
 use crate::config::load::{Loaded, Present};
 use crate::config::model::{self, BreakerChoice, Config};
+use crate::route::{RouteId, RouteSpec, RouteTable};
 use crate::schema::Spanned;
 use crate::snapshot::{Service, Snapshot};
 
@@ -19,6 +20,8 @@ pub(super) struct Shared<'a> {
     before: Option<(&'a Snapshot, &'a Config)>,
     /// Where each service stood that has not changed.
     services: Vec<Option<u32>>,
+    /// The same of routes.
+    routes: Vec<Option<u32>>,
 }
 
 impl<'a> Shared<'a> {
@@ -34,7 +37,8 @@ impl<'a> Shared<'a> {
             return None;
         }
         let services = places(&present.config.services, &loaded.config.services);
-        Some(Self { before: Some((snapshot, &present.config)), services })
+        let routes = places(&present.config.routes, &loaded.config.routes);
+        Some(Self { before: Some((snapshot, &present.config)), services, routes })
     }
 
     /// What the service at this place of the configuration was compiled to.
@@ -44,11 +48,26 @@ impl<'a> Shared<'a> {
         snapshot.services.get((*self.services.get(at)?)? as usize)
     }
 
+    /// What the route at this place of the configuration was compiled to match.
+    pub(super) fn spec(&self, at: usize) -> Option<Arc<RouteSpec>> {
+        let spec = self.table()?.specs().get((*self.routes.get(at)?)? as usize)?;
+        // The id is its place.
+        Some(match spec.id.0 as usize == at {
+            true => spec.clone(),
+            false => Arc::new(RouteSpec { id: RouteId(at as u32), ..(**spec).clone() }),
+        })
+    }
+
+    /// The table before, in which no route was hidden: nothing was found when it was made.
+    pub(super) fn table(&self) -> Option<&'a RouteTable> {
+        self.before.map(|(snapshot, _)| &snapshot.table)
+    }
+
     /// The snapshot whose routes, and their table, are those of this configuration.
     pub(super) fn routes(&self, config: &Config) -> Option<&'a Snapshot> {
         let (snapshot, before) = self.before?;
         let same_routes = before.routes.len() == config.routes.len()
-            && before.routes.iter().zip(&config.routes).all(|(one, other)| Arc::ptr_eq(&one.value, &other.value));
+            && self.routes.iter().zip(0_u32..).all(|(place, at)| *place == Some(at));
         let same_names = before.services.len() == config.services.len()
             && before.services.iter().zip(&config.services).all(|(one, other)| one.name == other.name);
         // Variants are made by routes; what else a route has of its service, or makes of an address, is rare.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -17,8 +18,9 @@ pub trait AdminBackend: Send + Sync {
     fn ready(&self) -> Readiness;
     /// Summary of the gateway's own state.
     fn health(&self) -> Answer<'_, Health>;
-    /// The metrics page. A worker that stays silent is shown as down; it does not hold the page up.
-    fn metrics_text(&self) -> Answer<'_, String>;
+    /// The metrics page; None when it cannot be made. A worker that stays silent is shown as down; it does not hold the
+    /// page up.
+    fn metrics_text(self: Arc<Self>) -> Answer<'static, Option<String>>;
     /// The configuration that serves, redacted, with its generation and what the last failed reload said (A30).
     fn config_json(&self) -> Value;
     /// Loads the configuration anew.

@@ -41,8 +41,9 @@ impl AdminBackend for Fake {
         })
     }
 
-    fn metrics_text(&self) -> Answer<'_, String> {
-        Box::pin(async { "# TYPE a gauge\na 1\n".to_owned() })
+    fn metrics_text(self: Arc<Self>) -> Answer<'static, Option<String>> {
+        let broken = self.mode.load(Ordering::Relaxed) == 2;
+        Box::pin(async move { (!broken).then(|| "# TYPE a gauge\na 1\n".to_owned()) })
     }
 
     fn config_json(&self) -> Value {

@@ -11,15 +11,11 @@ use super::super::admin::backend::{
     ReadyStatus, ReloadOutcome, UpgradeOutcome,
 };
 use super::super::{acme, limits, operator, survival};
-use super::facts::{certificate_facts, list_facts, memory_check, memory_facts, worker_reports};
+use super::facts::{memory_check, worker_reports};
+use super::page::PageMaker;
 use super::{Gateway, READY, STARTING, Wish};
 use crate::policy;
 use crate::snapshot::{Listener, Service};
-use crate::telemetry::access_log;
-use crate::telemetry::log;
-use crate::telemetry::metrics::exposition::ControlFacts;
-use crate::telemetry::metrics::process::ProcessFacts;
-use crate::time;
 use crate::worker::mailbox::Report;
 
 impl AdminBackend for Gateway {
@@ -48,14 +44,10 @@ impl AdminBackend for Gateway {
 
     fn health(&self) -> Answer<'_, Health> {
         Box::pin(async move {
-            let reports = self.reports().await;
+            let reports = self.fleet.report(false).await;
             let workers_up = reports.iter().flatten().count();
             let reports = worker_reports(reports);
-            let summary = {
-                let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
-                self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
-                exposition.summary(&reports)
-            };
+            let summary = self.pages.lock().await.summary(&self.fleet, reports);
             let rate = |part: u64| if summary.requests == 0 { 0.0 } else { part as f64 / summary.requests as f64 };
             let average_ms = rate(summary.duration_ns) / 1e6;
             let error_rate = rate(summary.server_errors);
@@ -72,37 +64,14 @@ impl AdminBackend for Gateway {
         })
     }
 
-    fn metrics_text(&self) -> Answer<'_, String> {
+    fn metrics_text(self: Arc<Self>) -> Answer<'static, Option<String>> {
         Box::pin(async move {
-            let reports = worker_reports(self.reports().await);
+            let reports = worker_reports(self.fleet.report(false).await);
             let snapshot = self.fleet.snapshot();
-            let facts = ControlFacts {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                commit: option_env!("RINGWAY_COMMIT").unwrap_or_default().to_owned(),
-                config_hash: self.config_hash(&snapshot),
-                generation: snapshot.generation,
-                last_reload_ok: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
-                last_reload_success_seconds: self.last_success_seconds.load(Ordering::Relaxed),
-                reloads_ok: self.reloads_ok.load(Ordering::Relaxed),
-                reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
-                upgrades: self.upgrades.each_ref().map(|count| count.load(Ordering::Relaxed)),
-                log_write_errors: access_log::write_errors(),
-                process_log_dropped: log::dropped(),
-                limits: limits::facts(&snapshot),
-                checks: self.checks.facts(),
-                breakers: survival::breaker_facts(&snapshot),
-                services: survival::service_facts(&snapshot, time::Now::read()),
-                workers: self.fleet.fates(),
-                memory: memory_facts(&self.memory),
-                discovery: self.discovery.facts(),
-                certificates: certificate_facts(&snapshot),
-                lists: list_facts(&snapshot),
-                acme: self.acme.facts(&snapshot.acme),
-                store: self.store.as_ref().map(|store| store.facts()),
-            };
-            let mut exposition = self.exposition.lock().unwrap_or_else(PoisonError::into_inner);
-            self.fleet.take_counted().iter().for_each(|counted| exposition.last_words(counted));
-            exposition.render(&reports, &ProcessFacts::read(), &facts)
+            let facts = self.control_facts(&snapshot);
+            let gateway = self.clone();
+            let page = move |pages: &mut PageMaker| pages.page(&gateway.fleet, &snapshot, reports, facts);
+            self.make_page(page).await
         })
     }
 
@@ -141,7 +110,7 @@ impl AdminBackend for Gateway {
     fn services(&self) -> Answer<'_, Value> {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
-            let reports = self.reports().await;
+            let reports = self.fleet.report(true).await;
             let service = |service: &Arc<Service>| {
                 json!({
                     "name": service.name,
@@ -199,7 +168,7 @@ impl AdminBackend for Gateway {
 
     fn workers(&self) -> Answer<'_, Value> {
         Box::pin(async move {
-            let (reports, fates) = (self.reports().await, self.fleet.fates());
+            let (reports, fates) = (self.fleet.report(false).await, self.fleet.fates());
             let restarts = |worker: usize| fates.get(worker).map_or(0, |fate| fate.restarts);
             let worker = |(index, report): (usize, &Option<Report>)| match report {
                 Some(report) => json!({

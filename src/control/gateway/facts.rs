@@ -62,8 +62,3 @@ pub(super) fn worker_reports(reports: Vec<Option<Report>>) -> Vec<WorkerReport> 
     };
     reports.into_iter().enumerate().map(with_number).collect()
 }
-
-/// FNV-1a: the same on every node, so that equal configurations are seen to be equal.
-pub(super) fn stable_hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}

@@ -4,6 +4,7 @@ mod access_logs;
 mod backend;
 mod changes;
 mod facts;
+mod page;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::access_logs::AccessLogs;
 use self::changes::changes;
-use self::facts::stable_hash;
+use self::page::PageMaker;
 use super::acme::Acme;
 use super::activation::Inherited;
 use super::admin::backend::{EndpointOrder, EndpointOutcome, ReloadOutcome, UpgradeOutcome};
@@ -36,9 +37,8 @@ use crate::schema::{Diagnostics, Kept};
 use crate::snapshot::{Service, Snapshot};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log;
-use crate::telemetry::metrics::exposition::Exposition;
 use crate::time;
-use crate::worker::mailbox::{ChangedServices, Report};
+use crate::worker::mailbox::ChangedServices;
 use crate::worker::memory::Memory;
 
 /// Wishes that wait for their turn; one more is told to come back.
@@ -75,9 +75,7 @@ pub struct Gateway {
     reloads_failed: AtomicU64,
     last_failure: Mutex<Option<Value>>,
     last_success_seconds: AtomicU64,
-    exposition: Mutex<Exposition>,
-    /// Of which generation, and what: all of a configuration is written out for it.
-    config_hash: Mutex<(u64, String)>,
+    pages: Arc<tokio::sync::Mutex<PageMaker>>,
     drivers: Vec<String>,
     memory: Arc<Memory>,
     discovery: Arc<Discovery>,
@@ -127,8 +125,7 @@ impl Gateway {
             reloads_failed: AtomicU64::new(0),
             last_failure: Mutex::default(),
             last_success_seconds: AtomicU64::new(time::unix_seconds()),
-            exposition: Mutex::new(Exposition::new(compat_names)),
-            config_hash: Mutex::default(),
+            pages: Arc::new(tokio::sync::Mutex::new(PageMaker::new(compat_names))),
             drivers,
             memory,
             discovery,
@@ -365,22 +362,8 @@ impl Gateway {
         done.told(&order.service, shown, persisted)
     }
 
-    /// A fingerprint of the configuration, the same one after a restart.
-    fn config_hash(&self, snapshot: &Snapshot) -> String {
-        let mut known = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != snapshot.generation {
-            let text = snapshot.written.effective().to_string();
-            *known = (snapshot.generation, format!("{:016x}", stable_hash(&text)));
-        }
-        known.1.clone()
-    }
-
     async fn endpoints_of(&self, service: &Service) -> Vec<Value> {
-        operator::endpoints(service, &self.reports().await, &self.orders, &self.discovery)
-    }
-
-    async fn reports(&self) -> Vec<Option<Report>> {
-        self.fleet.report().await
+        operator::endpoints(service, &self.fleet.report(true).await, &self.orders, &self.discovery)
     }
 }
 

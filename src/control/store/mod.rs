@@ -40,6 +40,8 @@ use crate::telemetry::metrics::exposition::StoreFacts;
 /// Answers in a row that come at once and bring nothing new; those behind them are taken more slowly.
 const QUICK_ANSWERS_MAX: u32 = 3;
 
+const NO_ANSWER: &str = "no answer in time";
+
 /// What a store says of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -145,7 +147,7 @@ impl Store {
     pub async fn begin(&self) -> Result<(), String> {
         let due = Instant::now() + Duration::from_millis(STORE_START_MS);
         let copied = self.read_copy().await;
-        let mut said = None;
+        let mut said: Option<String> = None;
         loop {
             let trouble = match self.fetch(due.saturating_duration_since(Instant::now())).await {
                 Ok(found) => {
@@ -153,7 +155,8 @@ impl Store {
                     return Ok(());
                 }
                 // That the time is over says less than what was said before.
-                Err(trouble) => said.take().filter(|_| Instant::now() >= due).unwrap_or(trouble.text),
+                Err(trouble) if trouble.text == NO_ANSWER => said.take().unwrap_or(trouble.text),
+                Err(trouble) => trouble.text,
             };
             match &copied {
                 Ok(text) => {
@@ -296,7 +299,7 @@ impl Store {
             match timeout(wait / count as u32, client.next()).await {
                 Ok(Ok(news)) => return Ok(news.found),
                 Ok(Err(trouble)) => last = trouble,
-                Err(_) => last = Trouble::failed("no answer in time"),
+                Err(_) => last = Trouble::failed(NO_ANSWER),
             }
             client.lose();
         }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
 use super::VERSIONS;
 use super::instruments::{Deadline, Eviction, GoAway, HandshakeFailure, INSTRUMENTS, Kind, Refusal};
+use super::latency::Latencies;
 use super::page::Page;
 use super::process::ProcessFacts;
 use super::snapshot::WorkerSnapshot;
@@ -275,15 +274,16 @@ impl Exposition {
     }
 
     /// The page. Takes some milliseconds with thousands of series.
-    pub fn render(&mut self, reports: &[WorkerReport], process: &ProcessFacts, control: &ControlFacts) -> String {
-        self.take_in(reports);
+    pub fn render(&mut self, reports: Vec<WorkerReport>, process: &ProcessFacts, control: &ControlFacts) -> String {
+        let answers: Vec<_> = reports.iter().map(|report| (report.worker, report.snapshot.is_some())).collect();
+        self.take_in(reports.into_iter().filter_map(|report| report.snapshot));
         let totals = self.totals();
         let mut page = Page::default();
         self.requests(&mut page, &totals);
         self.durations(&mut page, &totals);
         failures(&mut page, &totals);
         quantiles(&mut page, &totals);
-        self.connections(&mut page, reports);
+        self.connections(&mut page, &answers);
         self.workers(&mut page);
         limit_families(&mut page, &control.limits);
         survival_families(&mut page, control);
@@ -300,8 +300,8 @@ impl Exposition {
     }
 
     /// The sums, with these reports taken in.
-    pub fn summary(&mut self, reports: &[WorkerReport]) -> Summary {
-        self.take_in(reports);
+    pub fn summary(&mut self, reports: Vec<WorkerReport>) -> Summary {
+        self.take_in(reports.into_iter().filter_map(|report| report.snapshot));
         let totals = self.totals();
         Summary {
             requests: totals.request_count(),
@@ -312,19 +312,22 @@ impl Exposition {
     }
 
     /// Takes in what a worker had counted when it died, so that nothing counted since the last scrape is lost (F05).
-    pub fn last_words(&mut self, snapshot: &WorkerSnapshot) {
-        let snapshot = snapshot.clone();
-        self.take_in(&[WorkerReport { worker: snapshot.worker, snapshot: Some(snapshot) }]);
+    pub fn last_words(&mut self, snapshot: WorkerSnapshot) {
+        self.take_in([snapshot]);
     }
 
-    fn take_in(&mut self, reports: &[WorkerReport]) {
-        for snapshot in reports.iter().filter_map(|report| report.snapshot.as_ref()) {
+    fn take_in(&mut self, snapshots: impl IntoIterator<Item = WorkerSnapshot>) {
+        for mut snapshot in snapshots {
             let worker = snapshot.worker;
-            if let Some(before) = self.last.get(&worker).filter(|before| before.epoch != snapshot.epoch) {
+            let before = self.last.get(&worker);
+            // Two scrapes at once: what was asked for later may come first.
+            if before.is_some_and(|before| (before.epoch, before.copy) > (snapshot.epoch, snapshot.copy)) {
+                continue;
+            }
+            if let Some(before) = before.filter(|before| before.epoch != snapshot.epoch) {
                 self.retired.add(&mut self.admission, before);
                 self.carried.insert(worker, Carried::of(before));
             }
-            let mut snapshot = snapshot.clone();
             if let Some(carried) = self.carried.get(&worker) {
                 carried.add_to(&mut snapshot);
             }
@@ -372,13 +375,12 @@ impl Exposition {
         }
     }
 
-    fn connections(&self, page: &mut Page, reports: &[WorkerReport]) {
+    fn connections(&self, page: &mut Page, answers: &[(u32, bool)]) {
         page.family("gateway_active_connections", "gauge", "Open downstream connections.");
         page.count(&[], self.active_connections());
         page.family("gateway_worker_up", "gauge", "Whether the worker answered this scrape in time.");
-        for report in reports {
-            let worker = report.worker.to_string();
-            page.count(&[("worker", &worker)], u64::from(report.snapshot.is_some()));
+        for (worker, has_answered) in answers {
+            page.count(&[("worker", &worker.to_string())], u64::from(*has_answered));
         }
     }
 
@@ -497,8 +499,8 @@ fn failures(page: &mut Page, totals: &Totals) {
 
 fn quantiles(page: &mut Page, totals: &Totals) {
     page.family("ringway_latency_quantile_seconds", "gauge", "Quantiles of request latency since the start.");
-    if let Some(latency) = &totals.latency_all {
-        quantile_samples(page, &[], latency);
+    if !totals.latency_all.is_empty() {
+        quantile_samples(page, &[], &totals.latency_all);
     }
     let help = "Quantiles of request latency by service since the start.";
     page.family("ringway_service_latency_quantile_seconds", "gauge", help);
@@ -508,11 +510,12 @@ fn quantiles(page: &mut Page, totals: &Totals) {
     }
 }
 
-fn quantile_samples(page: &mut Page, labels: &[(&str, &str)], latency: &Histogram<u64>) {
-    for (word, quantile) in QUANTILES {
+fn quantile_samples(page: &mut Page, labels: &[(&str, &str)], latency: &Latencies) {
+    let found = latency.quantiles(QUANTILES.map(|(_, quantile)| quantile));
+    for ((word, _), us) in QUANTILES.iter().zip(found) {
         let mut labels = labels.to_vec();
         labels.push(("quantile", word));
-        page.number(&labels, latency.value_at_quantile(quantile) as f64 / 1e6);
+        page.number(&labels, us as f64 / 1e6);
     }
 }
 

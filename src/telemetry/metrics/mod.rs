@@ -10,18 +10,20 @@
 
 pub mod exposition;
 pub mod instruments;
+pub mod latency;
 pub mod page;
 pub mod process;
 pub mod snapshot;
 pub mod stats;
 mod totals;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use self::instruments::{Instruments, Tally};
+use self::latency::Latency;
 use self::snapshot::WorkerSnapshot;
-use self::stats::{CallStats, Counter, EndpointStats, Latency, Registry, RouteStats, ServiceStats};
+use self::stats::{CallStats, Counter, EndpointStats, Registry, RouteStats, ServiceStats};
 use crate::error::{Failure, Reason};
 use crate::http::exchange::{EndpointTag, Exchange};
 use crate::http::grpc::{self, Call, Code};
@@ -39,6 +41,8 @@ pub struct WorkerMetrics {
     pub own: Instruments,
     worker: u32,
     started: Now,
+    /// How often all of it was copied.
+    copies: Cell<u64>,
     protocols: Tally<3>,
     failures: Tally<{ Reason::ALL.len() }>,
     unserved: Latency,
@@ -71,6 +75,7 @@ impl WorkerMetrics {
             own: Instruments::default(),
             worker,
             started: now,
+            copies: Cell::new(0),
             protocols: Tally::default(),
             failures: Tally::default(),
             unserved: Latency::default(),
@@ -159,6 +164,7 @@ impl WorkerMetrics {
     /// Copies what was counted so that it can go to another thread. Costs about a microsecond for each service and
     /// route that was used; call it at a scrape, not for each request.
     pub fn snapshot(&self) -> WorkerSnapshot {
+        self.copies.set(self.copies.get() + 1);
         WorkerSnapshot::take(self)
     }
 }

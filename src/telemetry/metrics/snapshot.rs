@@ -1,11 +1,9 @@
 //! What a worker sends when it is asked: a copy of its counters that owns nothing of the worker.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
-
 use super::instruments::{Deadline, Eviction, GoAway, HandshakeFailure, INSTRUMENTS, Mirrored, Refusal};
+use super::latency::Latencies;
 use super::stats::{Buckets, GRPC_CODES, OVERFLOW_ID, RouteStats, ServiceStats};
 use super::{METHODS, OTHER, WorkerMetrics};
 use crate::error::Reason;
@@ -17,6 +15,8 @@ pub struct WorkerSnapshot {
     pub worker: u32,
     /// When the worker started, in nanoseconds of the process' clock: a new value means that its counters began anew.
     pub epoch: u64,
+    /// Counts the copies of this worker since then: of two, the higher one is the newer.
+    pub copy: u64,
     /// Values in the order of [`INSTRUMENTS`].
     pub own: [i64; INSTRUMENTS.len()],
     /// Deadlines that fired, in the order of [`Deadline::WORDS`].
@@ -34,7 +34,7 @@ pub struct WorkerSnapshot {
     /// Failures without a service, by reason.
     pub failures: [u64; Reason::ALL.len()],
     /// Latency of requests without a service.
-    pub unserved: Option<Histogram<u64>>,
+    pub unserved: Latencies,
     /// Refusals by kind of limiter.
     pub limiters: Vec<(Arc<str>, u64)>,
     /// gRPC calls by service, method and code.
@@ -62,7 +62,7 @@ pub struct ServiceSnapshot {
     /// The service's name.
     pub name: Arc<str>,
     /// Latency of whole requests.
-    pub latency: Option<Histogram<u64>>,
+    pub latency: Latencies,
     /// Statuses that endpoints answered with.
     pub upstream_status: Vec<(u16, u64)>,
     /// Failures by reason.
@@ -75,13 +75,14 @@ pub struct ServiceSnapshot {
 
 impl WorkerSnapshot {
     pub(super) fn take(metrics: &WorkerMetrics) -> Self {
-        let names = ServiceNames::of(metrics);
+        let names = ServiceNames { metrics, none: "".into(), other: OTHER.into() };
         let routes = std::iter::once(&*metrics.unmatched).chain(metrics.routes.iter());
-        let routes = routes.map(|route| RouteSnapshot::take(route, &names));
-        let services = metrics.services.iter().map(ServiceSnapshot::take);
+        let routes = routes.filter(|route| route.is_used());
+        let services = metrics.services.iter().filter(|service| service.is_used());
         Self {
             worker: metrics.worker,
             epoch: metrics.started.0,
+            copy: metrics.copies.get(),
             own: metrics.own.values(),
             deadlines: metrics.own.deadlines.values(),
             refusals: metrics.own.refusals.values(),
@@ -93,8 +94,8 @@ impl WorkerSnapshot {
             unserved: metrics.unserved.get(),
             limiters: metrics.limiters.iter().map(|limiter| limiter.value()).collect(),
             calls: metrics.calls.iter().map(|call| call.value()).collect(),
-            routes: routes.filter(|route| !route.requests.is_empty()).collect(),
-            services: services.filter(|service| service.is_used()).collect(),
+            routes: routes.map(|route| RouteSnapshot::take(route, &names)).collect(),
+            services: services.map(ServiceSnapshot::take).collect(),
         }
     }
 }
@@ -122,31 +123,25 @@ impl ServiceSnapshot {
             endpoints: service.endpoints(),
         }
     }
-
-    fn is_used(&self) -> bool {
-        self.latency.is_some() || self.failures.iter().chain(&self.mirrored).any(|&count| count > 0)
-    }
 }
 
 /// Names of services by number.
-struct ServiceNames {
-    names: HashMap<u32, Arc<str>>,
+struct ServiceNames<'a> {
+    metrics: &'a WorkerMetrics,
     none: Arc<str>,
     other: Arc<str>,
 }
 
-impl ServiceNames {
-    fn of(metrics: &WorkerMetrics) -> Self {
-        let names = metrics.services.iter().map(|service| (service.id(), service.name())).collect();
-        Self { names, none: "".into(), other: OTHER.into() }
-    }
-
+impl ServiceNames<'_> {
     /// A service that was folded away is `other`.
     fn get(&self, id: u32) -> Arc<str> {
         match id {
             0 => self.none.clone(),
             OVERFLOW_ID => self.other.clone(),
-            id => self.names.get(&id).unwrap_or(&self.other).clone(),
+            id => {
+                let known = self.metrics.services.numbered(id, ServiceStats::id);
+                known.map_or_else(|| self.other.clone(), ServiceStats::name)
+            }
         }
     }
 }

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use hdrhistogram::Histogram;
 
 use super::OTHER;
 use super::instruments::{Mirrored, Tally};
+use super::latency::Latency;
 use crate::error::Reason;
 use crate::http::message::Method;
 
@@ -40,8 +40,6 @@ const BELOW_POWER: [usize; 32] = {
     }
     below
 };
-/// Longest latency told apart by the quantiles, in microseconds: one hour.
-pub const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// What an entry that nobody holds any more does before it goes: it gives its counts to the overflow entry.
 pub trait Absorb {
@@ -89,6 +87,12 @@ impl<K: Eq + Hash, T: Absorb> Registry<K, T> {
     /// Whether it is the entry of all that have none of their own.
     pub fn is_overflow(&self, entry: &Rc<T>) -> bool {
         Rc::ptr_eq(entry, &self.overflow)
+    }
+
+    /// The entry that `number` gives this number. Numbers rise in the order in which entries are made.
+    pub fn numbered(&self, id: u32, number: impl Fn(&T) -> u32) -> Option<&T> {
+        let at = self.order.binary_search_by_key(&id, |entry| number(entry)).ok()?;
+        Some(&self.order[at])
     }
 
     /// All entries in the order they were made, the overflow entry last.
@@ -229,6 +233,11 @@ impl RouteStats {
     /// The route's pattern.
     pub fn path(&self) -> Arc<str> {
         self.path.clone()
+    }
+
+    /// Whether anything was counted.
+    pub fn is_used(&self) -> bool {
+        !self.rows.borrow().requests.is_empty()
     }
 
     /// Counts one request. The last row used is looked at first: a route answers most requests alike.
@@ -372,11 +381,21 @@ impl ServiceStats {
         self.endpoints.borrow_mut().entry(label.to_owned(), |_| EndpointStats::new(label))
     }
 
+    /// Whether anything was counted.
+    pub fn is_used(&self) -> bool {
+        let counts = self.failures.values().into_iter().chain(self.mirrored.values());
+        self.latency.is_used() || counts.into_iter().any(|count| count > 0)
+    }
+
     /// Backend durations of the endpoints that answered.
     pub fn endpoints(&self) -> Vec<(Arc<str>, Buckets)> {
+        if !self.latency.is_used() {
+            // No request has ended, so that none was answered.
+            return Vec::new();
+        }
         let endpoints = self.endpoints.borrow();
-        let all = endpoints.iter().map(|endpoint| (endpoint.label.clone(), endpoint.durations.get()));
-        all.filter(|(_, buckets)| buckets.total() > 0).collect()
+        let used = endpoints.iter().filter(|endpoint| endpoint.durations.is_used());
+        used.map(|endpoint| (endpoint.label.clone(), endpoint.durations.get())).collect()
     }
 }
 
@@ -504,6 +523,11 @@ impl Durations {
         self.sum_ns.set(self.sum_ns.get().wrapping_add(ns));
     }
 
+    /// Whether anything was counted.
+    pub fn is_used(&self) -> bool {
+        self.counts.iter().any(|count| count.get() > 0)
+    }
+
     /// The values.
     pub fn get(&self) -> Buckets {
         Buckets { counts: std::array::from_fn(|at| self.counts[at].get()), sum_ns: self.sum_ns.get() }
@@ -515,47 +539,6 @@ impl Durations {
         }
         self.sum_ns.set(self.sum_ns.get().wrapping_add(other.sum_ns.get()));
     }
-}
-
-/// Latencies in microseconds with two significant digits, for quantiles. Allocated (26 KiB) at the first one.
-#[derive(Default)]
-pub struct Latency(RefCell<Option<Histogram<u64>>>);
-
-impl Latency {
-    /// Counts one latency; longer ones than [`LATENCY_US_MAX`] count as that.
-    #[inline]
-    pub fn record(&self, ns: u64) {
-        let slot = &mut *self.0.borrow_mut();
-        if slot.is_none() {
-            *slot = new_latency();
-        }
-        if let Some(histogram) = slot {
-            histogram.saturating_record((ns / 1_000).max(1));
-        }
-    }
-
-    /// A copy, when anything was counted.
-    pub fn get(&self) -> Option<Histogram<u64>> {
-        self.0.borrow().clone()
-    }
-
-    fn absorb(&self, other: &Latency) {
-        let Some(other) = &*other.0.borrow() else { return };
-        let slot = &mut *self.0.borrow_mut();
-        if slot.is_none() {
-            *slot = new_latency();
-        }
-        if let Some(histogram) = slot {
-            // Cannot fail: both have the same bounds.
-            let _ = histogram.add(other);
-        }
-    }
-}
-
-/// An empty histogram with the bounds of all latencies, never resized.
-#[cold]
-pub fn new_latency() -> Option<Histogram<u64>> {
-    Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).ok()
 }
 
 #[cfg(test)]
@@ -615,15 +598,5 @@ mod tests {
         let mut registry = Registry::new(Counter::new(OTHER));
         let held: Vec<_> = (0..ENTRIES_MAX + 5).map(|n| registry.entry(n, |_| Counter::new("x"))).collect();
         assert_eq!(held.iter().filter(|counter| &*counter.value().0 == OTHER).count(), 5);
-    }
-
-    #[test]
-    fn latencies_out_of_range_are_clamped() {
-        let latency = Latency::default();
-        latency.record(0);
-        latency.record(u64::MAX);
-        let histogram = latency.get().expect("recorded");
-        assert_eq!(histogram.len(), 2);
-        assert!(histogram.max() >= LATENCY_US_MAX);
     }
 }

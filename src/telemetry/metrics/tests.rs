@@ -60,7 +60,7 @@ fn report(metrics: &WorkerMetrics) -> WorkerReport {
 
 fn render(exposition: &mut Exposition, reports: &[WorkerReport]) -> String {
     let facts = ControlFacts { version: "0.1.0".into(), generation: 2, ..ControlFacts::default() };
-    exposition.render(reports, &ProcessFacts::default(), &facts)
+    exposition.render(reports.to_vec(), &ProcessFacts::default(), &facts)
 }
 
 /// A parser of the text format that refuses what the format forbids: samples before their TYPE, repeated families,
@@ -184,7 +184,26 @@ fn workers_are_summed_and_a_silent_or_restarted_one_takes_nothing_away() {
     let page = render(&mut exposition, &[report(&a), report(&restarted)]);
     assert_eq!(requests(&page), 39.0);
     assert_eq!(requests(&render(&mut exposition, &[report(&a), report(&restarted)])), 39.0);
-    assert_eq!(exposition.summary(&[]).server_errors, 3);
+    assert_eq!(exposition.summary(Vec::new()).server_errors, 3);
+}
+
+#[test]
+fn of_two_scrapes_at_once_the_later_question_counts() {
+    let mut exposition = Exposition::new(false);
+    let mut metrics = WorkerMetrics::new(0, Now(1));
+    traffic(&mut metrics);
+    let early = report(&metrics);
+    traffic(&mut metrics);
+    let late = report(&metrics);
+    let mut next = WorkerMetrics::new(0, Now(2));
+    traffic(&mut next);
+    let next = report(&next);
+    // However they come in, no count goes down and none is there twice.
+    let mut requests = |report: &WorkerReport| {
+        sum(&parse(&render(&mut exposition, std::slice::from_ref(report))), "gateway_requests_total", |_| true)
+    };
+    assert_eq!([&late, &early, &late].map(&mut requests), [26.0; 3]);
+    assert_eq!([&next, &late, &early, &next].map(&mut requests), [39.0; 4]);
 }
 
 #[test]

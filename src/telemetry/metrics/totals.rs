@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
-
 use super::OTHER;
 use super::instruments::Mirrored;
+use super::latency::Latencies;
 use super::snapshot::{RouteSnapshot, ServiceSnapshot, WorkerSnapshot};
-use super::stats::{Buckets, new_latency};
+use super::stats::Buckets;
 use crate::error::Reason;
 
 /// Series of one family; more are summed up in one whose labels say `other` (F77). A histogram counts as one series
@@ -72,9 +71,9 @@ pub(super) struct Totals {
     /// service, result
     pub mirrored: BTreeMap<Labels, u64>,
     /// service
-    pub latency: BTreeMap<Labels, Histogram<u64>>,
+    pub latency: BTreeMap<Labels, Latencies>,
     /// All requests together.
-    pub latency_all: Option<Histogram<u64>>,
+    pub latency_all: Latencies,
     /// Requests that were answered with 5xx.
     pub server_errors: u64,
 }
@@ -84,7 +83,7 @@ impl Totals {
         worker.routes.iter().for_each(|route| self.add_route(admission, route));
         worker.services.iter().for_each(|service| self.add_service(admission, service));
         self.add_failures(admission, &"".into(), &worker.failures);
-        join(&mut self.latency_all, worker.unserved.as_ref());
+        self.latency_all.add(&worker.unserved);
         for (label, count) in worker.limiters.iter().filter(|(_, count)| *count > 0) {
             *self.limiters.entry(admission.admit(Family::Limiters, vec![label.clone()])).or_default() += count;
         }
@@ -129,14 +128,10 @@ impl Totals {
             let labels = vec![service.name.clone(), (*result).into()];
             *self.mirrored.entry(admission.admit(Family::Mirrored, labels)).or_default() += count;
         }
-        join(&mut self.latency_all, service.latency.as_ref());
-        if let Some(latency) = &service.latency {
+        if !service.latency.is_empty() {
+            self.latency_all.add(&service.latency);
             let labels = admission.admit(Family::Latency, vec![service.name.clone()]);
-            match self.latency.get_mut(&labels) {
-                // Cannot fail: all have the same bounds.
-                Some(sum) => _ = sum.add(latency),
-                None => _ = self.latency.insert(labels, latency.clone()),
-            }
+            self.latency.entry(labels).or_default().add(&service.latency);
         }
     }
 
@@ -153,17 +148,6 @@ impl Totals {
             let labels = vec![reason.word().into(), service.clone()];
             *self.errors.entry(admission.admit(Family::Errors, labels)).or_default() += count;
         }
-    }
-}
-
-fn join(sum: &mut Option<Histogram<u64>>, more: Option<&Histogram<u64>>) {
-    let Some(more) = more else { return };
-    if sum.is_none() {
-        *sum = new_latency();
-    }
-    if let Some(sum) = sum {
-        // Cannot fail: all have the same bounds.
-        let _ = sum.add(more);
     }
 }
 
