@@ -181,7 +181,7 @@ impl Lines {
     }
 
     /// The next whole line, without its end.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn line(&mut self) -> Option<Vec<u8>> {
         self.whole.pop_front()
     }
 }

@@ -174,7 +174,7 @@ impl KubernetesProvider {
         let Some(watch) = &mut self.watch else { return Ok(false) };
         let mut changed = false;
         loop {
-            while let Some(line) = watch.lines.next() {
+            while let Some(line) = watch.lines.line() {
                 changed |= take(&mut self.slices, &mut self.version, &line)?;
                 self.is_anew &= line.is_empty();
             }
@@ -485,9 +485,9 @@ mod tests {
         for size in 1..text.len() {
             let mut lines = Lines::default();
             text.chunks(size).for_each(|piece| lines.push(piece).expect("short"));
-            assert_eq!(lines.next().as_deref(), Some(&b"{\"a\":1}"[..]));
-            assert_eq!(lines.next().as_deref(), Some(&b"{\"b\":2}"[..]));
-            assert_eq!((lines.next(), &lines.begun[..]), (None, &b"{\"c\""[..]));
+            assert_eq!(lines.line().as_deref(), Some(&b"{\"a\":1}"[..]));
+            assert_eq!(lines.line().as_deref(), Some(&b"{\"b\":2}"[..]));
+            assert_eq!((lines.line(), &lines.begun[..]), (None, &b"{\"c\""[..]));
         }
         assert!(Lines::default().push(&vec![b'x'; DISCOVERY_BYTES_MAX + 1]).is_err());
     }

@@ -107,7 +107,7 @@ async fn watch(open: &Open, token: &str, key: &str, revision: u64) -> Result<(),
     let mut answer = ask(open, token, "/v3/watch", &json!({ "create_request": create })).await?;
     let mut lines = Lines::default();
     loop {
-        while let Some(line) = lines.next() {
+        while let Some(line) = lines.line() {
             if is_change(&line)? {
                 return Ok(());
             }
