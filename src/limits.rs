@@ -470,8 +470,8 @@ pub const STORE_KEY_BYTES_MAX: usize = 1_024;
 /// One answer of a store: the largest configuration in base64, and what stands around it. A value that is larger is
 /// refused as a file of that size is.
 pub const STORE_ANSWER_BYTES_MAX: usize = 22 * 1024 * 1024;
-/// How long a start waits for a store, in milliseconds: then it takes the copy, or fails. Less than an upgrade waits for
-/// its new process.
+/// How long a start waits for a store, in milliseconds: then it takes the copy, or fails. Less than an upgrade waits
+/// for its new process.
 pub const STORE_START_MS: u64 = 5_000;
 /// Pause between two tries of a start that has no copy, in milliseconds.
 pub const STORE_START_PAUSE_MS: u64 = 250;

@@ -8,8 +8,8 @@ use crate::limits::{STORE_KEY_BYTES_MAX, STORE_SERVERS_MAX};
 
 /// What a right address looks like.
 pub const FORMS: &str = "consul://HOST:8500/path/to/key (with ?dc=NAME if need be), \
-                         etcd://HOST:2379,HOST:2379/path/to/key, the same over TLS with consul+https and etcd+https, or \
-                         the path of a file";
+                         etcd://HOST:2379,HOST:2379/path/to/key, the same over TLS with consul+https and etcd+https, \
+                         or the path of a file";
 
 /// Which store it is. Another one is a word here, and a client where [`super::Store`] makes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

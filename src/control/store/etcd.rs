@@ -1,8 +1,8 @@
 //! A key of etcd, version 3, over the HTTP API that its servers have beside gRPC (R229).
 //!
-//! A watch tells when the key changes, and the value is asked for then: what counts is always a whole, linearised answer.
-//! A watch begins behind the revision of the answer before it, so that nothing between the two is lost, and ends after a
-//! while, so that one that has died unseen costs no more than that.
+//! A watch tells when the key changes, and the value is asked for then: what counts is always a whole, linearised
+//! answer. A watch begins behind the revision of the answer before it, so that nothing between the two is lost, and
+//! ends after a while, so that one that has died unseen costs no more than that.
 
 use std::sync::Arc;
 use std::time::Duration;
