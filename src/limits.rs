@@ -463,6 +463,32 @@ pub const DISCOVERY_ANSWER_MS: u64 = 10_000;
 /// How long a watch of Kubernetes lasts before it is begun anew, in seconds.
 pub const DISCOVERY_WATCH_S: u64 = 290;
 
+/// Servers of a store of configurations that its address may name (R229).
+pub const STORE_SERVERS_MAX: usize = 8;
+/// The key of a configuration in a store, in bytes.
+pub const STORE_KEY_BYTES_MAX: usize = 1_024;
+/// One answer of a store: the largest configuration in base64, and what stands around it. A value that is larger is
+/// refused as a file of that size is.
+pub const STORE_ANSWER_BYTES_MAX: usize = 22 * 1024 * 1024;
+/// How long a start waits for a store, in milliseconds: then it takes the copy, or fails. Less than an upgrade waits
+/// for its new process.
+pub const STORE_START_MS: u64 = 5_000;
+/// Pause between two tries of a start that has no copy, in milliseconds.
+pub const STORE_START_PAUSE_MS: u64 = 250;
+/// How long a reload that is asked for waits for a store, in milliseconds.
+pub const STORE_READ_MS: u64 = 10_000;
+/// How long a store is asked to hold a question until there is a change, in seconds. It is asked again then, so that a
+/// connection that has died unseen costs no more than that.
+pub const STORE_WAIT_S: u64 = 60;
+/// Time between two questions to a Consul that gives no index to wait for, in milliseconds.
+pub const STORE_POLL_MS: u64 = 30_000;
+/// Shortest time between two answers of a store that are taken up, in milliseconds.
+pub const STORE_PAUSE_MS: u64 = 200;
+/// First pause after all servers of a store have failed, in milliseconds; doubled each time, and spread.
+pub const STORE_BACK_OFF_MS: u64 = 1_000;
+/// Longest pause after all servers of a store have failed, in milliseconds.
+pub const STORE_BACK_OFF_MS_MAX: u64 = 30_000;
+
 /// Clients whose handshakes a listener counts, where it has a rule for them; more are not counted one by one.
 pub const HANDSHAKE_CLIENTS_MAX: usize = 65_536;
 /// ACME: names that all listeners together order certificates for.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::control::outcome;
-use crate::control::source::ConfigSource;
 use crate::sys::process::{self, Ask};
 
 /// Longer than the gateway takes for anything that it answers.
@@ -38,7 +37,7 @@ pub struct Arguments {
     /// Address of its admin API. Without this and others: 127.0.0.1:9901.
     #[arg(long, group = "whom")]
     admin: Option<SocketAddr>,
-    /// Its configuration file, which tells the address of its admin API.
+    /// Its configuration file, or the address of its key in a store, which tells the address of its admin API.
     #[arg(short, long, group = "whom")]
     config: Option<PathBuf>,
     /// Its process id: asks by signal.
@@ -171,7 +170,7 @@ fn admin_address(arguments: &Arguments) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     let Some(path) = &arguments.config else { return Ok(SocketAddr::from(([127, 0, 0, 1], 9901))) };
-    let loaded = ConfigSource::File(path.clone()).load();
+    let loaded = super::asked(path)?.load();
     let config = loaded.map_err(|_| format!("{} is wrong, so use --admin or --pid", path.display()))?.config;
     match config.admin.enabled {
         true => Ok(config.admin.listen.0),

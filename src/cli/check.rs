@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::control::source::ConfigSource;
 use crate::policy::CompileEnv;
 
 /// Arguments of `ringway check`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Configuration file, YAML or JSON.
+    /// Configuration file, YAML or JSON, or the address of a key in a store as for `run`.
     file: PathBuf,
     /// Exit with code 1 when there are warnings.
     #[arg(long)]
@@ -21,7 +20,10 @@ pub struct Arguments {
 
 /// Checks the file. Exit code 0: good, 1: warnings and `--strict`, 2: wrong.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let source = ConfigSource::File(arguments.file.clone());
+    let source = match super::asked(&arguments.file) {
+        Ok(source) => source,
+        Err(problem) => return super::wrong(&problem),
+    };
     let (diagnostics, code) = match source.examine(CompileEnv { workers: 1, random: 0 }) {
         Ok(ready) if ready.warnings.sorted().is_empty() => (None, 0),
         Ok(ready) => (Some(Box::new(ready.warnings)), u8::from(arguments.strict)),

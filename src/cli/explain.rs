@@ -19,7 +19,6 @@ use asked::Asked;
 use live::Live;
 use report::{Report, explain, explain_live};
 
-use crate::control::source::ConfigSource;
 use crate::policy::CompileEnv;
 use crate::snapshot::{Listener, Snapshot};
 
@@ -36,7 +35,7 @@ pub struct Arguments {
     /// Request header, `Name: value`; may be repeated.
     #[arg(short = 'H', long = "header")]
     headers: Vec<String>,
-    /// Configuration file, YAML or JSON.
+    /// Configuration file, YAML or JSON, or the address of a key in a store as for `run`.
     #[arg(short, long)]
     config: PathBuf,
     /// Address of the peer that connects.
@@ -75,7 +74,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn explained(arguments: &Arguments) -> Result<Report, String> {
-    let source = ConfigSource::File(arguments.config.clone());
+    let source = super::asked(&arguments.config).map_err(|problem| format!("error: {problem}\n"))?;
     let env = CompileEnv { workers: 1, random: 0 };
     let ready = source.examine(env).map_err(|diagnostics| diagnostics.render())?;
     let listener = listener(&ready.snapshot, arguments.listener.as_deref())?;

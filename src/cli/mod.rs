@@ -6,7 +6,7 @@ mod cert;
 mod check;
 pub mod explain;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,9 +30,15 @@ struct Arguments {
 enum Verb {
     /// Serve. Without a configuration: a demonstration with upstreams of its own.
     Run {
-        /// Configuration file, YAML or JSON.
+        /// Configuration file, YAML or JSON, or a key of Consul's or etcd's that has such a text:
+        /// `consul://HOST:8500/KEY`, `etcd://HOST:2379,HOST:2379/KEY`, over TLS `consul+https` and `etcd+https`.
+        /// Credentials come from the environment: CONSUL_HTTP_TOKEN, ETCDCTL_USER, ETCDCTL_PASSWORD.
         #[arg(short, long)]
         config: Option<PathBuf>,
+        /// Where the last good configuration of a store is kept, for a start while it cannot be reached; `none` for
+        /// nowhere. Without this: a file in $STATE_DIRECTORY or /var/lib/ringway.
+        #[arg(long, value_name = "FILE", requires = "config")]
+        config_cache: Option<PathBuf>,
         /// Worker threads, whatever the configuration says.
         #[arg(long)]
         workers: Option<u32>,
@@ -82,7 +88,7 @@ enum ConfigVerb {
     Reference,
     /// Print a configuration with every default written out and secrets masked.
     Show {
-        /// Configuration file, YAML or JSON.
+        /// Configuration file, YAML or JSON, or the address of a key in a store as for `run`.
         file: PathBuf,
     },
 }
@@ -94,7 +100,13 @@ fn parse_driver(word: &str) -> Result<Driver, String> {
 /// Runs the program.
 pub fn main() -> ExitCode {
     match Arguments::parse().verb {
-        Verb::Run { config, workers, driver, pid_file } => run(config, workers, driver, pid_file),
+        Verb::Run { config: None, workers, driver, .. } => run_demo(workers, driver),
+        Verb::Run { config: Some(word), config_cache, workers, driver, pid_file } => {
+            match source(&word, config_cache.as_deref()) {
+                Ok(source) => serve::run(RunOptions { source, driver, workers, pid_file }),
+                Err(problem) => wrong(&problem),
+            }
+        }
         Verb::Reload(arguments) => ask::reload(&arguments),
         Verb::Upgrade(arguments) => ask::upgrade(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
@@ -117,9 +129,25 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(config: Option<PathBuf>, workers: Option<u32>, driver: Driver, pid_file: Option<PathBuf>) -> ExitCode {
-    let Some(path) = config else { return run_demo(workers, driver) };
-    serve::run(RunOptions { source: ConfigSource::File(path), driver, workers, pid_file })
+/// Where a configuration comes from that a gateway runs with.
+fn source(word: &Path, cache: Option<&Path>) -> Result<ConfigSource, String> {
+    let source = ConfigSource::of(word, cache)?;
+    match cache.is_some() && source.store().is_none() {
+        true => Err("--config-cache is for a configuration in a store, and this one is a file".to_owned()),
+        false => Ok(source),
+    }
+}
+
+/// A configuration for somebody who runs nothing; a store has been asked.
+fn asked(word: &Path) -> Result<ConfigSource, String> {
+    let source = ConfigSource::of(word, None)?;
+    source.ask().map_err(|error| format!("the store cannot be asked: {error}"))?;
+    Ok(source)
+}
+
+fn wrong(problem: &str) -> ExitCode {
+    eprintln!("error: {problem}");
+    ExitCode::from(2)
 }
 
 /// The gateway in front of origins of its own, so that one command shows a routed, balanced and limited request.
@@ -150,7 +178,11 @@ fn demo_upstream(listen: std::net::SocketAddr, name: &str) -> ExitCode {
 }
 
 fn show(file: PathBuf) -> ExitCode {
-    match ConfigSource::File(file).load() {
+    let source = match asked(&file) {
+        Ok(source) => source,
+        Err(problem) => return wrong(&problem),
+    };
+    match source.load() {
         Ok(loaded) => print_json(&loaded.effective()),
         Err(diagnostics) => {
             eprint!("{}", diagnostics.render());

@@ -69,12 +69,15 @@ pub fn load_file(path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Result<
     let name = path.display().to_string();
     match read_file(path) {
         Ok(text) => load_str(&name, &text, env, policies),
-        Err(reason) => {
-            let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
-            diagnostics.report(codes::UNREADABLE, Span::NOWHERE, format!("the file cannot be read: {reason}"));
-            Err(Box::new(diagnostics))
-        }
+        Err(reason) => Err(unreadable(name, format!("the file cannot be read: {reason}"))),
     }
+}
+
+/// What is said of a source that cannot be read.
+pub fn unreadable(name: String, what: String) -> Box<Diagnostics> {
+    let mut diagnostics = Diagnostics::new(Arc::new(Source::new(name, "")));
+    diagnostics.report(codes::UNREADABLE, Span::NOWHERE, what);
+    Box::new(diagnostics)
 }
 
 /// A file that was read before.
@@ -88,11 +91,21 @@ pub enum Again {
 /// The same, with what an earlier reading kept. None where there is anything to report: places are those of earlier
 /// files then, and it is to be read once more without.
 pub fn load_file_after(before: &Kept, path: &Path, env: &dyn Env, policies: &[PolicyKind]) -> Option<Again> {
-    let text = read_file(path).ok()?;
+    load_text_after(before, path.display().to_string(), read_file(path).ok()?, env, policies)
+}
+
+/// The same for a text that comes from elsewhere.
+pub fn load_text_after(
+    before: &Kept,
+    name: String,
+    text: String,
+    env: &dyn Env,
+    policies: &[PolicyKind],
+) -> Option<Again> {
     if before.is_of(&text) {
         return Some(Again::Unchanged);
     }
-    let source = Arc::new(Source { name: path.display().to_string(), text });
+    let source = Arc::new(Source { name, text });
     let loaded = load_after(Some(before), source, env, policies).ok()?;
     loaded.warnings.is_empty().then(|| Again::Loaded(Box::new(loaded)))
 }

@@ -11,4 +11,6 @@ mod template;
 
 pub use document::{reference_markdown, schema_json};
 pub use fingerprint::Fingerprints;
-pub use load::{Again, Loaded, Present, load_file, load_file_after, load_str, load_str_after};
+pub use load::{
+    Again, Loaded, Present, load_file, load_file_after, load_str, load_str_after, load_text_after, unreadable,
+};

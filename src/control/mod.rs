@@ -23,6 +23,7 @@ mod running;
 pub mod serve;
 pub mod signals;
 pub mod source;
+pub mod store;
 mod survival;
 pub mod symbols;
 pub mod upgrade;

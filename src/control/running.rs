@@ -18,6 +18,7 @@ use super::outcome;
 use super::revivals::Revivals;
 use super::signals::{Event, Signals};
 use super::source::ConfigSource;
+use super::store::Follower;
 use super::upgrade::{Goods, Successor};
 use super::watch::FileWatch;
 use super::watchdog::Watchdog;
@@ -47,6 +48,8 @@ pub(super) struct Running {
     pub signals: Signals,
     pub server: model::Server,
     pub watch: Option<FileWatch>,
+    /// Follows the configuration's store, where it comes from one.
+    pub follower: Option<Follower>,
     pub pid_file: Option<PathBuf>,
     /// Whether a service manager has the listening sockets too.
     pub from_manager: bool,
@@ -104,6 +107,7 @@ impl Running {
                     Wish::Upgrade(asker) => self.begin_upgrade(Some(asker)),
                 },
                 () = changed(&mut self.watch) => self.begin_reload(None),
+                () = told(&self.source), if self.is_free() => self.compile(false),
                 compiled = compiled(&mut self.reload.compiling) => Box::pin(self.finish_reload(compiled)).await,
                 ready = ready(&mut self.upgrade) => {
                     if let Some(upgrade) = self.finish_upgrade(ready) {
@@ -130,20 +134,39 @@ impl Running {
             }
             return;
         }
-        self.notifier.reloading(crate::time::Now::read().0 / 1000);
         self.reload.askers.extend(asker);
-        self.reload.compiling = Some(self.gateway.compile(&self.source, self.env));
+        self.compile(true);
+    }
+
+    /// Whether a reload can begin at once. What a store has told waits for that.
+    fn is_free(&self) -> bool {
+        self.upgrade.is_none() && self.reload.compiling.is_none()
+    }
+
+    /// `is_asked`: a store is read anew, and not taken by what it has told.
+    fn compile(&mut self, is_asked: bool) {
+        self.notifier.reloading(crate::time::Now::read().0 / 1000);
+        self.reload.compiling = Some(match self.source.store().filter(|_| is_asked) {
+            Some(store) => self.gateway.read_and_compile(store, &self.source, self.env),
+            None => self.gateway.compile(&self.source, self.env),
+        });
     }
 
     async fn finish_reload(&mut self, compiled: Option<Compiled>) {
         self.reload.compiling = None;
         let outcome = match compiled {
             Some(compiled) => {
-                let config = compiled.as_ref().ok().and_then(Option::as_ref).map(|(ready, _)| &ready.loaded.config);
-                let settings = config.map(|config| (config.server.clone(), self.source.watched(config)));
+                let loaded = compiled.as_ref().ok().and_then(Option::as_ref).map(|(ready, _)| &ready.loaded);
+                let settings = loaded.map(|loaded| {
+                    let config = &loaded.config;
+                    (config.server.clone(), self.source.watched(config), loaded.source.clone())
+                });
                 let outcome = Box::pin(self.gateway.apply(compiled, &mut self.belongings)).await;
-                if let (ReloadOutcome::Applied { .. }, Some((server, watch))) = (&outcome, settings) {
+                if let (ReloadOutcome::Applied { .. }, Some((server, watch, text))) = (&outcome, settings) {
                     self.follow(server, watch);
+                    if let Some(store) = self.source.store() {
+                        store.keep(text);
+                    }
                 }
                 outcome
             }
@@ -252,6 +275,7 @@ impl Running {
     /// answer, closes those that are still idle at the end of the drain time. A stop closes idle ones at once, a second
     /// one everything.
     async fn retire(mut self, Upgrade { successor, orders, asker }: Upgrade) -> ExitCode {
+        self.follower = None;
         self.gateway.set_replaced();
         self.refuse_wishes();
         self.belongings.listening.clear();
@@ -371,6 +395,14 @@ async fn another_stop(signals: &mut Signals) {
 async fn changed(watch: &mut Option<FileWatch>) {
     match watch {
         Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a store tells; never, where the configuration comes from none.
+async fn told(source: &ConfigSource) {
+    match source.store() {
+        Some(store) => store.changed().await,
         None => std::future::pending().await,
     }
 }

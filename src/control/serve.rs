@@ -24,6 +24,7 @@ use super::watchdog::Watchdog;
 use crate::config::model::{self, LogFormat, LogLevel, MemoryLimit, Workers};
 use crate::limits::RING_ENTRIES;
 use crate::policy::CompileEnv;
+use crate::schema::Diagnostics;
 use crate::sys::limit::{self, DescriptorShare};
 use crate::sys::memory::Group;
 use crate::sys::ring::Driver;
@@ -107,13 +108,8 @@ fn failed(error: &StartError) -> ExitCode {
 
 async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running, StartError> {
     let signals = Signals::new().map_err(|error| system(&error))?;
-    let loaded = options.source.load().map_err(|diagnostics| StartError::Config(diagnostics.render()))?;
-    let server = loaded.config.server.clone();
-    let workers = options.workers.unwrap_or_else(|| worker_count(&server));
-    let env = CompileEnv { workers, random: random_bits() };
-    let ready = Ready::of(loaded, 1, env, None);
-    let ready = ready.map_err(|diagnostics| StartError::Config(diagnostics.render()))?;
-    init_log(&ready.loaded.config.logging);
+    let (ready, env) = read(&options).await?;
+    let (server, workers) = (ready.loaded.config.server.clone(), env.workers);
     let allowance = allowance(&server, workers, ready.snapshot.listeners.len()).map_err(|what| system(&what))?;
 
     let replaces = inherited.link.is_some();
@@ -147,7 +143,8 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     announce(&ready, &started, &belongings.listening.bound());
 
     let compat_names = ready.loaded.config.metrics.compat_names;
-    let parts = Parts { fleet, drivers, memory: allowance.memory, discovery, orders };
+    let parts =
+        Parts { fleet, drivers, memory: allowance.memory, discovery, orders, store: options.source.store().cloned() };
     let (gateway, wishes) = Gateway::new(parts, compat_names, inherited.upgrades);
     belongings.door.change(door, &gateway);
     let publisher = gateway.discovery().clone().publish(gateway.clone(), gateway.fleet().snapshot());
@@ -156,6 +153,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
     let watchdog = Watchdog::start(gateway.fleet().board().clone());
     let watchdog = watchdog.inspect_err(|error| log::error("the workers are not watched", &[("error", error)])).ok();
     let watched = options.source.watched(&ready.loaded.config);
+    let follower = options.source.store().map(|store| store.serve(&ready.loaded.source, random_bits()));
     Ok(Running {
         gateway,
         wishes,
@@ -166,6 +164,7 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         signals,
         server,
         watch: watched.map(FileWatch::new),
+        follower,
         pid_file: options.pid_file,
         from_manager: inherited.from_manager,
         reload: Reload::default(),
@@ -174,6 +173,24 @@ async fn start(options: RunOptions, inherited: &mut Inherited) -> Result<Running
         revivals: Revivals::default(),
         publisher: Publisher::start(publisher),
     })
+}
+
+/// Reads and compiles what is to be served, and begins to log as that says.
+async fn read(options: &RunOptions) -> Result<(Ready, CompileEnv), StartError> {
+    let store = options.source.store();
+    if let Some(store) = store {
+        Box::pin(store.begin()).await.map_err(|what| system(&what))?;
+    }
+    let wrong = |diagnostics: Box<Diagnostics>| StartError::Config(diagnostics.render());
+    let loaded = options.source.load().map_err(wrong)?;
+    let workers = options.workers.unwrap_or_else(|| worker_count(&loaded.config.server));
+    let env = CompileEnv { workers, random: random_bits() };
+    let ready = Ready::of(loaded, 1, env, None).map_err(wrong)?;
+    init_log(&ready.loaded.config.logging);
+    if let Some(store) = store {
+        store.tell_start();
+    }
+    Ok((ready, env))
 }
 
 /// Looks endpoints up, and makes hold what operators want of them.

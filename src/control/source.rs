@@ -1,15 +1,20 @@
 //! Where the configuration comes from, and how it becomes a snapshot.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::store::Store;
+use super::store::address::Address;
 use crate::config::compile::{Inputs, compile, tls_files};
 use crate::config::model::Config;
-use crate::config::{Again, Loaded, Present, load_file, load_file_after, load_str};
+use crate::config::{Again, Loaded, Present, load_file, load_file_after, load_str, load_text_after, unreadable};
 use crate::policy::{self, CompileEnv};
 use crate::schema::{Diagnostics, ProcessEnv};
 use crate::snapshot::Snapshot;
+
+/// The word for no copy of a store's configuration.
+pub const NO_CACHE: &str = "none";
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -18,6 +23,8 @@ pub enum ConfigSource {
     File(PathBuf),
     /// The program itself; a reload applies it again.
     Embedded(String),
+    /// A key-value store, whose last reading counts (R229).
+    Store(Arc<Store>),
 }
 
 /// A configuration that is ready to be served.
@@ -51,6 +58,43 @@ impl Ready {
 }
 
 impl ConfigSource {
+    /// What a word stands for: the path of a file, or the address of a store, whose copy is at `cache`.
+    ///
+    /// # Errors
+    /// Why it is no address.
+    pub fn of(word: &Path, cache: Option<&Path>) -> Result<Self, String> {
+        let Some(address) = word.to_str().and_then(Address::parse) else { return Ok(Self::File(word.to_owned())) };
+        let address = address?;
+        let copy = match cache {
+            Some(path) if path == Path::new(NO_CACHE) => None,
+            Some(path) => Some(path.to_owned()),
+            None => Some(Store::default_copy(&address)),
+        };
+        Ok(Self::Store(Store::new(address, copy)))
+    }
+
+    /// The store, if it is one.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        match self {
+            Self::Store(store) => Some(store),
+            Self::File(_) | Self::Embedded(_) => None,
+        }
+    }
+
+    /// Asks a store, for somebody who runs nothing.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn ask(&self) -> std::io::Result<()> {
+        if let Some(store) = self.store() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(store.look());
+            // A file that hangs holds nobody up.
+            runtime.shutdown_background();
+        }
+        Ok(())
+    }
+
     /// Reads and checks it.
     ///
     /// # Errors
@@ -59,13 +103,26 @@ impl ConfigSource {
         match self {
             Self::File(path) => load_file(path, &ProcessEnv, policy::SCHEMA),
             Self::Embedded(text) => load_str("(embedded)", text, &ProcessEnv, policy::SCHEMA),
+            Self::Store(store) => match store.text() {
+                Ok(text) => load_str(store.name(), &text, &ProcessEnv, policy::SCHEMA),
+                Err(why) => {
+                    Err(unreadable(store.name().to_owned(), format!("the configuration cannot be read: {why}")))
+                }
+            },
         }
     }
 
-    /// The same behind what serves, if it is a file of which something can be used again.
+    /// The same behind what serves, if something of that can be used again.
     fn load_again(&self, previous: Option<&Snapshot>) -> Option<Again> {
         let kept = Present::in_snapshot(previous?)?.kept.as_deref()?;
-        load_file_after(kept, &self.path()?, &ProcessEnv, policy::SCHEMA)
+        match self {
+            Self::File(path) => load_file_after(kept, path, &ProcessEnv, policy::SCHEMA),
+            Self::Embedded(_) => None,
+            Self::Store(store) => {
+                let (name, text) = (store.name().to_owned(), store.text().ok()?.to_string());
+                load_text_after(kept, name, text, &ProcessEnv, policy::SCHEMA)
+            }
+        }
     }
 
     /// Reads, checks and compiles it. None where it says, and means, what serves already.
@@ -101,19 +158,16 @@ impl ConfigSource {
         Ready::with(self.load()?, &Inputs { generation: 1, policies: env, resolve: Some(resolve), previous: None })
     }
 
-    /// The files to watch, if the configuration asks for it: its own, and what listeners' TLS is made from.
+    /// The files to watch, if the configuration asks for it: its own, and what listeners' TLS is made from. A store is
+    /// followed in any case.
     pub fn watched(&self, config: &Config) -> Option<Vec<PathBuf>> {
-        let mut paths = vec![self.path().filter(|_| config.reload.watch)?];
+        let mut paths = match self {
+            Self::File(path) => vec![path.clone()],
+            Self::Store(_) => Vec::new(),
+            Self::Embedded(_) => return None,
+        };
         paths.extend(tls_files(config));
-        Some(paths)
-    }
-
-    /// The file, if there is one.
-    pub fn path(&self) -> Option<PathBuf> {
-        match self {
-            Self::File(path) => Some(path.clone()),
-            Self::Embedded(_) => None,
-        }
+        (config.reload.watch && !paths.is_empty()).then_some(paths)
     }
 }
 

@@ -13,17 +13,17 @@ use crate::support::load::Load;
 use crate::support::tls::Authority;
 use crate::support::{Client, Gateway, Origin, Response, eventually, ok};
 
-const TOKEN: &str = "0d5c4b9e-7a63-4a5f-9f0e-2f1f6f0c8a11";
+pub const TOKEN: &str = "0d5c4b9e-7a63-4a5f-9f0e-2f1f6f0c8a11";
 
-struct Agent {
+pub struct Agent {
     child: Child,
     http: SocketAddr,
-    https: SocketAddr,
+    pub https: SocketAddr,
     program: String,
     dir: tempfile::TempDir,
 }
 
-fn program() -> Option<String> {
+pub fn program() -> Option<String> {
     let named = std::env::var("RINGWAY_TEST_CONSUL").unwrap_or_else(|_| "consul".to_owned());
     let works = Command::new(&named).arg("version").output().is_ok();
     if !works {
@@ -32,13 +32,13 @@ fn program() -> Option<String> {
     works.then_some(named)
 }
 
-fn free(count: usize) -> Vec<SocketAddr> {
+pub fn free(count: usize) -> Vec<SocketAddr> {
     let open: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
     open.iter().map(|listener| listener.local_addr().expect("an address")).collect()
 }
 
 impl Agent {
-    fn start(program: String, authority: &Authority) -> Self {
+    pub fn start(program: String, authority: &Authority) -> Self {
         let issued = authority.issue("consul", &["localhost", "127.0.0.1", "server.eu.consul"]);
         let dir = tempfile::tempdir().expect("a directory");
         let ports = free(5);
@@ -72,10 +72,36 @@ impl Agent {
         });
     }
 
+    /// As if the machine had lost its power.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Behind [`Self::kill`]: it knows nothing any more.
+    pub fn restart(&mut self) {
+        self.child = Self::run(&self.program, &self.dir);
+        self.wait();
+    }
+
     #[track_caller]
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Response {
-        let mut client = Client::connect(self.http);
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> Response {
+        self.send(
+            Client::connect(self.http),
+            method,
+            path,
+            &if body.is_null() { String::new() } else { body.to_string() },
+        )
+    }
+
+    /// PUTs a text as it stands.
+    #[track_caller]
+    pub fn put_text(&self, path: &str, text: &str) -> Response {
+        self.send(Client::connect(self.http), "PUT", path, text)
+    }
+
+    #[track_caller]
+    fn send(&self, mut client: Client, method: &str, path: &str, body: &str) -> Response {
         client.send(format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-Consul-Token: {TOKEN}\r\nConnection: close\r\n\
              Content-Length: {}\r\n\r\n{body}",
@@ -144,8 +170,7 @@ fn instances_of_a_real_agent_are_followed_and_outlive_it() {
     gateway.wait_resolved_ips(&["127.0.0.1"]);
     load.wait(10);
     // It dies and comes back without what it knew, and so with a lower index.
-    let _ = agent.child.kill();
-    let _ = agent.child.wait();
+    agent.kill();
     eventually("the last answer is used", || {
         let services = gateway.ask_admin("GET", "/services").json();
         (services[0]["sources"][0]["state"] == "stale").then_some(())
@@ -154,8 +179,7 @@ fn instances_of_a_real_agent_are_followed_and_outlive_it() {
     assert_eq!(gateway.resolved_ips(), ["127.0.0.1"]);
     let counts = load.finish();
     assert!(counts.answered.load(std::sync::atomic::Ordering::Relaxed) > 0);
-    agent.child = Agent::run(&agent.program, &agent.dir);
-    agent.wait();
+    agent.restart();
     agent.register("three", "127.0.0.3", port);
     gateway.wait_resolved_ips(&["127.0.0.3"]);
 }

@@ -46,6 +46,8 @@ mod reload;
 mod resilience;
 mod rings;
 mod routing;
+mod stores;
+mod stores_real;
 mod survival;
 mod tcp;
 mod tls;

@@ -72,7 +72,7 @@ impl ConsulProvider {
             true => Vec::new(),
             false => vec![("x-consul-token", self.settings.token.clone())],
         };
-        let answer = api.ask(&Ask { path: &path, secrets: &secrets, wait: blocked + at_once }).await?;
+        let answer = api.ask(&Ask { path: &path, secrets: &secrets, wait: blocked + at_once, body: None }).await?;
         if answer.status() != 200 {
             return Err(answer.refusal().await);
         }

@@ -1,13 +1,14 @@
 //! What is asked of registries: where their API is, what an answer may take (F37), and what a refusal says.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -40,6 +41,8 @@ pub struct Ask<'a> {
     pub secrets: &'a [(&'static str, String)],
     /// From the request to the head of the answer.
     pub wait: Duration,
+    /// JSON to POST; None for a GET.
+    pub body: Option<Vec<u8>>,
 }
 
 /// An answer whose body is still to come.
@@ -90,9 +93,13 @@ impl Api {
         client::connect(addresses).await.map_err(|error| self.trouble(error))
     }
 
-    fn request(&self, ask: &Ask<'_>) -> Result<Request<Empty<Bytes>>, Trouble> {
+    fn request(&self, ask: &Ask<'_>) -> Result<Request<Full<Bytes>>, Trouble> {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let mut request = Request::get(ask.path)
+        let request = match ask.body {
+            None => Request::get(ask.path),
+            Some(_) => Request::post(ask.path).header(CONTENT_TYPE, "application/json"),
+        };
+        let mut request = request
             .header(HOST, format!("{host}:{}", self.port))
             .header(USER_AGENT, client::AGENT)
             .header(ACCEPT, "application/json");
@@ -102,7 +109,7 @@ impl Api {
             value.set_sensitive(true);
             request = request.header(*name, value);
         }
-        request.body(Empty::new()).map_err(|error| self.trouble(error))
+        request.body(Full::from(ask.body.clone().unwrap_or_default())).map_err(|error| self.trouble(error))
     }
 
     fn trouble(&self, what: impl std::fmt::Display) -> Trouble {
@@ -145,6 +152,37 @@ impl Answer {
         let said = serde_json::from_slice::<Said>(&body).map(|said| said.message);
         let said = said.unwrap_or_else(|_| String::from_utf8_lossy(&body[..body.len().min(160)]).into_owned());
         Trouble::failed(format!("answered {status}: {}", said.trim()))
+    }
+}
+
+/// Cuts a stream into lines of bounded length.
+#[derive(Default)]
+pub struct Lines {
+    whole: VecDeque<Vec<u8>>,
+    /// What of a line has come.
+    pub begun: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes what has come.
+    ///
+    /// # Errors
+    /// A line that is too long.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        let mut pieces = bytes.split(|&byte| byte == b'\n');
+        self.begun.extend_from_slice(pieces.next().unwrap_or_default());
+        for piece in pieces {
+            self.whole.push_back(std::mem::replace(&mut self.begun, piece.to_vec()));
+        }
+        match self.begun.len() {
+            ..=DISCOVERY_BYTES_MAX => Ok(()),
+            _ => Err(Trouble::failed("an event that is too long")),
+        }
+    }
+
+    /// The next whole line, without its end.
+    pub fn line(&mut self) -> Option<Vec<u8>> {
+        self.whole.pop_front()
     }
 }
 

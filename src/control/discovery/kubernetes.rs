@@ -4,7 +4,7 @@
 //! in docs/decisions.md. Of each endpoint the first address counts, as the API says. Those that are ready get requests;
 //! where none is, those that still serve while they end do (a rollout that goes wrong is no outage then).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::cluster::{self, Cluster};
 use super::dns::Names;
-use super::http::{Answer, Ask, bearer, escape};
+use super::http::{Answer, Ask, Lines, bearer, escape};
 use super::provider::{Kind, Lookout, Member, News, Provider, Trouble};
-use crate::limits::{DISCOVERED_MAX, DISCOVERY_ANSWER_MS, DISCOVERY_BYTES_MAX, DISCOVERY_PAUSE_MS, DISCOVERY_WATCH_S};
+use crate::limits::{DISCOVERED_MAX, DISCOVERY_ANSWER_MS, DISCOVERY_PAUSE_MS, DISCOVERY_WATCH_S};
 use crate::snapshot::Kubernetes;
 
 /// Slices of one service; Kubernetes puts 100 endpoints into each.
@@ -127,7 +127,7 @@ impl KubernetesProvider {
         // A service account's token is replaced while the gateway runs.
         let secrets: Vec<_> = cluster.token()?.iter().map(|token| bearer(token)).collect();
         let wait = Duration::from_millis(DISCOVERY_ANSWER_MS);
-        let answer = cluster.api.ask(&Ask { path: &path, secrets: &secrets, wait }).await?;
+        let answer = cluster.api.ask(&Ask { path: &path, secrets: &secrets, wait, body: None }).await?;
         match answer.status() {
             200 => Ok(answer),
             410 => Err(Trouble { kind: Kind::Expired, ..answer.refusal().await }),
@@ -174,7 +174,7 @@ impl KubernetesProvider {
         let Some(watch) = &mut self.watch else { return Ok(false) };
         let mut changed = false;
         loop {
-            while let Some(line) = watch.lines.next() {
+            while let Some(line) = watch.lines.line() {
                 changed |= take(&mut self.slices, &mut self.version, &line)?;
                 self.is_anew &= line.is_empty();
             }
@@ -205,31 +205,6 @@ impl KubernetesProvider {
 impl Provider for KubernetesProvider {
     fn next(&mut self) -> Lookout<'_> {
         Box::pin(self.look())
-    }
-}
-
-/// Cuts a stream into lines of bounded length.
-#[derive(Default)]
-struct Lines {
-    whole: VecDeque<Vec<u8>>,
-    begun: Vec<u8>,
-}
-
-impl Lines {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        let mut pieces = bytes.split(|&byte| byte == b'\n');
-        self.begun.extend_from_slice(pieces.next().unwrap_or_default());
-        for piece in pieces {
-            self.whole.push_back(std::mem::replace(&mut self.begun, piece.to_vec()));
-        }
-        match self.begun.len() {
-            ..=DISCOVERY_BYTES_MAX => Ok(()),
-            _ => Err(Trouble::failed("an event that is too long")),
-        }
-    }
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        self.whole.pop_front()
     }
 }
 
@@ -426,6 +401,7 @@ mod replayed;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::DISCOVERY_BYTES_MAX;
     use serde_json::json;
 
     fn slice(name: &str, family: &str, endpoints: serde_json::Value) -> Slice {
@@ -509,9 +485,9 @@ mod tests {
         for size in 1..text.len() {
             let mut lines = Lines::default();
             text.chunks(size).for_each(|piece| lines.push(piece).expect("short"));
-            assert_eq!(lines.next().as_deref(), Some(&b"{\"a\":1}"[..]));
-            assert_eq!(lines.next().as_deref(), Some(&b"{\"b\":2}"[..]));
-            assert_eq!((lines.next(), &lines.begun[..]), (None, &b"{\"c\""[..]));
+            assert_eq!(lines.line().as_deref(), Some(&b"{\"a\":1}"[..]));
+            assert_eq!(lines.line().as_deref(), Some(&b"{\"b\":2}"[..]));
+            assert_eq!((lines.line(), &lines.begun[..]), (None, &b"{\"c\""[..]));
         }
         assert!(Lines::default().push(&vec![b'x'; DISCOVERY_BYTES_MAX + 1]).is_err());
     }

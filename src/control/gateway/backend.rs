@@ -38,6 +38,8 @@ impl AdminBackend for Gateway {
         checks.extend(self.memory.is_limited().then(|| memory_check(&self.memory)));
         let check = |(ok, detail)| Check { name: "discovery".into(), ok, detail };
         checks.extend(self.discovery.check().map(check));
+        let check = |(ok, detail)| Check { name: "configuration_store".into(), ok, detail };
+        checks.extend(self.store.as_ref().map(|store| check(store.check())));
         Readiness { status, checks }
     }
 
@@ -78,9 +80,14 @@ impl AdminBackend for Gateway {
         Box::pin(async move {
             let snapshot = self.fleet.snapshot();
             let failure = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let store = self.store.as_ref().map(|store| store.json());
             let write = move || {
                 let config = snapshot.written.effective();
-                json!({ "generation": snapshot.generation, "last_refused": failure, "config": config }).to_string()
+                let mut told = json!({ "generation": snapshot.generation, "last_refused": failure, "config": config });
+                if let Some(store) = store {
+                    told["store"] = store;
+                }
+                told.to_string()
             };
             self.background.run(write).await.ok()
         })

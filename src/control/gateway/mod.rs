@@ -29,6 +29,7 @@ use super::listening::{Listening, Shares};
 use super::operator::{self, Told};
 use super::orders::Orders;
 use super::source::{ConfigSource, Ready};
+use super::store::Store;
 use crate::config::Present;
 use crate::limits::{LET_GO_LOOK_MS, LET_GO_LOOK_MS_MAX, LET_GO_MS_MAX};
 use crate::policy::CompileEnv;
@@ -81,6 +82,8 @@ pub struct Gateway {
     checks: Arc<Checks>,
     acme: Arc<Acme>,
     orders: Arc<Orders>,
+    /// Where the configuration comes from, if that is a store.
+    store: Option<Arc<Store>>,
     background: Arc<Background>,
 }
 
@@ -96,6 +99,8 @@ pub struct Parts {
     pub discovery: Arc<Discovery>,
     /// What operators want of them.
     pub orders: Arc<Orders>,
+    /// Where the configuration comes from, if that is a store.
+    pub store: Option<Arc<Store>>,
 }
 
 const STARTING: u8 = 0;
@@ -108,7 +113,7 @@ impl Gateway {
     /// start.
     #[allow(clippy::disallowed_methods, reason = "the control thread's own clock; no request sees it")]
     pub fn new(parts: Parts, compat_names: bool, upgrades: u64) -> (Arc<Self>, mpsc::Receiver<Wish>) {
-        let Parts { fleet, drivers, memory, discovery, orders } = parts;
+        let Parts { fleet, drivers, memory, discovery, orders, store } = parts;
         let (sender, wishes) = mpsc::channel(WISHES_WAITING_MAX);
         let gateway = Self {
             fleet,
@@ -127,6 +132,7 @@ impl Gateway {
             checks: Arc::default(),
             acme: Arc::default(),
             orders,
+            store,
             background: Arc::default(),
         };
         (Arc::new(gateway), wishes)
@@ -214,6 +220,25 @@ impl Gateway {
             });
             Ok(Some((ready, changes.unwrap_or_default())))
         })
+    }
+
+    /// The same for a store that is asked first, while the control thread answers others.
+    pub fn read_and_compile(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+        source: &ConfigSource,
+        env: CompileEnv,
+    ) -> oneshot::Receiver<Compiled> {
+        let (done, answer) = oneshot::channel();
+        let (gateway, store, source) = (self.clone(), store.clone(), source.clone());
+        drop(tokio::spawn(async move {
+            store.read().await;
+            if let Ok(compiled) = gateway.compile(&source, env).await {
+                // The gateway may be stopping.
+                let _ = done.send(compiled);
+            }
+        }));
+        answer
     }
 
     /// Prepares a compiled configuration and swaps it in on all workers; or leaves everything as it was (A30).

@@ -106,6 +106,7 @@ impl Gateway {
             certificates: certificate_facts(snapshot),
             lists: list_facts(snapshot),
             acme: self.acme.facts(&snapshot.acme),
+            store: self.store.as_ref().map(|store| store.facts()),
             ..ControlFacts::default()
         }
     }

@@ -59,6 +59,21 @@ pub struct ControlFacts {
     pub lists: Vec<(String, String, f64)>,
     /// Certificates that the gateway orders itself.
     pub acme: AcmeFacts,
+    /// The store that the configuration comes from, if it comes from one.
+    pub store: Option<StoreFacts>,
+}
+
+/// What is known of the store that the configuration comes from (R229).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFacts {
+    /// Whether it can be read.
+    pub is_up: bool,
+    /// The copy serves, for the store has not answered since the start.
+    pub is_copy: bool,
+    /// How often it could not be read.
+    pub failures: u64,
+    /// How long ago it answered last, in seconds; 0 while it answers.
+    pub stale_s: u64,
 }
 
 /// What is known of the lookups of endpoints (R225-R230).
@@ -282,6 +297,7 @@ impl Exposition {
         fate_families(&mut page, &control.workers);
         memory_families(&mut page, &control.memory);
         discovery_families(&mut page, &control.discovery);
+        store_families(&mut page, control.store);
         process_families(&mut page, process);
         let text = page.into_text();
         self.page_bytes = text.len();
@@ -645,6 +661,39 @@ fn discovery_families(page: &mut Page, facts: &DiscoveryFacts) {
         ("ringway_discovery_updates_total", "Sets of endpoints that were replaced without a reload.", facts.sets),
     ] {
         page.family(name, "counter", help);
+        page.count(&[], value);
+    }
+}
+
+fn store_families(page: &mut Page, facts: Option<StoreFacts>) {
+    let Some(facts) = facts else { return };
+    for (name, kind, help, value) in [
+        (
+            "ringway_config_store_up",
+            "gauge",
+            "Whether the store of the configuration can be read.",
+            u64::from(facts.is_up),
+        ),
+        (
+            "ringway_config_store_copy",
+            "gauge",
+            "Whether the copy serves, for the store has not answered since the start.",
+            u64::from(facts.is_copy),
+        ),
+        (
+            "ringway_config_store_stale_seconds",
+            "gauge",
+            "How long ago the store of the configuration answered last; 0 while it answers.",
+            facts.stale_s,
+        ),
+        (
+            "ringway_config_store_failures_total",
+            "counter",
+            "How often the store of the configuration could not be read.",
+            facts.failures,
+        ),
+    ] {
+        page.family(name, kind, help);
         page.count(&[], value);
     }
 }

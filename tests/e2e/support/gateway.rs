@@ -21,6 +21,8 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// How to start a gateway.
 pub struct Plan {
     yaml: String,
+    /// Where its configuration comes from, if not from a file.
+    source: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     descriptors: Option<u32>,
@@ -57,7 +59,17 @@ impl Plan {
     pub fn new(yaml: &str) -> Self {
         let binary = PathBuf::from(BINARY);
         let (arguments, environment, sockets) = (Vec::new(), Vec::new(), Vec::new());
-        Self { yaml: complete(yaml), arguments, environment, descriptors: None, binary, sockets, may_panic: false }
+        let source = None;
+        Self {
+            yaml: complete(yaml),
+            source,
+            arguments,
+            environment,
+            descriptors: None,
+            binary,
+            sockets,
+            may_panic: false,
+        }
     }
 
     /// The example `config/NAME.yaml` as it stands, at addresses of the system's choice.
@@ -66,6 +78,11 @@ impl Plan {
         let yaml = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let plan = Self { yaml, ..Self::new("") };
         plan.env("RINGWAY_LISTEN", "127.0.0.1:0").env("RINGWAY_ADMIN", "127.0.0.1:0")
+    }
+
+    /// One whose configuration is in a store.
+    pub fn stored(address: &str) -> Self {
+        Self { source: Some(address.to_owned()), ..Self::new("") }
     }
 
     pub fn arguments(mut self, more: &[&str]) -> Self {
@@ -141,7 +158,8 @@ impl Plan {
         let file = dir.join("ringway.yaml");
         std::fs::write(&file, &self.yaml).expect("the configuration is written");
         let mut command = self.command();
-        command.arg("run").arg("-c").arg(&file).args(&self.arguments);
+        let source = self.source.as_ref().map_or(file.as_os_str(), |address| address.as_ref());
+        command.arg("run").arg("-c").arg(source).args(&self.arguments);
         command.env_remove("NOTIFY_SOCKET").envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("the gateway is started")
@@ -201,7 +219,7 @@ pub fn example_path(name: &str) -> PathBuf {
 }
 
 /// What most tests leave out: listeners, the admin listener and one worker, at addresses of the system's choice.
-fn complete(yaml: &str) -> String {
+pub fn complete(yaml: &str) -> String {
     let mut text = yaml.to_owned();
     let has = |key: &str| yaml.lines().any(|line| line.starts_with(key));
     for (key, value) in [
