@@ -1,5 +1,6 @@
 //! A real Consul agent and a real etcd as stores of the configuration (R229), over TLS with credentials. They run where
-//! the programs are: `consul` as for [`crate::consul_agent`], etcd as `tests/external/build_kube` builds it.
+//! the programs are: `consul` as for [`crate::consul_agent`], etcd in the path or as `tests/external/build_kube` builds
+//! it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,13 @@ fn cache(dir: &tempfile::TempDir) -> String {
     dir.path().join("copy").display().to_string()
 }
 
+#[track_caller]
+fn wait_copy(dir: &tempfile::TempDir, body: &str) {
+    eventually(&format!("the copy has {body}"), || {
+        std::fs::read_to_string(cache(dir)).is_ok_and(|text| text.contains(&fixed(body))).then_some(())
+    });
+}
+
 #[test]
 fn a_real_consul_is_followed_and_outlived() {
     let Some(program) = consul_agent::program() else { return };
@@ -62,6 +70,7 @@ fn a_real_consul_is_followed_and_outlived() {
     eventually("it is gone", || refused().contains("the key is not there").then_some(()));
     put(&agent, &fixed("four"));
     wait_serves(&gateway, "four");
+    wait_copy(&dir, "four");
     agent.kill();
     wait_up(&gateway, false);
     let other = plan(TOKEN).start();
@@ -95,11 +104,13 @@ impl Etcd {
     fn start() -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = std::env::var_os("KUBE_BIN").map_or_else(|| root.join("target/tools"), PathBuf::from);
-        let program = programs.join("etcd");
-        if !program.exists() {
-            println!("skipped: no etcd here (tests/external/build_kube builds one)");
+        let built = programs.join("etcd");
+        let program = if built.exists() { built } else { PathBuf::from("etcd") };
+        let Ok(version) = Command::new(&program).arg("--version").output() else {
+            println!("skipped: no etcd here (Debian's etcd-server, or tests/external/build_kube)");
             return None;
-        }
+        };
+        println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
         let (authority, dir, ports) = (Authority::new("ours"), tempfile::tempdir().expect("a directory"), free(3));
         let child = Self::run(&program, &dir, &ports, &authority);
         let etcd = Self { program, dir, ports, authority, child };
@@ -218,6 +229,7 @@ fn a_real_etcd_is_followed_and_outlived() {
     etcd.well(&etcd.root(), "/v3/kv/compaction", json!({ "revision": told["header"]["revision"] }));
     etcd.put("four");
     wait_serves(&gateway, "four");
+    wait_copy(&dir, "four");
     etcd.kill();
     wait_up(&gateway, false);
     let other = plan("pass:word").start();

@@ -80,8 +80,9 @@ impl ConsulProvider {
         let body = answer.body(at_once).await?;
         let members = self.members(&body).await?;
         self.index = next_index(self.index, index);
-        // Without an index there is nothing to wait for: the catalogue is asked by the clock then (R226).
-        let holds = if self.index == 0 { Duration::from_secs(30) } else { Duration::ZERO };
+        // Without an index there is nothing to wait for: the catalogue is asked by the clock then (R226). One that went
+        // back is no reason to wait.
+        let holds = if index == 0 { Duration::from_secs(30) } else { Duration::ZERO };
         Ok(News { members, holds })
     }
 
