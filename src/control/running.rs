@@ -106,7 +106,8 @@ impl Running {
                     Wish::Reload(asker) => self.begin_reload(Some(asker)),
                     Wish::Upgrade(asker) => self.begin_upgrade(Some(asker)),
                 },
-                () = changed(&mut self.watch) => self.begin_reload(None),
+                // What has changed meanwhile waits, lest it be lost with an upgrade that fails.
+                () = changed(&mut self.watch), if self.is_free() => self.begin_reload(None),
                 () = told(&self.source), if self.is_free() => self.compile(false),
                 compiled = compiled(&mut self.reload.compiling) => Box::pin(self.finish_reload(compiled)).await,
                 ready = ready(&mut self.upgrade) => {

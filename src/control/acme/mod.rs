@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use self::storage::{Asked, Attempts, Lock};
 use super::discovery::state::{Event, Events};
+use super::disk;
 use crate::limits::{ACME_ORDER_MS, ACME_PAUSE_MS, ACME_WATCH_MS};
 use crate::telemetry::log;
 use crate::telemetry::metrics::exposition::AcmeFacts;
@@ -360,7 +361,7 @@ fn keep(settings: &Settings, slot: &Slot, pem: &str) -> Result<i64, Trouble> {
     }
     let days = pair.days_left(now_s);
     slot.set(pair);
-    let kept = storage::write(&file, pem.as_bytes());
+    let kept = disk::write(&file, pem.as_bytes());
     let kept = kept.and_then(|()| storage::write_attempts(settings, &slot.name, &Attempts::default()));
     kept.map(|()| days).map_err(|error| Trouble::new(Kind::Storage, format!("it serves, but is not kept: {error}")))
 }

@@ -9,6 +9,7 @@ use instant_acme::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::super::disk;
 use super::client::Http;
 use super::storage::{self, Lock, Proof};
 use super::{Kind, Trouble};
@@ -161,7 +162,7 @@ async fn account(settings: &Settings, http: &Http) -> Result<Account, Trouble> {
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
     let keep = |kept: &Kept| {
         let written = serde_json::to_vec(kept).map_err(std::io::Error::from);
-        written.and_then(|bytes| storage::write(&file, &bytes)).map_err(|error| Trouble::new(Kind::Storage, error))
+        written.and_then(|bytes| disk::write(&file, &bytes)).map_err(|error| Trouble::new(Kind::Storage, error))
     };
     if let Some(bytes) = storage::read(&file) {
         let broken = |error| Trouble::new(Kind::Storage, format!("{}: {error}", file.display()));

@@ -12,15 +12,13 @@
 
 #![cfg_attr(not(feature = "acme"), allow(dead_code, reason = "without orders nothing is to be proved"))]
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::disk::put_in_place;
+use super::super::disk::{host, make_directory, unique, write};
 use crate::limits::{ACME_LOCK_S, ACME_PROOFS_MAX, TLS_FILE_BYTES_MAX};
 use crate::tls::Pair;
 use crate::tls::managed::{Settings, Slot};
@@ -48,37 +46,6 @@ pub struct Proof {
     pub method: String,
     /// What is shown.
     pub text: String,
-}
-
-/// Makes the directory, for its owner alone.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Replaces a file at once, readable for its owner alone, and on disk when this returns.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    make_directory(parent)?;
-    let fresh = unique(path);
-    let written = (|| {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        put_in_place(file, &fresh, path, bytes)
-    })();
-    if written.is_err() {
-        // It may not have come to be.
-        let _ = fs::remove_file(&fresh);
-    }
-    written
-}
-
-/// A name beside `path` that nobody else uses.
-fn unique(path: &Path) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (host, space) = host();
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{host}-{space}-{}-{next}.new", std::process::id()));
-    name.into()
 }
 
 /// Reads a file within a bound; None when it is not there or cannot be read.
@@ -196,14 +163,6 @@ impl Owner {
         let is_over = now_s >= self.until_s || self.until_s > now_s + 2 * ACME_LOCK_S;
         is_over || (is_here && !Path::new(&format!("/proc/{}", self.pid)).exists())
     }
-}
-
-/// This machine, and the namespace of its processes, in letters that a file's name may have.
-fn host() -> (String, String) {
-    let plain = |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric()).collect::<String>();
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    (plain(&host), plain(&space.to_string_lossy()))
 }
 
 /// Asks for the right to order from an authority: one process has it at a time.

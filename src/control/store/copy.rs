@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::super::acme::storage;
+use super::super::disk;
 use crate::schema::SOURCE_BYTES_MAX;
 
 const FIRST_WORDS: &str = "# ringway: the last good configuration from ";
@@ -52,7 +52,7 @@ pub fn read(path: &Path, source: &str) -> Result<String, String> {
 /// # Errors
 /// What the system refuses.
 pub fn write(path: &Path, source: &str, text: &str) -> io::Result<()> {
-    storage::write(path, format!("{FIRST_WORDS}{source}\n{text}").as_bytes())
+    disk::write(path, format!("{FIRST_WORDS}{source}\n{text}").as_bytes())
 }
 
 #[cfg(test)]
