@@ -16,7 +16,7 @@ const HEAD: u16 = 2;
 pub struct MethodSet {
     mask: u16,
     /// Sorted, without duplicates.
-    extensions: Vec<Box<[u8]>>,
+    extensions: Box<[Box<[u8]>]>,
 }
 
 impl MethodSet {
@@ -39,7 +39,9 @@ impl MethodSet {
         match RequestMethod::of(name) {
             RequestMethod { bit: 0, .. } => {
                 if let Err(at) = self.extensions.binary_search_by(|known| (**known).cmp(name)) {
-                    self.extensions.insert(at, name.into());
+                    let mut all = std::mem::take(&mut self.extensions).into_vec();
+                    all.insert(at, name.into());
+                    self.extensions = all.into();
                 }
             }
             known => self.mask |= known.bit,
