@@ -12,6 +12,7 @@ use crate::config::{Again, Loaded, Present, load_file, load_file_after, load_str
 use crate::policy::{self, CompileEnv};
 use crate::schema::{Diagnostics, ProcessEnv};
 use crate::snapshot::Snapshot;
+use crate::sys::fetch;
 
 /// The word for no copy of a store's configuration.
 pub const NO_CACHE: &str = "none";
@@ -136,6 +137,9 @@ impl ConfigSource {
         previous: Option<&Snapshot>,
     ) -> Result<Option<Ready>, Box<Diagnostics>> {
         let inputs = Inputs { generation, policies: env, resolve: None, previous };
+        if let Some(previous) = previous {
+            expect(previous);
+        }
         // What has not changed is not made anew. Where there is anything to report, the places are to be those of this
         // file, and so all of it is read again.
         let again = match self.load_again(previous) {
@@ -168,6 +172,16 @@ impl ConfigSource {
         };
         paths.extend(tls_files(config));
         (config.reload.watch && !paths.is_empty()).then_some(paths)
+    }
+}
+
+/// Asks for all of a snapshot that the next one is going to share, or that goes with it.
+pub(super) fn expect(snapshot: &Snapshot) {
+    fetch::counts(snapshot.services.iter());
+    if let Some(present) = Present::in_snapshot(snapshot) {
+        fetch::counts(present.config.services.iter().map(|item| &item.value));
+        fetch::counts(present.config.routes.iter().map(|item| &item.value));
+        fetch::counts(present.kept.iter().flat_map(|kept| kept.items()));
     }
 }
 

@@ -76,6 +76,11 @@ impl Kept {
         self.values.insert((TypeId::of::<T>(), print), value);
     }
 
+    /// The items of the long lists.
+    pub fn items(&self) -> impl Iterator<Item = &Arc<dyn Any + Send + Sync>> {
+        self.lists.iter().flatten().map(|known| &known.value)
+    }
+
     /// The parts of another text.
     pub(super) fn split(&self, text: &str) -> Option<Vec<Section>> {
         split_after((&self.source.text, &self.sections), text)

@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod buf;
 pub mod clock;
+pub mod fetch;
 pub mod limit;
 pub mod memory;
 pub mod order;

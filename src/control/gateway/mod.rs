@@ -28,7 +28,7 @@ use super::fleet::{Fleet, Share};
 use super::listening::{Listening, Shares};
 use super::operator::{self, Told};
 use super::orders::Orders;
-use super::source::{ConfigSource, Ready};
+use super::source::{ConfigSource, Ready, expect};
 use super::store::Store;
 use crate::config::Present;
 use crate::limits::{LET_GO_LOOK_MS, LET_GO_LOOK_MS_MAX, LET_GO_MS_MAX};
@@ -379,7 +379,10 @@ fn let_go(previous: Arc<Snapshot>, background: &Arc<Background>) {
             waited_ms += pause_ms;
             pause_ms = (2 * pause_ms).min(LET_GO_LOOK_MS_MAX);
         }
-        drop(background.run(move || drop(previous)));
+        drop(background.run(move || {
+            expect(&previous);
+            drop(previous);
+        }));
     });
 }
 
