@@ -286,7 +286,11 @@ def _judge(figures: dict, options) -> int:
     print("\n| | " + " | ".join(figures) + " |\n" + "|---" * (len(figures) + 1) + "|")
     for key in ("worker_us", "whole_us", "waited_ms", "p50_us", "p99_us", "rss_mib", "sets", "reloads", "errors"):
         print(f"| {key} | " + " | ".join(f"{middle(kind, key):,.2f}" for kind in figures) + " |")
-    first, last = figures["quiet"][0]["rss_mib"], list(figures.values())[-1][-1]["rss_mib"]
+    # Of one kind, for the first change makes room that the next ones use.
+    busiest = list(figures.values())[-1]
+    first, last = busiest[0]["rss_mib"], busiest[-1]["rss_mib"]
+    print(f"resident: {figures['quiet'][0]['rss_mib']:.1f} MiB at first, {first:.1f} behind the first {list(figures)[-1]}, "
+          f"{last:.1f} at last")
     faults = []
     for kind in list(figures)[1:]:
         for key in ("worker_us", "whole_us", "p99_us"):
