@@ -2,8 +2,8 @@
 //!
 //! One task on the control thread follows the key and keeps what it read last; a change rings, and is checked and taken
 //! up as a changed file is. A store that cannot be reached changes nothing: what serves goes on, and a start takes the
-//! copy of the last good configuration ([`copy`]). Another store is a client with two methods ([`KeyValue`]), a word in
-//! [`address`], and an arm in [`Store::client`].
+//! copy of the last good configuration (`copy`). Another store is a client with two methods ([`KeyValue`]), a word in
+//! [`address`], and an arm in `Store::client`.
 
 pub mod address;
 mod consul;
