@@ -45,10 +45,12 @@ class Bed:
 
     def __enter__(self) -> Bed:
         # What this program does itself must not be done on the gateway's core.
+        self.before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self.cores.load)
         return self
 
     def __exit__(self, *_what) -> None:
+        os.sched_setaffinity(0, self.before)
         self.supervisor.stop_all()
         self.directory.cleanup()
 
