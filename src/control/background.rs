@@ -128,6 +128,7 @@ mod tests {
         assert_eq!(last.blocking_recv(), Ok((first, Some("background".to_owned()))));
         assert_ne!(first, thread::current().id());
     }
+
     #[tokio::test]
     async fn what_cannot_wait_for_long_work_is_done_all_the_same_and_once() {
         let (background, long) = (Background::default(), Duration::from_secs(60));

@@ -13,7 +13,7 @@ mod client;
 #[cfg(feature = "acme")]
 mod order;
 mod schedule;
-pub(super) mod storage;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -157,8 +157,9 @@ fn api(settings: &Consul, names: &Arc<Names>) -> Result<Api, Trouble> {
     Ok(Api { host, port, tls, tls_name: None, names: names.clone() })
 }
 
-/// Which index to ask with next.
-fn next_index(before: u64, now: u64) -> u64 {
+/// Which index to ask with next: where it went back, what was known of it is worth nothing. The answer that says so
+/// is as good as others, and the next one comes at once.
+pub fn next_index(before: u64, now: u64) -> u64 {
     if now < before { 0 } else { now }
 }
 

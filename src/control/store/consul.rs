@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::super::discovery::consul::next_index;
 use super::super::discovery::dns::Names;
 use super::super::discovery::http::{Ask, escape};
 use super::super::discovery::provider::Trouble;
@@ -85,12 +86,6 @@ fn path(address: &Address, index: u64) -> String {
         path.push_str(&parameters.join("&"));
     }
     path
-}
-
-/// Which index to ask with next: where it went back, what was known of it is worth nothing. The answer that says so
-/// is as good as others, and the next one comes at once.
-fn next_index(before: u64, now: u64) -> u64 {
-    if now < before { 0 } else { now }
 }
 
 #[derive(Deserialize)]
